@@ -1,0 +1,104 @@
+"""The command: compose the configuration, and hand it to `run.py`.
+
+    python -m fairat_lightning [group=option] [key=value]
+
+A run's folder is named by its resolved configuration, never by the clock, so that the same command finds its run again.
+Wrong input is one line and exit code 2.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+HERE = Path(__file__).resolve().parent
+CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
+NOT_IDENTITY = ("hydra", "overwrite")
+
+
+def main() -> None:
+    """Compose the configuration with Hydra and run it; wrong input is one line and exit code 2."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors to us instead of printing them
+    words = sys.argv[1:]
+    try:
+        if any(word.startswith("-") for word in words):
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_job)()
+        else:
+            # hydra.main would make the folder first and look at the values afterwards.
+            with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+                cfg = hydra.compose("config", words, return_hydra_config=True)
+            run(cfg, Path(cfg.hydra.run.dir).absolute())
+    except (HydraException, OmegaConfBaseException) as error:
+        refuse(error)
+
+
+def _job(cfg: DictConfig) -> None:
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    sweep = hydra_config.mode == RunMode.MULTIRUN
+    if sweep and cfg.trainer.get("strategy") == "ddp":
+        refuse("a sweep (-m) with trainer=ddp would start every job in every process: run its jobs one by one", folder)
+    run(cfg, folder)
+
+
+def run(cfg: DictConfig, folder: Path) -> None:
+    """One run of the composed configuration in `folder`, which need not exist yet."""
+    from fairat_lightning import run as runs  # torch and Lightning take seconds to import: not for --help
+
+    try:
+        config = resolved(cfg)
+        job = runs.prepare(OmegaConf.create(config), folder, overwrite=bool(cfg.overwrite))
+    except (*runs.WRONG_INPUT, HydraException, OmegaConfBaseException) as error:
+        refuse(error, folder)
+    if job is None:
+        print("This run is finished: overwrite=true runs it anew.\n")
+        runs.show(folder)
+    else:
+        runs.execute(job)
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration that makes a run what it is, as a plain dictionary without interpolations."""
+    keys = [str(k) for k in cfg if k not in NOT_IDENTITY]
+    container = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    return {str(k): v for k, v in container.items()}
+
+
+def run_name(*, _root_: DictConfig) -> str:
+    """`<data>-<model>-<method>-<objective>-s<seed>-<hash of the resolved configuration>` for `hydra.run.dir`."""
+    config = resolved(_root_)
+    choices = _root_.hydra.runtime.choices
+    parts = [choices[group] for group in ("data", "model", "method", "objective")]
+    parts += [choices[group] for group in ("awp", "averaging") if choices[group] != "none"]
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
+    return "-".join([*map(str, parts), f"s{config['seed']}", digest[:8]])
+
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+def refuse(error: Exception | str, folder: Path | None = None) -> NoReturn:
+    """One line on stderr, exit code 2, and no empty folder left behind."""
+    while isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    text = str(error)
+    for noise in ("full_key:", "object_type=", "reference_type=", "To append to your config"):
+        text = "\n".join(line for line in text.splitlines() if noise not in line)
+    print("error: " + " ".join(text.split()), file=sys.stderr)
+    if folder is not None and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+    raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

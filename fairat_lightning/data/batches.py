@@ -1,0 +1,75 @@
+"""Which images make up which batch, on every process.
+
+A batch is a batch of ALL processes: process r of w takes images r, r+w, r+2w, ... of each global batch, so that their
+union is what one process would see, each image exactly once. Nothing is repeated to fill a batch up.
+
+Every process has the same number of batches, because one that has none left would leave the others waiting in a
+collective. Where an evaluation's last batch has fewer images than there are processes, it is joined to the one before.
+"""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+
+class Batches(DistributedSampler[list[int]]):
+    """Lists of the indices 0..n-1 that make up this process's share of each global batch of `batch_size`.
+
+    With `shuffle` the order is a function of (seed, epoch) alone. `drop_last` drops an incomplete last batch, except
+    where it is the only one. Raises ValueError for fewer images than processes and, with `drop_last`, for a
+    `batch_size` that the `world` processes cannot share equally.
+    """
+
+    # Lightning wraps any sampler that is no DistributedSampler in one of its own, which would shard a second time.
+
+    def __init__(self, n: int, batch_size: int, *, shuffle: bool, seed: int, rank: int, world: int, drop_last: bool) -> None:
+        if n < world:
+            raise ValueError(f"{n} images are too few for {world} processes: use fewer trainer.devices")
+        if drop_last and batch_size % world:
+            raise ValueError(
+                f"data.batch_size={batch_size} is the global batch and {world} processes cannot share it equally:"
+                f" try {max(batch_size // world, 1) * world}"
+            )
+        super().__init__(cast(Dataset[Any], range(n)), world, rank, shuffle, seed, drop_last)
+        self.n = n
+        self.batch_size = batch_size
+        self.position = {"epoch": 0, "given": 0}
+        self.resumed = {"epoch": 0, "given": 0}
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.n, self.batch_size)
+        return max(full, 1) if self.drop_last or rest < self.num_replicas else full + 1
+
+    # A generator, because Lightning asks for the iterator before it sets the epoch: the order is drawn on first use.
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.RandomState([self.seed, self.epoch]).permutation(self.n) if self.shuffle else np.arange(self.n)
+        if self.drop_last and self.n > self.batch_size:
+            order = order[: len(self) * self.batch_size]
+        first = self.resumed["given"] if self.resumed["epoch"] == self.epoch else 0
+        self.resumed = {"epoch": 0, "given": 0}
+        for k in range(first, len(self)):
+            start = k * self.batch_size
+            stop = start + self.batch_size if k < len(self) - 1 else len(order)
+            self.position = {"epoch": self.epoch, "given": k + 1}
+            yield order[start:stop][self.rank :: self.num_replicas].tolist()
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch of the last batch given, and how many of its batches were given."""
+        return self.position
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next iteration skip the batches given before, should it be of the same epoch."""
+        self.resumed = state
+
+
+class Loader(DataLoader[tuple[Tensor, Tensor, Tensor]]):
+    """A DataLoader whose sampler is a `Batches`, which Lightning can resume within an epoch."""
+
+    def state_dict(self) -> dict[str, int]:
+        return cast(Batches, self.sampler).state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        cast(Batches, self.sampler).load_state_dict(state)

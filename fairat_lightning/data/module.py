@@ -1,0 +1,153 @@
+"""The DataModule: any set, split, sharded and augmented in one way.
+
+The validation split is a stratified part of the training images and a function of the set alone: neither the seed nor
+`train_size` moves it, so that models chosen on it are comparable, and nothing is ever chosen on test images.
+
+Images stay uint8 until they are on the device; cropping and flipping happen there, which is why this leaf imports
+`fairat_lightning.augment`.
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+
+from fairat_lightning.augment import crop_flip
+from fairat_lightning.data.batches import Batches, Loader
+from fairat_lightning.data.images import Images, Splits, as_float
+from fairat_lightning.data.stratified import evenly, stratified
+
+# Good advice for images on disk, wrong here: one gather in memory is faster than any worker's queue.
+warnings.filterwarnings("ignore", message=".*does not have many workers")
+
+
+class DataModule(LightningDataModule):
+    """Train, validation and test images of the set that `load` reads from `root`.
+
+    `load` maps a folder, or None for the cache, to `Splits`; it is given `image_size` too where that is set.
+    `batch_size` and `eval_batch_size` count the images of all processes together. `val_per_class` None takes a tenth of
+    each class, at least 1. `train_size` and `test_size` keep that many images, as equally of each class as the set
+    allows. `padding` and `flip` augment the training batches, `seed` orders them. Raises ValueError for impossible
+    values, here or in `prepare`.
+    """
+
+    classes: list[str]
+    num_classes: int
+    channels: int
+    image_size: int
+    train: Images
+    val: Images
+    test: Images
+    num_train: int
+
+    def __init__(
+        self,
+        load: Callable[..., Splits],
+        *,
+        root: str | Path | None = None,
+        batch_size: int = 128,
+        eval_batch_size: int = 500,
+        val_per_class: int | None = None,
+        train_size: int | None = None,
+        test_size: int | None = None,
+        image_size: int | None = None,
+        padding: int = 0,
+        flip: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check("batch_size", batch_size)
+        _check("eval_batch_size", eval_batch_size)
+        _check("padding", padding, least=0)
+        _check("seed", seed, least=0, most=2**32 - 1)
+        sizes = {"val_per_class": val_per_class, "train_size": train_size, "test_size": test_size}
+        for key, value in {**sizes, "image_size": image_size}.items():
+            if value is not None:
+                _check(key, value)
+        if not isinstance(flip, bool):
+            raise ValueError(f"data.flip={flip!r} must be true or false")
+        self.load = load if image_size is None else partial(load, image_size=image_size)
+        self.root = None if root is None else Path(root).expanduser()
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.val_per_class, self.train_size, self.test_size = val_per_class, train_size, test_size
+        self.padding, self.flip, self.seed = padding, flip, seed
+        self.prepared = False
+
+    def prepare(self) -> None:
+        """Load and split the set, once; needs no Trainer and sets the attributes that the class declares."""
+        if self.prepared:
+            return
+        train, test, self.classes = self.load(self.root)
+        self.num_classes = len(self.classes)
+        self.channels, self.image_size = train.pixels.shape[1:3]
+        self.val, train = train.split(stratified(train.targets, self._val_counts(train)))
+        self.train = self._reduced(train, "train_size", self.train_size)
+        self.test = self._reduced(test, "test_size", self.test_size)
+        self.num_train = len(self.train)
+        self.prepared = True
+
+    def setup(self, stage: str | None = None) -> None:
+        self.prepare()
+
+    def train_dataloader(self) -> Loader:
+        """Shuffled batches of the training images; an incomplete last one is dropped."""
+        return self._loader(self.train, self.batch_size, training=True)
+
+    def scoring_dataloader(self) -> Loader:
+        """The training images uint8 in order, never augmented, each on one process; for `as_float` on the device."""
+        return self._loader(self.train, self.eval_batch_size)
+
+    def val_dataloader(self) -> Loader:
+        return self._loader(self.val, self.eval_batch_size)
+
+    def test_dataloader(self) -> Loader:
+        return self._loader(self.test, self.eval_batch_size)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """The batch with its images float in [0,1], cropped and flipped at random if it is for training."""
+        x, *rest = batch
+        x = as_float(x)
+        if self.trainer is not None and self.trainer.training:
+            x = crop_flip(x, padding=self.padding, flip=self.flip)
+        return x, *rest
+
+    def _loader(self, images: Images, batch_size: int, *, training: bool = False) -> Loader:
+        if getattr(self.trainer, "overfit_batches", 0):
+            raise ValueError("trainer.overfit_batches is not supported: data.train_size=N trains on N images")
+        rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        batches = Batches(len(images), batch_size, shuffle=training, seed=self.seed, rank=rank, world=world, drop_last=training)
+        return Loader(images, batch_size=None, sampler=batches, pin_memory=torch.cuda.is_available())
+
+    def _val_counts(self, train: Images) -> Tensor:
+        sizes = train.targets.bincount(minlength=self.num_classes)
+        tenth = (sizes // 10).clamp(min=1)
+        counts = tenth if self.val_per_class is None else torch.full_like(sizes, self.val_per_class)
+        if (counts >= sizes).any():
+            smallest = int(sizes.argmin())
+            raise ValueError(
+                f"data.val_per_class={self.val_per_class} leaves no training image of class {self.classes[smallest]!r},"
+                f" which has {sizes[smallest]}: choose fewer, or add images"
+            )
+        return counts
+
+    def _reduced(self, images: Images, key: str, size: int | None) -> Images:
+        if size is None:
+            return images
+        if not self.num_classes <= size <= len(images):
+            raise ValueError(
+                f"data.{key}={size} must lie between the number of classes, {self.num_classes}, and the"
+                f" {len(images)} images available"
+            )
+        sizes = images.targets.bincount(minlength=self.num_classes)
+        return images.subset(stratified(images.targets, evenly(size, sizes)))
+
+
+def _check(key: str, value: Any, *, least: int = 1, most: float = float("inf")) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        limit = f"{least} or more" if most == float("inf") else f"{least} to {most}"
+        raise ValueError(f"data.{key}={value!r} must be a whole number, {limit}")

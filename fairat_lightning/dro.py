@@ -1,0 +1,80 @@
+"""Worst-case distributions over classes in closed form.
+
+FAAL: Zhang, Xue, Zhang, Hospedales and Ruan, "Towards Fairness-Aware Adversarial Learning", CVPR 2024, arXiv 2402.17729.
+For scores a_k and the uniform u over the K classes present,
+
+    p* = argmax_p sum_k p_k a_k   subject to   sum_k p_k = 1,   KL(u || p) <= r.
+
+The Lagrangian gives p_k proportional to 1 / (t + b_k) with b_k = max a - a_k and one number t > 0, so that the published
+convex program is a search for the root of a decreasing function of t:
+
+    KL(u || p) = log mean_k 1/(1 + b_k/t) + mean_k log(1 + b_k/t) = r.
+
+We search s = log t between two bounds on the root: by Kantorovich's inequality KL <= 1/(4 t^2) when max b = 1, and
+keeping only the m tied maxima in the first mean, KL >= log(m/K) - (1 - m/K) s + (1/K) sum_{b_k > 0} log b_k.
+"""
+
+from math import inf, isnan, log
+
+import torch
+from torch import Tensor
+
+CANDIDATES, ROUNDS = 64, 4  # each round keeps one of 63 intervals: 6e-8 of the first bracket
+
+
+def kl_worst_case(scores: Tensor, radius: float) -> Tensor:
+    """The class distribution within KL(uniform || p) <= `radius` (nats) that maximises the expected score.
+
+    `scores` (C,), nan for an absent class -> p (C,), 0 for absent classes, summing to 1 over the others. Radius 0 or
+    constant scores: uniform; infinite radius: all mass on the maximum, ties shared. No class present, or an infinite
+    score: all nan. No gradient, no host synchronisation. Raises ValueError for a negative or nan radius.
+    """
+    weights = kl_worst_weights(scores, radius)
+    return weights / (~scores.isnan()).sum()
+
+
+@torch.no_grad()
+def kl_worst_weights(scores: Tensor, radius: float) -> Tensor:
+    """`kl_worst_case` times the number of classes present: mean 1 over them, and exactly 1 each at radius 0."""
+    if isnan(radius) or radius < 0:
+        raise ValueError(f"radius={radius} must be 0 or more")
+    a = scores.double()
+    present = ~a.isnan()
+    count = present.sum()
+    gap = torch.where(present, a.nan_to_num(nan=-inf).amax() - a, 0.0)
+    spread = gap.amax()
+    b = gap / torch.where(spread > 0, spread, 1.0)
+    top = present & (b == 0)
+    if radius == 0:
+        weights = present.double()
+    elif radius == inf:
+        weights = top * (count / top.sum())
+    else:
+        density = present / (1 + b / _solve(b, present, top, radius).exp())
+        weights = density * (count / density.sum())
+    weights = torch.where(spread > 0, weights, present.double())
+    valid = (count > 0) & ~(a.isinf().any())
+    return torch.where(valid, weights, torch.nan).to(scores.dtype)
+
+
+def _solve(b: Tensor, present: Tensor, top: Tensor, radius: float) -> Tensor:
+    """log t with KL(u || p_t) = radius, by sectioning: each round evaluates all candidates at once."""
+    count = present.sum()
+    tied = top.sum() / count
+    log_rest = torch.where(present & ~top, b, 1.0).log().sum() / count
+    low = (tied.log() + log_rest - radius) / (1 - tied).clamp(min=1 / (2 * count))
+    # exp(-700) is still a float64; past it p is the infinite-radius answer to every digit.
+    low = low.clamp(min=-700.0)
+    high = torch.full_like(low, -0.5 * log(4) - 0.5 * log(radius)).clamp(min=-700.0)
+    fractions = torch.linspace(0, 1, CANDIDATES, dtype=b.dtype, device=b.device)
+    for _ in range(ROUNDS):
+        s = low + (high - low) * fractions
+        ratio = b / s.exp()[:, None]
+        mean_inverse = torch.where(present, 1 / (1 + ratio), 0.0).sum(1) / count
+        mean_log = torch.where(present, ratio.log1p(), 0.0).sum(1) / count
+        above = ((mean_inverse.log() + mean_log) >= radius).sum()
+        low, high = (
+            s.gather(0, (above - 1).clamp(min=0)[None])[0],
+            s.gather(0, above.clamp(max=CANDIDATES - 1)[None])[0],
+        )
+    return (low + high) / 2

@@ -1,0 +1,152 @@
+"""What every method shares: crafting, weight perturbation, optimiser, validation and test. No training step.
+
+A batch is `(x, y, index)`: images (B,C,H,W) in [0,1], labels (B,), positions in their set (B,). A method's
+`training_step` crafts, ascends, scores and reduces in its last line, where its weighting can be seen.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from fairat_lightning.attacks import PGD, mode
+from fairat_lightning.awp import AWP
+from fairat_lightning.classwise import ClassMeans, global_mean
+from fairat_lightning.evaluation import predict
+from fairat_lightning.metrics import average, class_accuracy, selection_score, summary, worst
+from fairat_lightning.objectives import Objective, Terms
+
+VALIDATION = {"clean": None, "robust": "pgd10"}
+TEST = {"clean": None, "pgd20": "pgd20", "cw20": "cw20"}
+SELECT = ("sum", "worst", "average")
+
+
+class Method(L.LightningModule):
+    """A training method around a network that maps images in [0,1] to logits.
+
+    `classes`: class names, or their number. `attack`: the training attack, whose norm and eps are the threat model of every
+    evaluation. `optim`: `(parameters, epochs=, steps=) -> Lightning's optimiser dictionary` (see `optim.py`).
+    `select`: what the best checkpoint maximises on validation. After an evaluation, `matrices` holds its confusion matrices
+    (C,C) as "val/robust", and after a test `results` holds one `metrics.summary` per attack.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        classes: Sequence[str] | int,
+        *,
+        attack: PGD,
+        objective: Objective,
+        optim: Callable[..., dict[str, Any]],
+        awp: AWP | None = None,
+        select: str = "sum",
+    ):
+        super().__init__()
+        if select not in SELECT:
+            raise ValueError(f"select={select} is unknown: choose one of {', '.join(SELECT)}")
+        self.net = net
+        self.classes = [str(k) for k in range(classes)] if isinstance(classes, int) else list(classes)
+        self.num_classes = len(self.classes)
+        if self.num_classes < 2:
+            raise ValueError(f"classes={classes}: a classifier needs two or more")
+        self.attack, self.objective, self.optim, self.awp, self.select = attack, objective, optim, awp, select
+        self.train_robust = ClassMeans(self.num_classes)
+        self.confusion = nn.ModuleDict(
+            {
+                f"{split}_{name}": MulticlassConfusionMatrix(self.num_classes, validate_args=False)
+                for split, attacks in (("val", VALIDATION), ("test", TEST))
+                for name in attacks
+            }
+        )
+        self.matrices: dict[str, Tensor] = {}
+        self.results: dict[str, dict[str, Any]] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B,C) of images (B,C,H,W) in [0,1]."""
+        return self.net(x)
+
+    # -- the verbs of a training step
+
+    def unpack(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """The batch's `(x, y, index)`; ValueError for anything else."""
+        if not isinstance(batch, list | tuple) or len(batch) != 3:
+            raise ValueError("a batch must be (x, y, index): wrap your data set with fairat_lightning.data.Indexed")
+        x, y, index = batch
+        return x, y, index
+
+    def craft(self, x: Tensor, y: Tensor, eps: Tensor | None = None) -> Tensor:
+        """Adversarial images for the objective's inner loss; `eps` (B,) gives each sample its own budget."""
+        with mode(self.net, self.attack.batch_norm == "train"):
+            return self.attack(self.objective.inner(self.net, x, y), x, eps=eps, start=self.objective.start)
+
+    def ascend(self, x: Tensor, x_adv: Tensor, y: Tensor) -> None:
+        """Perturb the weights (AWP) until after backward; nothing without AWP or during its warm-up."""
+        if self.awp is not None and self.current_epoch >= self.awp.warmup_epochs:
+            self.awp.ascend(self.net, lambda: global_mean(self.objective.total(self.objective(self.net, x, x_adv, y))))
+
+    def on_after_backward(self) -> None:
+        """Undo `ascend`."""
+        if self.awp is not None:
+            self.awp.restore()
+
+    def score(self, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
+        """The objective's per-sample terms; the training accuracy at `x_adv` is counted on the way."""
+        terms = self.objective(self.net, x, x_adv, y)
+        self.train_robust.update((terms.logits.argmax(1) == y).float(), y)
+        return terms
+
+    def reduce(self, losses: Tensor) -> Tensor:
+        """The mean of the losses (B,) over the global batch, logged as `train/loss`."""
+        loss = global_mean(losses)
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=len(losses))
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        assert self.trainer.max_epochs is not None
+        steps = int(self.trainer.estimated_stepping_batches)
+        return self.optim(self.net.parameters(), epochs=self.trainer.max_epochs, steps=steps)
+
+    def on_train_epoch_end(self) -> None:
+        if self.train_robust.update_called:
+            accuracy = self.train_robust.compute()
+            self.train_robust.reset()
+            self.log_dict({"train/robust": average(accuracy), "train/robust_worst": worst(accuracy)})
+
+    # -- evaluation, the same for every method
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._count("val", VALIDATION, batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._count("test", TEST, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        for name, confusion in self._matrices("val", VALIDATION).items():
+            accuracy = class_accuracy(confusion)
+            self.log_dict({f"val/{name}": average(accuracy), f"val/{name}_worst": worst(accuracy)})
+            self.log_classes(f"val/{name}_class", accuracy)
+            if name == "robust":
+                self.log("val/select", selection_score(accuracy, self.select))
+
+    def on_test_epoch_end(self) -> None:
+        self.results = {name: summary(matrix, self.classes) for name, matrix in self._matrices("test", TEST).items()}
+
+    def log_classes(self, key: str, values: Tensor) -> None:
+        """Log a (C,) tensor as `key/<class>`; an absent class (nan) is left out."""
+        self.log_dict({f"{key}/{name}": v for name, v in zip(self.classes, values.cpu(), strict=True) if not v.isnan()})
+
+    def _count(self, split: str, attacks: dict[str, str | None], batch: Any) -> None:
+        x, y, index = self.unpack(batch)
+        for name, attack in attacks.items():
+            self.confusion[f"{split}_{name}"].update(predict(self.net, x, y, index, self.attack, attack), y)
+
+    def _matrices(self, split: str, attacks: dict[str, str | None]) -> dict[str, Tensor]:
+        matrices = {}
+        for name in attacks:
+            metric = self.confusion[f"{split}_{name}"]
+            assert isinstance(metric, MulticlassConfusionMatrix)
+            matrices[name] = self.matrices[f"{split}/{name}"] = metric.compute()
+            metric.reset()
+        return matrices

@@ -1,0 +1,120 @@
+"""The weights of a network out of a file, and nothing else of it.
+
+Read are a run folder (its `checkpoints/best.ckpt`), a Lightning checkpoint of ours (`net.*` of its
+"state_dict"), a plain state dict (.pt, .pth, possibly under "state_dict", "model" or "net") and .safetensors.
+Reading is always weights-only: a pickle that holds more than tensors and plain containers is refused.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fairat_lightning.models.normalized import Normalized
+
+NESTED = ("state_dict", "model", "net")
+WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|model\.)+")  # DataParallel, torch.compile, Normalized
+UNUSED = "sub_block1."  # the public TRADES code builds this stage, saves it, and never calls it
+STATISTICS = ("mean", "std")
+TOLERANCE = 1e-5  # two roundings of one mean are the same mean
+
+
+def load_weights(net: Normalized, path: str | os.PathLike[str]) -> None:
+    """Copy the weights at `path` into `net`, all or none.
+
+    `module.`, `_orig_mod.` and `model.` before a name do not matter, and batch counters may be absent.
+    Without a mean and std in the file those of `net` stay. Raises ValueError, one line with the path, for a
+    missing, damaged or refused file, another architecture or shape, and another mean or std; `net` then stays.
+    """
+    path = _file(Path(path).expanduser())
+    own = net.state_dict()
+    names = {_bare(name): name for name in own}
+    assert len(names) == len(own)
+    found = _network(_read(path), path)
+    statistics = {name: found.pop(name) for name in STATISTICS if name in found}
+    _check_names(names, found, path)
+    for name, value in found.items():
+        if value.shape != own[names[name]].shape:
+            raise ValueError(
+                f"{path} does not fit this network: {name} has shape {tuple(value.shape)} in the file and "
+                f"{tuple(own[names[name]].shape)} here (another number of classes or another width)"
+            )
+    _check_statistics(net, statistics, path)
+    net.load_state_dict(own | {names[name]: value for name, value in found.items()})
+
+
+def _file(path: Path) -> Path:
+    if path.is_dir():
+        best = path / "checkpoints" / "best.ckpt"
+        if not best.is_file():
+            raise ValueError(f"{path} holds no checkpoints/best.ckpt: give a run folder or a checkpoint")
+        return best
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: give a run folder or a checkpoint")
+    return path
+
+
+def _read(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes torch raise RuntimeError, KeyError, EOFError, ...
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused:
+            raise ValueError(
+                f"{path} holds {refused[1]} and not only tensors: refused, since reading it could run code "
+                f"(save the network's state_dict alone)"
+            ) from error
+        raise ValueError(f"{path} cannot be read: damaged, or no .ckpt, .pt, .pth or .safetensors") from error
+
+
+def _network(content: Any, path: Path) -> dict[str, Tensor]:
+    """The network's tensors by their bare names."""
+    for key in NESTED:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    tensors = {}
+    if isinstance(content, dict):
+        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if any(name.startswith("net.") for name in tensors):
+        tensors = {name[4:]: value for name, value in tensors.items() if name.startswith("net.")}
+    tensors = {name: value for name, value in tensors.items() if not _bare(name).startswith(UNUSED)}
+    if not tensors:
+        raise ValueError(f"{path} holds no network weights")
+    bare = {_bare(name): value for name, value in tensors.items()}
+    if len(bare) < len(tensors):
+        raise ValueError(f"{path} holds more than one network: save the state_dict of one alone")
+    return bare
+
+
+def _bare(name: str) -> str:
+    return WRAPPERS.sub("", name)
+
+
+def _check_names(names: dict[str, str], found: dict[str, Tensor], path: Path) -> None:
+    needed = [name for name in names if name not in STATISTICS and not name.endswith("num_batches_tracked")]
+    missing = [name for name in needed if name not in found]
+    unexpected = [name for name in found if name not in names]
+    faults = []
+    if missing:
+        faults.append(f"{len(missing)} of this network's tensors are missing (first {missing[0]})")
+    if unexpected:
+        faults.append(f"{len(unexpected)} of the file's are unknown here (first {unexpected[0]})")
+    if faults:
+        raise ValueError(f"{path} holds another architecture: {', '.join(faults)}")
+
+
+def _check_statistics(net: Normalized, statistics: dict[str, Tensor], path: Path) -> None:
+    own = {"mean": net.mean, "std": net.std}
+    used = {name: statistics.get(name, value).flatten().double().cpu() for name, value in own.items()}
+    for name, value in used.items():
+        here = own[name].flatten().double().cpu()
+        if len(value) in (1, len(here)) and bool(((value - here).abs() <= TOLERANCE).all()):
+            continue
+        mean, std = (",".join(f"{v:.6g}" for v in used[key].tolist()) for key in STATISTICS)
+        raise ValueError(f"{path} was trained with mean [{mean}], std [{std}]: set model.mean=[{mean}] model.std=[{std}]")

@@ -1,0 +1,130 @@
+"""What adversarial training maximises inside and minimises outside, as per-sample terms that nothing has reduced yet.
+
+With f the logits, p = softmax f, x' the adversarial image and q the (smoothed) target:
+
+    AT      Madry et al., ICLR 2018, arXiv 1706.06083
+            inside CE(f(x'), y);  outside CE(f(x'), q)
+    TRADES  Zhang et al., ICML 2019, arXiv 1901.08573, eq. 5
+            inside KL(p(x) || p(x'));  outside CE(f(x), q) + beta * KL(p(x) || p(x'))
+    MART    Wang et al., ICLR 2020, table 1 and eq. 10
+            inside CE(f(x'), y);  outside BCE(x') + beta * KL(p(x) || p(x')) * (1 - p_y(x)),
+            BCE(x') = -sum_k q_k log p_k(x') - log(1 - max_{k != y} p_k(x'))
+
+Gradients flow through both arguments of KL, as in the authors' code. Label smoothing touches the supervised term only,
+never the attack; for MART it is our extension. Logits are cast to float32 before any loss.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Terms(NamedTuple):
+    """Per-sample terms of an objective.
+
+    supervised (B,): the term that sees the label. consistency (B,): clean against adversarial, before beta.
+    logits (B,C): at x'. clean_logits (B,C): at x, None where the objective needs no clean forward.
+    """
+
+    supervised: Tensor
+    consistency: Tensor
+    logits: Tensor
+    clean_logits: Tensor | None
+
+
+class AT:
+    """Cross-entropy at the adversarial image. `label_smoothing` in [0, 1)."""
+
+    start = "uniform"
+
+    def __init__(self, label_smoothing: float = 0.0):
+        if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing < 1:
+            raise ValueError(f"objective.label_smoothing={label_smoothing} must lie in [0, 1)")
+        self.label_smoothing = label_smoothing
+        self.beta = 0.0
+
+    def inner(self, net: nn.Module, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+        """The function of the image (B,C,H,W) -> (B,) that the attack maximises."""
+        return lambda image: F.cross_entropy(logits_of(net, image), y, reduction="none")
+
+    def __call__(self, net: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
+        """The terms at images `x`, `x_adv` (B,C,H,W) and labels `y` (B,)."""
+        logits = logits_of(net, x_adv)
+        supervised = self.cross_entropy(logits, y)
+        return Terms(supervised, torch.zeros_like(supervised), logits, None)
+
+    def total(self, terms: Terms) -> Tensor:
+        """supervised + beta * consistency, (B,)."""
+        return terms.supervised + self.beta * terms.consistency if self.beta else terms.supervised
+
+    def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Cross-entropy (B,) against the smoothed labels."""
+        return F.cross_entropy(logits, y, reduction="none", label_smoothing=self.label_smoothing)
+
+
+class TRADES(AT):
+    """Clean cross-entropy plus `beta` times the KL divergence of the adversarial from the clean prediction."""
+
+    start = "gaussian"  # at x itself the KL has no gradient; the authors start 0.001 * N(0, 1) away
+
+    def __init__(self, beta: float, label_smoothing: float = 0.0):
+        super().__init__(label_smoothing)
+        self.beta = _beta(beta)
+
+    def inner(self, net: nn.Module, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+        with torch.no_grad():
+            clean = logits_of(net, x)
+        return lambda image: kl(clean, logits_of(net, image))
+
+    def __call__(self, net: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
+        clean, logits = logits_of(net, x), logits_of(net, x_adv)
+        return Terms(self.cross_entropy(clean, y), kl(clean, logits), logits, clean)
+
+
+class MART(AT):
+    """Boosted cross-entropy plus `beta` times a KL divergence that looks at the misclassified."""
+
+    def __init__(self, beta: float, label_smoothing: float = 0.0):
+        super().__init__(label_smoothing)
+        self.beta = _beta(beta)
+
+    def __call__(self, net: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
+        clean, logits = logits_of(net, x), logits_of(net, x_adv)
+        probabilities = logits.softmax(1)
+        runner_up = probabilities.scatter(1, y[:, None], -1).amax(1)
+        # One ulp below 1, so that the logarithm and its gradient stay finite.
+        boost = -torch.log1p(-runner_up.clamp(max=1 - torch.finfo(logits.dtype).eps))
+        unsure = 1 - clean.softmax(1).gather(1, y[:, None]).squeeze(1)
+        return Terms(self.cross_entropy(logits, y) + boost, kl(clean, logits) * unsure, logits, clean)
+
+
+Objective = AT
+
+
+def margin(scores: Tensor, y: Tensor) -> Tensor:
+    """max_{k != y} scores_k - scores_y: (B,C), (B,) -> (B,). Positive where misclassified.
+
+    On logits it is the margin loss of Carlini and Wagner (S&P 2017, arXiv 1608.04644); on probabilities, FAAL's margin.
+    """
+    own = scores.gather(1, y[:, None]).squeeze(1)
+    return scores.scatter(1, y[:, None], -torch.inf).amax(1) - own
+
+
+def kl(logits_p: Tensor, logits_q: Tensor) -> Tensor:
+    """KL(softmax p || softmax q) per sample: (B,C), (B,C) -> (B,), in nats."""
+    return F.kl_div(logits_q.log_softmax(1), logits_p.log_softmax(1), reduction="none", log_target=True).sum(1)
+
+
+def logits_of(net: nn.Module, x: Tensor) -> Tensor:
+    """`net(x)` in float32, or in float64 if the network computes in it."""
+    logits = net(x)
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _beta(beta: float) -> float:
+    if not isinstance(beta, int | float) or not 0 <= beta < float("inf"):
+        raise ValueError(f"objective.beta={beta} must be a number, 0 or more")
+    return float(beta)

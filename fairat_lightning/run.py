@@ -1,0 +1,197 @@
+"""One run: build every part, fit, test the selected weights, write the record.
+
+Everything that a user can get wrong is built before anything is written.
+"""
+
+import logging
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from fairat_lightning import record
+from fairat_lightning.data import DataModule
+from fairat_lightning.methods.base import Method
+from fairat_lightning.models.weights import load_weights
+from fairat_lightning.report import class_table, draw_classes
+
+TARGETS = ("fairat_lightning.", "torch.", "torchvision.", "lightning.", "torchmetrics.", "timm.")
+WRONG_INPUT = (ValueError, TypeError, ModuleNotFoundError, MisconfigurationException, InstantiationException)
+
+
+@dataclass
+class Run:
+    """The parts of a run, built and checked, before anything is written."""
+
+    cfg: DictConfig
+    folder: Path
+    datamodule: DataModule
+    method: Method
+    trainer: L.Trainer
+    resume: Path | None
+
+
+def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | None:
+    """Check the resolved configuration and instantiate every part of its run; None if it is finished in `folder`.
+
+    Raises what WRONG_INPUT lists for what a user got wrong; writes nothing.
+    """
+    _quieten()
+    _check(cfg)
+    if not overwrite and record.is_finished(folder, OmegaConf.to_container(cfg)):
+        return None
+    L.seed_everything(cfg.seed, verbose=False)
+    datamodule: DataModule = _part({key: node for key, node in cfg.data.items() if key != "suggests"})
+    datamodule.prepare()
+    shape = {"num_classes": datamodule.num_classes, "in_channels": datamodule.channels}
+    if "image_size" in cfg.model:
+        shape["image_size"] = datamodule.image_size
+    net = _part(cfg.model, **shape)
+    if cfg.init_from is not None:
+        load_weights(net, cfg.init_from)
+    method: Method = _part(
+        cfg.method,
+        net=net,
+        classes=datamodule.classes,
+        attack=_part(cfg.attack),
+        objective=_part(cfg.objective),
+        optim=instantiate(cfg.optim, _convert_="all"),
+        awp=_part(cfg.awp) if cfg.get("awp") else None,
+        select=cfg.select,
+    )
+    method.optim(net.parameters(), epochs=1, steps=100)  # a wrong learning rate is found now, not in the middle of fit
+    last = folder / "checkpoints" / "last.ckpt"
+    resume = last if last.exists() and not overwrite else None
+    return Run(cfg, folder, datamodule, method, build_trainer(cfg, folder), resume)
+
+
+def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
+    """Lightning's Trainer with our callbacks and the chosen logger."""
+    callbacks: list[Callback] = [
+        record.EpochSeed(cfg.seed),
+        record.History(folder / "history.csv"),
+        ModelCheckpoint(
+            folder / "checkpoints",
+            filename="best",
+            monitor="val/select",
+            mode="max",
+            save_last=True,
+            save_on_train_epoch_end=True,  # earlier, it would hold the class state of the epoch before
+            enable_version_counter=False,
+        ),
+    ]
+    if cfg.get("averaging"):
+        callbacks.append(_part(cfg.averaging))
+    logger: Any = False
+    if cfg.get("logger"):
+        name = {} if "name" in cfg.logger else {"name": folder.name}
+        logger = _part(cfg.logger, save_dir=folder, **name)
+        if isinstance(logger, WandbLogger):
+            from fairat_lightning.dashboards import WandbFigures
+
+            callbacks.append(WandbFigures())
+    bar = sys.stdout.isatty()
+    if bar:
+        callbacks.append(RichProgressBar(leave=False))
+    on_gpus = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
+    return _part(
+        cfg.trainer,
+        callbacks=callbacks,
+        logger=logger,
+        default_root_dir=folder,
+        enable_progress_bar=bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the datamodule shards, without repeating a sample
+        inference_mode=False,
+        sync_batchnorm=on_gpus and cfg.trainer.devices != 1,
+    )
+
+
+def _part(node: Any, **values: Any) -> Any:
+    """Call what `_target_` names. `values` go past Hydra, which would turn our dataclasses into configurations."""
+    return instantiate(node, _partial_=True, _convert_="all")(**values)
+
+
+def execute(job: Run) -> None:
+    """Train, test the selected weights, and write the record."""
+    try:
+        _execute(job)
+    finally:
+        if "wandb" in sys.modules:  # else the jobs of a sweep become one W&B run
+            sys.modules["wandb"].finish()
+
+
+def _execute(job: Run) -> None:
+    if rank_zero_only.rank == 0:
+        record.open_folder(job.folder, OmegaConf.to_container(job.cfg), job.resume)
+    started = time.perf_counter()
+    job.trainer.fit(job.method, job.datamodule, ckpt_path=job.resume, weights_only=True)
+    trained = time.perf_counter()
+    best = job.folder / "checkpoints" / "best.ckpt"
+    selected = torch.load(best, map_location="cpu", weights_only=True)["epoch"]
+    job.trainer.test(job.method, job.datamodule, ckpt_path=best, weights_only=True, verbose=False)
+    if rank_zero_only.rank == 0:
+        seconds = {"train": round(trained - started, 1), "test": round(time.perf_counter() - trained, 1)}
+        draw_classes({job.folder.name: job.method.results}, job.folder / "classes.png")
+        record.close_folder(job.folder, job.method.results, seconds=seconds, selected_epoch=selected)
+        show(job.folder)
+
+
+def show(folder: Path) -> None:
+    """Print the class-wise table of a finished run, and where its files are."""
+    metrics = record.read_metrics(folder)
+    assert metrics is not None
+    console = Console()
+    console.print(class_table({folder.name: metrics}))
+    for name, what in (("metrics.json", "figures"), ("history.csv", "history"), ("classes.png", "picture")):
+        console.print(f"[dim]{what:8}[/dim] {_short(folder / name)}", soft_wrap=True, highlight=False)
+
+
+def _check(cfg: DictConfig) -> None:
+    """What no part can check for itself. Raises ValueError."""
+    _check_targets(OmegaConf.to_container(cfg))
+    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
+        raise ValueError(f"seed={cfg.seed} must be a whole number from 0 to 4294967295")
+    epochs = cfg.trainer.max_epochs
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"trainer.max_epochs={epochs} must be a whole number, 1 or more")
+    if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        here = f"torch {torch.__version__} finds no CUDA on this machine"
+        raise ValueError(f"trainer.accelerator={cfg.trainer.accelerator}: {here}; use trainer=cpu or trainer=auto")
+
+
+def _check_targets(node: Any) -> None:
+    """Hydra imports and calls whatever `_target_` names: allow our own and the packages we build on."""
+    if isinstance(node, dict):
+        target = node.get("_target_")
+        if target is not None and not str(target).startswith(TARGETS):
+            raise ValueError(f"_target_={target} is not allowed: it must begin with one of {', '.join(TARGETS)}")
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            _check_targets(child)
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _quieten() -> None:
+    """Lightning's hints about workers, hardware and loggers are noise in a command that has chosen them."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")

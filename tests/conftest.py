@@ -1,0 +1,54 @@
+"""Two cores: the tests run in parallel processes, each on one thread."""
+
+import json
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from fairat_lightning.__main__ import CONF, run
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def compose():
+    """Compose the project's configuration with these overrides, as the command does."""
+
+    def compose(*overrides: str) -> DictConfig:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra.compose("config", list(overrides), return_hydra_config=True)
+
+    return compose
+
+
+@pytest.fixture
+def launch(compose, tmp_path):
+    """Run the command in this process: overrides -> (folder, metrics). Small and synthetic unless the overrides say more."""
+
+    def launch(*overrides: str, folder: str = "run") -> tuple[Path, dict]:
+        cfg = compose(*SMALL, *overrides)
+        run(cfg, tmp_path / folder)
+        return tmp_path / folder, json.loads((tmp_path / folder / "metrics.json").read_text())
+
+    return launch
+
+
+# A run of seconds: two epochs of a few batches.
+SMALL = (
+    "data=synthetic",
+    "data.train_size=64",
+    "data.test_size=40",
+    "data.batch_size=32",
+    "model.width=4",
+    "trainer=cpu",
+    "trainer.max_epochs=2",
+    "attack.steps=2",
+)

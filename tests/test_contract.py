@@ -1,0 +1,132 @@
+"""Every method with every objective, with and without AWP: whatever has a YAML in conf/method keeps the contract."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL
+from lightning.pytorch.callbacks import Callback
+from omegaconf import OmegaConf
+
+from fairat_lightning import run as runs
+from fairat_lightning.__main__ import CONF, resolved
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+COMPOSITIONS = [
+    (method, objective, awp)
+    for method in options("method")
+    for objective in options("objective")
+    for awp in options("awp")
+    if method != "standard" or (objective, awp) == ("at", "none")
+]
+
+
+@pytest.mark.parametrize("method,objective,awp", COMPOSITIONS)
+def test_trains_validates_tests_saves_and_reloads(launch, compose, method, objective, awp):
+    folder, metrics = launch(f"method={method}", f"objective={objective}", f"awp={awp}")
+    for name in ("clean", "pgd20", "cw20"):
+        record = metrics[name]
+        assert set(record) == {"average", "worst", "worst_class", "per_class"}
+        assert 0 <= record["worst"] <= record["average"] <= 1
+        assert record["per_class"][record["worst_class"]] == record["worst"] == min(record["per_class"].values())
+    for name in ("config.yaml", "run.json", "history.csv", "classes.png", "checkpoints/last.ckpt"):
+        assert (folder / name).stat().st_size > 0
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert all(v.isfinite().all() for v in checkpoint["state_dict"].values() if v.is_floating_point())
+    assert checkpoint["epoch"] == 1
+
+
+@pytest.mark.parametrize("method,objective,awp", COMPOSITIONS)
+def test_gradient_reaches_every_parameter_and_modes_and_weights_come_back(compose, method, objective, awp, tmp_path):
+    job = job_of(compose, tmp_path, f"method={method}", f"objective={objective}", f"awp={awp}")
+    seen = {}
+
+    module, before = job.method, None
+    original_step, original_after = module.training_step, module.on_after_backward
+
+    def training_step(batch, batch_idx):
+        nonlocal before
+        before = {name: p.detach().clone() for name, p in module.net.named_parameters()}
+        loss = original_step(batch, batch_idx)
+        assert loss.isfinite() and loss.ndim == 0
+        assert all(m.training for m in module.net.modules())
+        return loss
+
+    def on_after_backward():
+        original_after()
+        for name, p in module.net.named_parameters():
+            assert torch.equal(p, before[name]), f"{name} was not restored before the optimiser's step"
+            assert p.grad is not None and p.grad.isfinite().all(), name
+            seen[name] = seen.get(name, 0.0) + p.grad.abs().sum().item()
+
+    module.training_step, module.on_after_backward = training_step, on_after_backward
+    job.trainer.fit(module, job.datamodule)
+    assert seen and all(size > 0 for size in seen.values())
+
+
+def job_of(compose, tmp_path, *overrides):
+    return runs.prepare(OmegaConf.create(resolved(compose(*SMALL, *overrides))), tmp_path / "run")
+
+
+def test_standard_takes_at_without_awp_only(compose, tmp_path):
+    for wrong in ("objective=trades", "awp=awp"):
+        with pytest.raises(Exception, match="objective=at awp=none only"):
+            job_of(compose, tmp_path, "method=standard", wrong)
+
+
+@pytest.mark.parametrize("method", options("method"))
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(launch, method):
+    runs = [launch(f"method={method}", f"seed={seed}", folder=f"run{i}")[0] for i, seed in enumerate((3, 3, 4))]
+    a, b, c = (torch.load(r / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for r in runs)
+    assert all(torch.equal(a[k], b[k]) or (a[k].isnan() & b[k].isnan()).any() for k in a)
+    assert any(not torch.equal(a[k], c[k]) for k in a)
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAfterFirstEpoch(Callback):
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            raise Stop
+
+
+@pytest.mark.parametrize("method", [*options("method"), "faal averaging=ema", "fairat averaging=ema"])
+def test_resumed_equals_uninterrupted(monkeypatch, tmp_path, launch, method):
+    """A run that stopped after its first epoch goes on to the same bits, history included."""
+    words = (f"method={method.split()[0]}", *method.split()[1:], "trainer.max_epochs=3", "optim.milestones=[0.5]")
+    whole, metrics = launch(*words, folder="whole")
+
+    build_trainer = runs.build_trainer
+
+    def interrupted(cfg, folder):
+        trainer = build_trainer(cfg, folder)
+        trainer.callbacks.append(StopAfterFirstEpoch())
+        return trainer
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(runs, "build_trainer", interrupted)
+        launch(*words, folder="parts")
+    assert not (tmp_path / "parts" / "metrics.json").exists()
+    parts, resumed = launch(*words, folder="parts")
+    assert resumed == metrics
+    assert rows(whole) == rows(parts)
+    a, b = (torch.load(r / "checkpoints" / "last.ckpt", weights_only=True) for r in (whole, parts))
+    for key in ("state_dict", "current_model_state"):
+        assert (key in a) == (key in b)
+        for name, value in a.get(key, {}).items():
+            assert torch.equal(value, b[key][name]), name
+    assert json.dumps(a["lr_schedulers"], default=str) == json.dumps(b["lr_schedulers"], default=str)
+
+
+def rows(folder: Path) -> list[str]:
+    """The history without its wall-clock column."""
+    lines = [line.split(",") for line in (folder / "history.csv").read_text().splitlines()]
+    clock = lines[0].index("seconds")
+    return [",".join(cells[:clock] + cells[clock + 1 :]) for cells in lines]
