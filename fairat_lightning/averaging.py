@@ -2,7 +2,7 @@
 
 EMA after every step: w_avg <- decay * w_avg + (1 - decay) * w. Validation, selection and the test see the average; FairAT's
 scoring and every other rule of a method see the current weights. Batch statistics are averaged with the weights; what is
-not a floating tensor, and the state of the method outside its network, is copied.
+not a floating tensor is copied, and a checkpoint holds the state of the method outside its network as it is.
 """
 
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 
@@ -26,19 +25,7 @@ class EMA(WeightAveraging):
 
         super().__init__(use_buffers=True, avg_fn=step)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
-    ) -> None:
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        self._copy_method_state(pl_module)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        super().on_train_epoch_end(trainer, pl_module)
-        self._copy_method_state(pl_module)
-
-    def _copy_method_state(self, pl_module: L.LightningModule) -> None:
-        assert self._average_model is not None
-        current = dict(pl_module.named_buffers())
-        for name, buffer in self._average_model.module.named_buffers():
-            if not name.startswith("net."):
-                buffer.copy_(current[name])
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        current = checkpoint.get("current_model_state", {})
+        checkpoint["state_dict"] |= {name: value for name, value in current.items() if not name.startswith("net.")}

@@ -71,6 +71,7 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
         optim=instantiate(cfg.optim, _convert_="all"),
         awp=_part(cfg.awp) if cfg.get("awp") else None,
         select=cfg.select,
+        num_samples=datamodule.num_train,
     )
     method.optim(net.parameters(), epochs=1, steps=100)  # a wrong learning rate is found now, not in the middle of fit
     last = folder / "checkpoints" / "last.ckpt"
@@ -80,18 +81,14 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
 
 def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     """Lightning's Trainer with our callbacks and the chosen logger."""
+    place: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     callbacks: list[Callback] = [
         record.EpochSeed(cfg.seed),
         record.History(folder / "history.csv"),
-        ModelCheckpoint(
-            folder / "checkpoints",
-            filename="best",
-            monitor="val/select",
-            mode="max",
-            save_last=True,
-            save_on_train_epoch_end=True,  # earlier, it would hold the class state of the epoch before
-            enable_version_counter=False,
-        ),
+        # At the end of the training epoch: earlier, they would hold the class state of the epoch before.
+        ModelCheckpoint(filename="best", monitor="val/select", mode="max", save_on_train_epoch_end=True, **place),
+        # Its own callback: `save_last=True` saves only in epochs that are also the best.
+        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **place),
     ]
     if cfg.get("averaging"):
         callbacks.append(_part(cfg.averaging))

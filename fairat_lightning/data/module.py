@@ -121,7 +121,9 @@ class DataModule(LightningDataModule):
             raise ValueError("trainer.overfit_batches is not supported: data.train_size=N trains on N images")
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         batches = Batches(len(images), batch_size, shuffle=training, seed=self.seed, rank=rank, world=world, drop_last=training)
-        return Loader(images, batch_size=None, sampler=batches, pin_memory=torch.cuda.is_available())
+        # Each iterator draws a number; from torch's own stream it would make a resumed run differ from a whole one.
+        draws = torch.Generator().manual_seed(self.seed)
+        return Loader(images, batch_size=None, sampler=batches, generator=draws, pin_memory=torch.cuda.is_available())
 
     def _val_counts(self, train: Images) -> Tensor:
         sizes = train.targets.bincount(minlength=self.num_classes)

@@ -28,7 +28,8 @@ class Method(L.LightningModule):
 
     `classes`: class names, or their number. `attack`: the training attack, whose norm and eps are the threat model of every
     evaluation. `optim`: `(parameters, epochs=, steps=) -> Lightning's optimiser dictionary` (see `optim.py`).
-    `select`: what the best checkpoint maximises on validation. After an evaluation, `matrices` holds its confusion matrices
+    `select`: what the best checkpoint maximises on validation. `num_samples`: the size of the training set, for methods that
+    keep a state per example. After an evaluation, `matrices` holds its confusion matrices
     (C,C) as "val/robust", and after a test `results` holds one `metrics.summary` per attack.
     """
 
@@ -42,6 +43,7 @@ class Method(L.LightningModule):
         optim: Callable[..., dict[str, Any]],
         awp: AWP | None = None,
         select: str = "sum",
+        num_samples: int | None = None,
     ):
         super().__init__()
         if select not in SELECT:

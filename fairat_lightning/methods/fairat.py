@@ -30,7 +30,8 @@ SUBSETS = ("hard", "random", "all", "none")
 class FairAT(Method):
     """Augment the hard examples of the last epoch.
 
-    The datamodule must have `scoring_dataloader()`: the clean training images in order, as batches `(x, y, index)`.
+    `num_samples`: the size of the training set. The datamodule must have `scoring_dataloader()`: the clean training images,
+    each once, as batches `(x, y, index)` of images that are uint8 or in [0,1].
     """
 
     sample_loss: Tensor
@@ -39,6 +40,7 @@ class FairAT(Method):
     def __init__(
         self,
         *args: Any,
+        num_samples: int,
         augmentation: str,
         hard_fraction: float | None = None,
         hard_threshold: float | None = None,
@@ -63,13 +65,12 @@ class FairAT(Method):
         self.hard_fraction, self.hard_threshold = hard_fraction, hard_threshold
         self.subset, self.warmup_epochs = subset, warmup_epochs
         self.generator: torch.Generator | None = None
+        self.register_buffer("sample_loss", torch.full((num_samples,), torch.nan))
+        self.register_buffer("augmented", torch.zeros(num_samples, dtype=torch.bool))
 
     def setup(self, stage: str) -> None:
-        """Make room for one loss and one mark per training example, before a checkpoint is restored."""
-        if stage == "fit":
-            size = len(self._scoring_loader().dataset)
-            self.register_buffer("sample_loss", torch.full((size,), torch.nan))
-            self.register_buffer("augmented", torch.zeros(size, dtype=torch.bool))
+        if stage == "fit" and (size := len(self._scoring_loader().dataset)) != len(self.sample_loss):
+            raise ValueError(f"num_samples={len(self.sample_loss)}, but the training set has {size} examples")
 
     def on_train_epoch_start(self) -> None:
         # A stream of its own, so that with nothing hard the run is plain adversarial training bit for bit.
