@@ -19,19 +19,22 @@ class Batches(DistributedSampler[list[int]]):
     """Lists of the indices 0..n-1 that make up this process's share of each global batch of `batch_size`.
 
     With `shuffle` the order is a function of (seed, epoch) alone. `drop_last` drops an incomplete last batch, except
-    where it is the only one. Raises ValueError for fewer images than processes and, with `drop_last`, for a
+    where it is the only one. Raises ValueError where a process would get nothing and, with `drop_last`, for a
     `batch_size` that the `world` processes cannot share equally.
     """
 
     # Lightning wraps any sampler that is no DistributedSampler in one of its own, which would shard a second time.
 
     def __init__(self, n: int, batch_size: int, *, shuffle: bool, seed: int, rank: int, world: int, drop_last: bool) -> None:
-        if n < world:
-            raise ValueError(f"{n} images are too few for {world} processes: use fewer trainer.devices")
         if drop_last and batch_size % world:
             raise ValueError(
                 f"data.batch_size={batch_size} is the global batch and {world} processes cannot share it equally:"
                 f" try {max(batch_size // world, 1) * world}"
+            )
+        if min(n, batch_size) < world:
+            raise ValueError(
+                f"{n} images in batches of {batch_size} are too few for {world} processes: use fewer trainer.devices"
+                " or a larger data.eval_batch_size"
             )
         super().__init__(cast(Dataset[Any], range(n)), world, rank, shuffle, seed, drop_last)
         self.n = n
@@ -46,7 +49,7 @@ class Batches(DistributedSampler[list[int]]):
     # A generator, because Lightning asks for the iterator before it sets the epoch: the order is drawn on first use.
     def __iter__(self) -> Iterator[list[int]]:
         order = np.random.RandomState([self.seed, self.epoch]).permutation(self.n) if self.shuffle else np.arange(self.n)
-        if self.drop_last and self.n > self.batch_size:
+        if self.drop_last:
             order = order[: len(self) * self.batch_size]
         first = self.resumed["given"] if self.resumed["epoch"] == self.epoch else 0
         self.resumed = {"epoch": 0, "given": 0}

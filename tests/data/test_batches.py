@@ -65,8 +65,9 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
 def test_what_the_processes_cannot_share_is_refused() -> None:
     with pytest.raises(ValueError, match=r"data.batch_size=8 .* 3 processes .* try 6"):
         batches(20, 8, world=3)
-    with pytest.raises(ValueError, match="2 images are too few for 3 processes"):
-        batches(2, 6, world=3, shuffle=False, drop_last=False)
+    for n, batch_size in ((2, 6), (6, 2)):
+        with pytest.raises(ValueError, match=f"{n} images in batches of {batch_size} are too few for 3 processes"):
+            batches(n, batch_size, world=3, shuffle=False, drop_last=False)
 
 
 class Recorder(LightningModule):

@@ -62,7 +62,7 @@ def test_every_kind_of_picture_becomes_eight_bit_rgb(tmp_path: Path) -> None:
     grey = np.arange(16, dtype=np.uint8).reshape(4, 4) * 17
     kinds = {
         "1-grey": grey,
-        "2-grey16": grey.astype(np.uint16) * 257,
+        "2-grey16": grey.astype(np.uint16) * 256 + 90,
         "3-rgb": np.stack([grey] * 3, axis=2),
         "4-rgba": np.stack([grey] * 3 + [np.full_like(grey, 255)], axis=2),
         "5-la": np.stack([grey, np.full_like(grey, 255)], axis=2),

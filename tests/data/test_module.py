@@ -91,6 +91,13 @@ def test_loaders_give_the_right_images_in_the_right_order() -> None:
     assert len(data.scoring_dataloader()) == 3
 
 
+def test_iterating_draws_nothing_from_the_random_stream_of_training() -> None:
+    data = prepared()
+    before = torch.get_rng_state()
+    assert list(data.train_dataloader()) and list(data.scoring_dataloader())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_trainers_processes_share_every_loader() -> None:
     data = prepared(batch_size=10, eval_batch_size=20)
     alone = [list(data.train_dataloader()), list(data.scoring_dataloader())]

@@ -48,5 +48,6 @@ def test_evenly_is_the_most_even_allocation(total: int) -> None:
     assert sorted(counts) == sorted(most_even)
 
 
-def test_evenly_gives_what_is_left_to_the_first_classes() -> None:
+def test_evenly_gives_what_is_left_to_the_first_classes_with_more() -> None:
     assert evenly(11, torch.tensor([5, 5, 5, 5])).tolist() == [3, 3, 3, 2]
+    assert evenly(4, torch.tensor([1, 3, 3])).tolist() == [1, 2, 1]

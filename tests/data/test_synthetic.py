@@ -18,9 +18,9 @@ def class_accuracy(train: Images, test: Images, eps: float) -> torch.Tensor:
     return torch.stack([robust[y == k].mean() for k in range(len(means))])
 
 
-@pytest.mark.parametrize("num_classes", [3, 4, 6])
-def test_the_last_class_is_the_hardest_under_attack_and_all_are_easy_without(num_classes: int) -> None:
-    train, test, classes = synthetic(num_classes=num_classes)
+@pytest.mark.parametrize(("num_classes", "image_size"), [(3, 8), (4, 8), (6, 8), (4, 16)])
+def test_the_last_class_is_the_hardest_under_attack_and_all_are_easy_without(num_classes: int, image_size: int) -> None:
+    train, test, classes = synthetic(num_classes=num_classes, image_size=image_size)
     assert len(classes) == num_classes and test.targets.bincount().tolist() == [100] * num_classes
     assert class_accuracy(train, test, 0.0).min() > 0.97
     robust = class_accuracy(train, test, 0.1)
