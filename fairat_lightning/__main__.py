@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 HERE = Path(__file__).resolve().parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
@@ -84,12 +84,18 @@ def run_name(*, _root_: DictConfig) -> str:
     return "-".join([*map(str, parts), f"s{config['seed']}", digest[:8]])
 
 
+def base() -> NoReturn:
+    """What a fine-tuning recipe says of `init_from`; a missing value (`???`) would leave the default, null, in place."""
+    raise ValueError("this recipe fine-tunes a trained base: give init_from=PATH, a run folder, checkpoint or state dict")
+
+
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+OmegaConf.register_new_resolver("base", base, replace=True)
 
 
 def refuse(error: Exception | str, folder: Path | None = None) -> NoReturn:
     """One line on stderr, exit code 2, and no empty folder left behind."""
-    while isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
+    while isinstance(error, InstantiationException | InterpolationResolutionError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     text = str(error)
     for noise in ("full_key:", "object_type=", "reference_type=", "To append to your config"):

@@ -52,3 +52,9 @@ SMALL = (
     "trainer.max_epochs=2",
     "attack.steps=2",
 )
+
+
+def network_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The network's part of a run's last checkpoint."""
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}

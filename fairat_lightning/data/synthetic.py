@@ -1,14 +1,14 @@
-"""A synthetic set whose hardest class is known, for tests and first steps: Gaussian clouds of pixels.
+"""A synthetic set whose hardest class is known, for tests and first steps.
 
-Classes come in confusable pairs, counted from the last. A class of pair p is a noisy prototype,
+Classes come in confusable pairs, counted from the last. An image of pair p is
 
-    x = clip( 1/2 + 0.2 b_p +- gap_p d_p + sigma n ),   n ~ N(0, I) a pixel,
+    x = clip( 1/2 + 0.2 b_p + (+-gap_p + spread s) d_p + 0.15 n ),   s ~ N(0, 1) an image,  n ~ N(0, 1) a pixel,
 
 with patterns b_p and d_p of pixels -1 and +1: b_p tells the pairs apart, d_p the two classes of a pair. gap_p falls from
-the first pair to the last, so an attack of eps in Linf leaves gap_p - eps of it; and the second class of a pair has the
-larger sigma. So the LAST class is the hardest, and, as in Xu et al., "To be Robust or to be Fair: Towards Fairness in
-Adversarial Training", ICML 2021, arXiv 2010.06121, the classifier of the least average error sacrifices it to its twin:
-moving the boundary raises the worst class at a small cost.
+the first pair to the last, so that an attack of eps in Linf leaves gap_p - eps of it, and the LAST class alone has a large
+spread. So it is the hardest, for any classifier. As in Xu et al., "To be Robust or to be Fair: Towards Fairness in
+Adversarial Training", ICML 2021, arXiv 2010.06121, the least average error sacrifices it to its narrow twin: moving the
+boundary between the two raises the worst class at a small cost.
 """
 
 from itertools import product
@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from fairat_lightning.data.images import Images, Splits
 
-BASE = 0.2
-EPS = 0.1  # the Linf radius that the difficulty is made for
-MARGINS = (0.15, 0.02)  # gap - EPS of the first pair and of the last, at 8x8
-SIGMAS = (0.1, 0.35)  # of the two classes of a pair
+BASE, NOISE = 0.2, 0.15
+GAPS = (0.25, 0.14)  # of the first pair and of the last, made for eps 0.1 in Linf
+SPREADS = (0.02, 0.12)  # of the other classes and of the last
 
 
 def synthetic(
@@ -38,21 +37,21 @@ def synthetic(
 
     Raises ValueError for fewer than 2 classes or more than the images' pixels can tell apart.
     """
-    if not 2 <= num_classes < image_size**2:
-        raise ValueError(
-            f"data.load.num_classes={num_classes} must lie between 2 and {image_size**2 - 1} at image_size={image_size}"
-        )
+    most = (image_size**2 - 1) // 2 * 2
+    if not 2 <= num_classes <= most:
+        raise ValueError(f"data.load.num_classes={num_classes} must lie between 2 and {most} at image_size={image_size}")
     random = np.random.RandomState(0)
     pairs = -(-num_classes // 2)
     patterns = _patterns(2 * pairs, image_size)
-    margins = np.linspace(*MARGINS, pairs) if pairs > 1 else [MARGINS[1]]
-    gaps = [EPS + margin * 8 / image_size for margin in margins]
+    gaps = np.linspace(*GAPS, pairs) if pairs > 1 else [GAPS[1]]
     parts: list[list[NDArray[np.float64]]] = [[], []]
     for k in range(2 * pairs - num_classes, 2 * pairs):
         pair, second = divmod(k, 2)
-        prototype = 0.5 + BASE * patterns[2 * pair] + (1 - 2 * second) * gaps[pair] * patterns[2 * pair + 1]
+        base, direction = patterns[2 * pair : 2 * pair + 2]
         for part, count in zip(parts, (train_per_class, test_per_class), strict=True):
-            part.append(prototype + SIGMAS[second] * random.standard_normal((count, 1, image_size, image_size)))
+            spread = SPREADS[k == 2 * pairs - 1] * random.standard_normal((count, 1, 1, 1))
+            noise = NOISE * random.standard_normal((count, 1, image_size, image_size))
+            part.append(0.5 + BASE * base + ((1 - 2 * second) * gaps[pair] + spread) * direction + noise)
     train, test = (_images(part) for part in parts)
     return Splits(train, test, [f"class_{k}" for k in range(num_classes)])
 

@@ -1,0 +1,93 @@
+import cvxpy as cp
+import numpy as np
+import pytest
+import torch
+from conftest import network_weights
+from scipy.special import softmax
+from torch import nn
+
+from fairat_lightning.attacks import PGD
+from fairat_lightning.methods import FAAL
+from fairat_lightning.objectives import AT, TRADES
+
+
+def method(objective=None, classes=4, **kwargs):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, classes)).double()
+    attack = PGD(eps=0.0, steps=1)  # crafts x itself
+    return FAAL(net, classes, attack=attack, objective=objective or AT(), optim=None, **({"radius": 0.5} | kwargs))
+
+
+@pytest.fixture
+def batch():
+    return torch.rand(12, 3, 2, 2).double(), torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2]), torch.arange(12)
+
+
+def step(module, batch):
+    module.log = lambda *_, **__: None
+    return module.training_step(batch, 0)
+
+
+@pytest.mark.parametrize("objective", [AT(), TRADES(6.0)])
+def test_the_loss_is_the_worst_case_over_classes_in_numpy_and_cvxpy(batch, objective):
+    """(K'/B) sum_i p*[y_i] loss_i, where p* maximises the expected margin in the KL ball over the classes present."""
+    module = method(objective)
+    x, y, _ = batch
+    terms = objective(module.net, x, x, y)
+    probabilities = softmax(terms.logits.detach().numpy(), 1)
+    own = probabilities[range(12), y]
+    others = np.where(np.eye(4)[y] == 1, -1, probabilities).max(1)
+    margins = np.array([(others - own)[y.numpy() == k].mean() for k in range(3)])  # class 3 is absent
+    p = cp.Variable(3, pos=True)
+    ball = cp.sum(-cp.log(p)) / 3 + float(np.log(1 / 3)) <= 0.5
+    cp.Problem(cp.Maximize(p @ margins), [cp.sum(p) == 1, ball]).solve(solver=cp.CLARABEL, tol_gap_abs=1e-10, tol_gap_rel=1e-10)
+    losses = objective.total(terms).detach().numpy()
+    expected = 3 / 12 * (p.value[y.numpy()] * losses).sum()
+    assert step(module, batch).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_released_rule_scores_by_sums_and_gives_absent_classes_the_most(batch):
+    module = method(count_weighted=True)
+    x, y, _ = batch
+    with torch.no_grad():
+        for layer in module.net.parameters():
+            layer.zero_()
+        module.net[1].bias.copy_(torch.tensor([2.0, 1.0, 0.0, -1.0]))
+    logits = torch.randn(12, 4).double()
+    logits[range(12), y] += 5  # every margin is negative
+    weights = module.class_weights(logits, y)
+    assert weights.sum().item() == pytest.approx(4) and weights.argmax() == 3
+    intended = method().class_weights(logits, y)
+    assert intended.sum().item() == pytest.approx(3) and intended[3] == 0
+
+
+def test_weights_carry_no_gradient_and_are_logged_as_a_mean_over_batches(batch):
+    module = method()
+    logits = torch.randn(12, 4, dtype=torch.float64, requires_grad=True)
+    first = module.class_weights(logits.detach(), batch[1])
+    assert not module.class_weights(logits, batch[1]).requires_grad
+    second = module.class_weights(-logits.detach(), batch[1])
+    logged = {}
+    module.log_dict = logged.update
+    module.on_train_epoch_end()
+    expected = (2 * first + second) / 3
+    assert [logged[f"train/class_weight/{k}"].item() for k in range(4)] == pytest.approx(expected.tolist())
+    assert module.batches == 0 and module.weight_sum.abs().sum() == 0
+
+
+@pytest.mark.parametrize("objective", ["at", "trades", "mart"])
+@pytest.mark.parametrize("awp", ["none", "awp"])
+def test_radius_zero_is_plain_adversarial_training_bit_for_bit(launch, objective, awp):
+    words = (f"objective={objective}", f"awp={awp}")
+    plain, metrics = launch("method=pgd_at", *words, folder="plain")
+    faal, same = launch("method=faal", "method.radius=0", *words, folder="faal")
+    moved, _ = launch("method=faal", "method.radius=1.0", *words, folder="moved")
+    assert metrics == same
+    a, b, c = (network_weights(folder) for folder in (plain, faal, moved))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert any(not torch.equal(a[name], c[name]) for name in a)
+
+
+@pytest.mark.parametrize("radius", [-0.1, float("nan"), "half"])
+def test_wrong_radius_is_named(radius):
+    with pytest.raises(ValueError, match="method.radius"):
+        method(radius=radius)
