@@ -1,0 +1,48 @@
+# Two commands do all the set-up on a fresh machine (Python 3.11 or later, pip, network): `make run` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/python -m fairat_lightning
+.PHONY: run test test-slow check format wheel results-digits results-cifar10 clean
+
+run: .venv/.run         ## train a PGD-AT base on scanned digits, make it fairer with FAAL, show both class by class
+	$(RUN) experiment=digits_pgd_at hydra.run.dir=runs/demo/pgd_at overwrite=true
+	$(RUN) experiment=digits_faal init_from=runs/demo/pgd_at hydra.run.dir=runs/demo/faal overwrite=true
+	$(RUN).report PGD-AT=runs/demo/pgd_at FAAL=runs/demo/faal --to runs/demo
+
+test: check             ## everything that must hold, in minutes
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+test-slow: .venv/.dev   ## long learning runs, kills and several processes
+	$(BIN)/python -m pytest -n auto -m slow
+
+check: .venv/.dev       ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: .venv/.dev
+	$(BIN)/python -m build --wheel --outdir dist .
+
+results-digits: .venv/.run    ## the digits study of the README, about half an hour on one core
+	PYTHON=$(BIN)/python bash results/digits.sh
+
+results-cifar10: .venv/.run   ## CIFAR-10 at a CPU's size; ROOT=FOLDER holds cifar-10-batches-py
+	PYTHON=$(BIN)/python ROOT=$(ROOT) bash results/cifar10_cpu.sh
+
+clean:
+	rm -rf .venv runs dist build
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.run: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+.venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@ .venv/.run

@@ -9,6 +9,7 @@ Wrong input is one line and exit code 2.
 import hashlib
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 HERE = Path(__file__).resolve().parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
@@ -95,15 +96,23 @@ OmegaConf.register_new_resolver("base", base, replace=True)
 
 def refuse(error: Exception | str, folder: Path | None = None) -> NoReturn:
     """One line on stderr, exit code 2, and no empty folder left behind."""
-    while isinstance(error, InstantiationException | InterpolationResolutionError) and isinstance(error.__cause__, Exception):
+    while isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    text = str(error)
-    for noise in ("full_key:", "object_type=", "reference_type=", "To append to your config"):
-        text = "\n".join(line for line in text.splitlines() if noise not in line)
-    print("error: " + " ".join(text.split()), file=sys.stderr)
+    print(f"error: {_one_line(str(error))}", file=sys.stderr)
     if folder is not None and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
     raise SystemExit(2) from None
+
+
+def _one_line(text: str) -> str:
+    """Our own errors are one line already; Hydra's and OmegaConf's say it in several, with their own affairs below."""
+    if found := re.match(r"Could not override '(.+)'", text):
+        return f"there is no key {found[1]}: --help lists the usual ones, --cfg job prints them all"
+    if found := re.match(r"(?s).*?Could not find '(\S+)/(\S+)'.*?Available options in '\S+':(.+?)(Config search path|$)", text):
+        return f"{found[1]}={found[2]} is unknown: choose one of {', '.join(found[3].split())}"
+    if "override_grammar" in text:
+        return f"cannot read the words of the command, each must be key=value: {' '.join(text.splitlines()[0].split())}"
+    return " ".join(re.sub(r"^.* raised while resolving interpolation: |\n +(full_key|object_type)[:=].*", "", text).split())
 
 
 if __name__ == "__main__":

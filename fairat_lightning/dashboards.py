@@ -19,10 +19,11 @@ from fairat_lightning.metrics import class_accuracy
 
 
 def wandb_logger(*, project: str, entity: str | None, offline: bool | None, save_dir: Path, name: str) -> WandbLogger:
-    """The W&B logger of a run; `offline=None` means offline unless an API key is known."""
+    """The W&B logger of a run; `offline=None` means offline unless somebody is logged in."""
     if offline is None:
-        offline = wandb.api.api_key is None
-    return WandbLogger(project=project, entity=entity, offline=offline, save_dir=save_dir, name=name, id=None)
+        offline = not wandb.login(prompt=False, verify=False)
+    mode = "offline" if offline else "online"  # said to wandb itself: Lightning's `offline` comes too late after a login
+    return WandbLogger(name=name, save_dir=save_dir, project=project, entity=entity, mode=mode)
 
 
 class WandbFigures(Callback):

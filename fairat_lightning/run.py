@@ -9,7 +9,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -18,7 +18,6 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -51,7 +50,7 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
     """
     _quieten()
     _check(cfg)
-    if not overwrite and record.is_finished(folder, OmegaConf.to_container(cfg)):
+    if not overwrite and record.is_finished(folder, _plain(cfg)):
         return None
     L.seed_everything(cfg.seed, verbose=False)
     datamodule: DataModule = _part({key: node for key, node in cfg.data.items() if key != "suggests"})
@@ -133,15 +132,15 @@ def execute(job: Run) -> None:
 
 
 def _execute(job: Run) -> None:
-    if rank_zero_only.rank == 0:
-        record.open_folder(job.folder, OmegaConf.to_container(job.cfg), job.resume)
+    if job.trainer.is_global_zero:
+        record.open_folder(job.folder, _plain(job.cfg), job.resume)
     started = time.perf_counter()
     job.trainer.fit(job.method, job.datamodule, ckpt_path=job.resume, weights_only=True)
     trained = time.perf_counter()
     best = job.folder / "checkpoints" / "best.ckpt"
     selected = torch.load(best, map_location="cpu", weights_only=True)["epoch"]
     job.trainer.test(job.method, job.datamodule, ckpt_path=best, weights_only=True, verbose=False)
-    if rank_zero_only.rank == 0:
+    if job.trainer.is_global_zero:
         seconds = {"train": round(trained - started, 1), "test": round(time.perf_counter() - trained, 1)}
         draw_classes({job.folder.name: job.method.results}, job.folder / "classes.png")
         record.close_folder(job.folder, job.method.results, seconds=seconds, selected_epoch=selected)
@@ -160,7 +159,7 @@ def show(folder: Path) -> None:
 
 def _check(cfg: DictConfig) -> None:
     """What no part can check for itself. Raises ValueError."""
-    _check_targets(OmegaConf.to_container(cfg))
+    _check_targets(_plain(cfg))
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise ValueError(f"seed={cfg.seed} must be a whole number from 0 to 4294967295")
     epochs = cfg.trainer.max_epochs
@@ -181,6 +180,10 @@ def _check_targets(node: Any) -> None:
     if isinstance(node, list):
         for child in node:
             _check_targets(child)
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(cfg))
 
 
 def _short(path: Path) -> Path:

@@ -5,7 +5,7 @@ A batch is `(x, y, index)`: images (B,C,H,W) in [0,1], labels (B,), positions in
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 from torch import Tensor, nn
@@ -142,13 +142,15 @@ class Method(L.LightningModule):
     def _count(self, split: str, attacks: dict[str, str | None], batch: Any) -> None:
         x, y, index = self.unpack(batch)
         for name, attack in attacks.items():
-            self.confusion[f"{split}_{name}"].update(predict(self.net, x, y, index, self.attack, attack), y)
+            self._metric(split, name).update(predict(self.net, x, y, index, self.attack, attack), y)
 
     def _matrices(self, split: str, attacks: dict[str, str | None]) -> dict[str, Tensor]:
         matrices = {}
         for name in attacks:
-            metric = self.confusion[f"{split}_{name}"]
-            assert isinstance(metric, MulticlassConfusionMatrix)
+            metric = self._metric(split, name)
             matrices[name] = self.matrices[f"{split}/{name}"] = metric.compute()
             metric.reset()
         return matrices
+
+    def _metric(self, split: str, name: str) -> MulticlassConfusionMatrix:
+        return cast(MulticlassConfusionMatrix, self.confusion[f"{split}_{name}"])

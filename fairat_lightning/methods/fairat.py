@@ -109,13 +109,14 @@ class FairAT(Method):
     def choose(self) -> Tensor:
         """The examples to augment in the next epoch: a mask (N,), equal on every process."""
         loss, size = self.sample_loss, len(self.sample_loss)
-        if self.hard_fraction is not None:
+        if self.hard_threshold is not None:
+            hard = loss > self.hard_threshold
+        else:
+            assert self.hard_fraction is not None
             count = round(self.hard_fraction * size)
             hard = torch.zeros_like(self.augmented)
             # A stable sort: ties go to the first examples, on every process alike.
             hard[loss.argsort(descending=True, stable=True)[:count]] = True
-        else:
-            hard = loss > self.hard_threshold
         if self.subset == "hard":
             return hard
         if self.subset == "random":

@@ -21,12 +21,12 @@ def class_accuracy(train: Images, test: Images, eps: float) -> torch.Tensor:
 @pytest.mark.parametrize(("num_classes", "image_size"), [(3, 8), (4, 8), (6, 8), (4, 16)])
 def test_the_last_class_is_the_hardest_under_attack_and_all_are_easy_without(num_classes: int, image_size: int) -> None:
     train, test, classes = synthetic(num_classes=num_classes, image_size=image_size)
-    assert len(classes) == num_classes and test.targets.bincount().tolist() == [100] * num_classes
+    assert len(classes) == num_classes and test.targets.bincount().tolist() == [200] * num_classes
     assert class_accuracy(train, test, 0.0).min() > 0.97
     robust = class_accuracy(train, test, 0.1)
-    assert robust.argmin() == num_classes - 1
-    assert robust[0] > 0.95 and 0.4 < robust[-1] < 0.75
-    assert robust[-1] < robust[-2] - 0.05
+    assert 0.4 < robust[-1] < 0.65
+    assert ((robust[-3:-1] > 0.73) & (robust[-3:-1] < 0.92)).all()
+    assert (robust[:-3] > 0.97).all()
 
 
 def test_it_is_always_the_same_in_the_size_asked_for() -> None:
@@ -37,13 +37,13 @@ def test_it_is_always_the_same_in_the_size_asked_for() -> None:
     assert not torch.equal(train.pixels[:3], test.pixels[:3])
 
 
-@pytest.mark.parametrize(("num_classes", "image_size"), [(1, 8), (4, 2), (15, 4)])
+@pytest.mark.parametrize(("num_classes", "image_size"), [(1, 8), (5, 2), (17, 4)])
 def test_impossible_sizes_are_refused(num_classes: int, image_size: int) -> None:
     with pytest.raises(ValueError, match=f"data.load.num_classes={num_classes} "):
         synthetic(num_classes=num_classes, image_size=image_size)
 
 
 def test_the_most_classes_that_fit_differ() -> None:
-    train = synthetic(num_classes=14, image_size=4, train_per_class=50, test_per_class=1).train
-    means = torch.stack([train.pixels[train.targets == k].double().mean(0) for k in range(14)]).flatten(1)
-    assert torch.cdist(means, means).fill_diagonal_(torch.inf).min() > 50
+    train = synthetic(num_classes=16, image_size=4, train_per_class=50, test_per_class=1).train
+    means = torch.stack([train.pixels[train.targets == k].double().mean(0) for k in range(16)]).flatten(1)
+    assert torch.cdist(means, means).fill_diagonal_(torch.inf).min() > 100

@@ -1,0 +1,82 @@
+"""Two processes equal one: class statistics, FAAL's weights, AWP, FairAT's masks and gradients, in float64, to 1e-9.
+
+The network has no batch statistics and the attack no random start. The processes hold unequal shares of the batch.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+from torch import nn
+
+from fairat_lightning.attacks import PGD
+from fairat_lightning.awp import AWP
+from fairat_lightning.classwise import global_mean
+from fairat_lightning.methods import FAAL, AdversarialTraining, FairAT
+from fairat_lightning.objectives import TRADES
+
+ATTACK = PGD(eps=0.1, steps=3, start="zero")
+
+
+def gradients(kind: str, rank: int, world: int) -> dict[str, torch.Tensor]:
+    """One training step on this process's share; what must agree between one process and the mean over two."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 5)).double()
+    x, y, index = torch.rand(11, 3, 2, 2).double(), torch.randint(4, (11,)), torch.arange(11)  # class 4 is absent
+    mine = slice(None) if world == 1 else (slice(0, 7) if rank == 0 else slice(7, 11))
+    shared = {"attack": ATTACK, "objective": TRADES(6.0), "optim": None, "awp": AWP(0.05)}
+    if kind == "faal":
+        method = FAAL(net, 5, radius=0.5, **shared)
+    elif kind == "count_weighted":
+        method = FAAL(net, 5, radius=0.5, count_weighted=True, **shared)
+    elif kind == "fairat":
+        method = FairAT(net, 5, num_samples=11, hard_fraction=0.4, augmentation="none", **shared)
+    else:
+        method = AdversarialTraining(net, 5, **shared)
+    method.log = lambda *_, **__: None
+    loss = method.training_step((x[mine], y[mine], index[mine]), 0)
+    loss.backward()
+    method.on_after_backward()
+    found = {name: p.grad / world for name, p in net.named_parameters()} | {"loss": loss.detach() / world}
+    if world > 1:
+        for value in found.values():
+            dist.all_reduce(value)
+    found |= {f"weights {name}": p.detach() for name, p in net.named_parameters()}
+    accuracy = method.train_robust
+    found["train_robust"] = accuracy.compute().nan_to_num(nan=-1)
+    return found
+
+
+KINDS = ("plain", "faal", "count_weighted", "fairat")
+
+
+def worker(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    results = {kind: gradients(kind, rank, world) for kind in KINDS}
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gloo")
+    multiprocessing.spawn(worker, (2, str(folder)), nprocs=2)
+    return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_equal_one(two, kind):
+    one = gradients(kind, 0, 1)
+    for rank in range(2):
+        assert set(two[rank][kind]) == set(one)
+        for name, value in one.items():
+            torch.testing.assert_close(two[rank][kind][name], value, rtol=0, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_one_process_needs_no_group():
+    assert not dist.is_initialized()
+    values = torch.rand(3)
+    assert torch.equal(global_mean(values), values.mean())
