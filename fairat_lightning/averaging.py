@@ -25,6 +25,16 @@ class EMA(WeightAveraging):
 
         super().__init__(use_buffers=True, avg_fn=step)
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and trainer.precision == "64-true":  # the module itself becomes float64 only later
+            assert self._average_model is not None
+            self._average_model.double()
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert self._average_model is not None
+        self._average_model.to(pl_module.device)
+
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         current = checkpoint.get("current_model_state", {})

@@ -1,14 +1,15 @@
 """Run records as a table and a picture.
 
-    python -m fairat_lightning.report RUN [RUN ...] [--to FOLDER]
+    python -m fairat_lightning.report LABEL=RUN [LABEL=RUN ...] --to FOLDER
 
-prints the class-wise table of the runs side by side and draws it. Several runs with the same label are seeds of one row:
-mean and standard deviation. A label is given as LABEL=RUN, else it is the run folder's name.
+prints the runs side by side, class by class if they are two, and writes a table, a record and a picture. Runs with the same
+label are seeds of one row: mean and standard deviation. Without a label, the run folder's name is one.
 """
 
 import argparse
+import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import nan
 from pathlib import Path
 from statistics import mean, stdev
@@ -18,7 +19,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fairat_lightning.record import read_metrics, write, write_json
@@ -32,21 +35,22 @@ COLOURS = (
     "#66ccee",
     "#aa3377",
 )  # Paul Tol's bright scheme, colour-blind safe
+FIGURES = [(name, figure) for name in TITLES for figure in ("average", "worst")]
 Metrics = Mapping[str, Any]
 
 
-def class_table(runs: Mapping[str, Metrics], title: str | None = None) -> Table:
+def class_table(runs: Mapping[str, Metrics]) -> Table:
     """Accuracy in percent per class, average and worst, for each attack of each run; the worst class stands out."""
-    table = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
     table.add_column("class")
     columns = [(label, name, m[name]) for label, m in runs.items() for name in TITLES if name in m]
     for label, name, _ in columns:
-        table.add_column(f"{label}\n{TITLES[name]}" if len(runs) > 1 else TITLES[name], justify="right")
+        table.add_column(f"{escape(label)}\n{TITLES[name]}" if len(runs) > 1 else TITLES[name], justify="right")
     classes = list(dict.fromkeys(c for _, _, s in columns for c in s["per_class"]))
     shown = classes if len(classes) <= 20 else _weakest(columns, classes)
     for name in shown:
         cells = [_cell(s["per_class"].get(name), name == s["worst_class"]) for _, _, s in columns]
-        table.add_row(name, *cells)
+        table.add_row(escape(name), *cells)
     if len(shown) < len(classes):
         table.add_row(f"({len(classes) - len(shown)} stronger classes)", *[""] * len(columns))
     table.add_section()
@@ -75,37 +79,90 @@ def draw_classes(runs: Mapping[str, Metrics], path: Path, attacks: Sequence[str]
     axes.set_xlim(-0.6, len(classes) - 0.4)
     axes.set(ylabel="accuracy (%)", ylim=(0, 100))
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper left", ncols=min(3, len(series)), frameon=False)
+    longest = max(len(text) for text in axes.get_legend_handles_labels()[1])
+    figure.legend(loc="outside upper left", ncols=max(1, min(3, 100 // longest)), frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
+def draw_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Average and worst-class PGD-20 accuracy of each row, with one standard deviation over seeds, as a PNG at `path`."""
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.32 * len(rows)), layout="constrained")
+    places = range(len(rows))
+    for colour, key in zip(COLOURS, ("worst", "average"), strict=False):
+        cells = [row[f"pgd20_{key}"] for row in rows]
+        values, spreads = [100 * c["mean"] for c in cells], [100 * (c["std"] or 0) for c in cells]
+        name = "worst class" if key == "worst" else "average"
+        axes.errorbar(values, places, xerr=spreads, fmt="o", color=colour, capsize=3, label=name)
+    axes.set_yticks(places, [row["label"] for row in rows])
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.set(xlabel="PGD-20 accuracy (%), mean and standard deviation over seeds")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def mean_of(runs: Sequence[Metrics]) -> dict[str, Any]:
+    """The metrics of several seeds as one: every figure the mean over the runs that have it; `worst` is the mean of the worst."""
+
+    def over(values: Iterable[float | None]) -> float | None:
+        present = [v for v in values if v is not None]
+        return mean(present) if present else None
+
+    result = {}
+    for name in [n for n in TITLES if all(n in m for m in runs)]:
+        classes = runs[0][name]["per_class"]
+        per_class = {c: over(m[name]["per_class"].get(c) for m in runs) for c in classes}
+        present = {c: a for c, a in per_class.items() if a is not None}
+        result[name] = {
+            "average": over(m[name]["average"] for m in runs),
+            "worst": over(m[name]["worst"] for m in runs),
+            "worst_class": min(present, key=present.__getitem__, default=None),
+            "per_class": per_class,
+        }
+    return result
+
+
 def group_rows(groups: Mapping[str, Sequence[Metrics]]) -> list[dict[str, Any]]:
-    """Mean and sample standard deviation over the seeds of each group, for the average and the worst class of each attack."""
+    """For each group of seeds the mean, sample standard deviation and values of the average and the worst, per attack."""
     rows = []
     for label, runs in groups.items():
         row: dict[str, Any] = {"label": label, "runs": len(runs)}
-        for name in TITLES:
-            for figure in ("average", "worst"):
-                values = [m[name][figure] for m in runs]
-                row[f"{name}_{figure}"] = {
-                    "mean": mean(values),
-                    "std": stdev(values) if len(values) > 1 else None,
-                    "values": values,
-                }
+        for name, figure in FIGURES:
+            values = [m[name][figure] for m in runs]
+            row[f"{name}_{figure}"] = {
+                "mean": mean(values),
+                "std": stdev(values) if len(values) > 1 else None,
+                "values": values,
+            }
         rows.append(row)
     return rows
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The grouped rows as a Markdown table in percent, mean +- standard deviation."""
-    head = ["", "runs", *(f"{TITLES[n]} {f}" for n in TITLES for f in ("average", "worst"))]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    """The grouped rows as a Markdown table in percent, mean ± standard deviation over seeds."""
+    head = ["", "runs", *(f"{TITLES[name]} {figure}" for name, figure in FIGURES)]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     for row in rows:
-        cells = [row[f"{n}_{f}"] for n in TITLES for f in ("average", "worst")]
-        shown = [f"{100 * c['mean']:.1f}" + ("" if c["std"] is None else f" ± {100 * c['std']:.1f}") for c in cells]
-        lines.append("| " + " | ".join([row["label"], str(row["runs"]), *shown]) + " |")
+        cells = [_spread(row[f"{name}_{figure}"]) for name, figure in FIGURES]
+        lines.append("| " + " | ".join([row["label"], str(row["runs"]), *cells]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def row_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The grouped rows for the terminal, without the clean worst class: six figures would not fit 80 columns."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    table.add_column("percent, mean ± std")
+    table.add_column("runs", justify="right")
+    shown = [("clean", "average"), ("pgd20", "average"), ("pgd20", "worst"), ("cw20", "worst")]
+    for name, figure in shown:
+        table.add_column(f"{TITLES[name]}\n{figure}", justify="right", no_wrap=True)
+    for row in rows:
+        cells = [_spread(row[f"{name}_{figure}"]) for name, figure in shown]
+        table.add_row(escape(row["label"]), str(row["runs"]), *cells)
+    return table
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -113,35 +170,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m fairat_lightning.report", description="Compare finished runs class by class."
     )
-    parser.add_argument(
-        "runs", nargs="+", metavar="[LABEL=]RUN", help="folders of finished runs; one label may name several seeds"
-    )
-    parser.add_argument("--to", type=Path, help="folder for table.md, table.json and classes.png (default: the last run's)")
+    parser.add_argument("runs", nargs="+", metavar="[LABEL=]RUN", help="folders of finished runs; runs of one label are seeds")
+    parser.add_argument("--to", type=Path, required=True, help="folder for table.md, table.json and comparison.png")
     options = parser.parse_args(arguments)
+    groups: dict[str, list[Metrics]] = {}
+    environments = []
     try:
-        groups: dict[str, list[Metrics]] = {}
         for word in options.runs:
             label, found, folder = word.rpartition("=")
             metrics = read_metrics(Path(folder))
             if metrics is None:
                 raise ValueError(f"{folder} holds no finished run: there is no metrics.json in it")
             groups.setdefault(label if found else Path(folder).name, []).append(metrics)
-        to = options.to or Path(options.runs[-1].rpartition("=")[2])
-        to.mkdir(parents=True, exist_ok=True)
+            environments.append(json.loads((Path(folder) / "run.json").read_text()))
+        options.to.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    console = Console()
     rows = group_rows(groups)
-    write_json(to / "table.json", rows)
-    write(to / "table.md", markdown(rows))
-    first = {label: runs[0] for label, runs in groups.items()}
-    draw_classes(first, to / "comparison.png", attacks=("pgd20",))
-    if all(len(runs) == 1 for runs in groups.values()):
-        console.print(class_table(first))
+    write_json(options.to / "table.json", {"rows": rows, "runs": environments})
+    write(options.to / "table.md", markdown(rows))
+    means = {label: mean_of(runs) for label, runs in groups.items()}
+    if len(groups) <= 4:
+        draw_classes(means, options.to / "comparison.png", attacks=("pgd20",))
     else:
-        console.print(markdown(rows), highlight=False)
-    console.print(f"[dim]table[/dim] {to / 'table.md'}   [dim]picture[/dim] {to / 'comparison.png'}", soft_wrap=True)
+        draw_rows(rows, options.to / "comparison.png")
+    console = Console()
+    console.print(class_table(means) if len(groups) <= 2 else row_table(rows))
+    for name, what in (("table.md", "table"), ("table.json", "record"), ("comparison.png", "picture")):
+        console.print(f"[dim]{what:8}[/dim] {options.to / name}", soft_wrap=True, highlight=False)
 
 
 def _weakest(columns: Sequence[tuple[str, str, Any]], classes: Sequence[str]) -> list[str]:
@@ -152,6 +209,10 @@ def _weakest(columns: Sequence[tuple[str, str, Any]], classes: Sequence[str]) ->
 def _cell(value: float | None, strong: bool) -> str:
     text = "–" if value is None else f"{100 * value:.1f}"
     return f"[bold red]{text}[/bold red]" if strong else text
+
+
+def _spread(cell: Mapping[str, Any]) -> str:
+    return f"{100 * cell['mean']:.1f}" + ("" if cell["std"] is None else f" ± {100 * cell['std']:.1f}")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,7 @@ def test_the_last_class_is_the_hardest_under_attack_and_all_are_easy_without(num
     assert len(classes) == num_classes and test.targets.bincount().tolist() == [200] * num_classes
     assert class_accuracy(train, test, 0.0).min() > 0.97
     robust = class_accuracy(train, test, 0.1)
-    assert 0.4 < robust[-1] < 0.65
-    assert ((robust[-3:-1] > 0.73) & (robust[-3:-1] < 0.92)).all()
+    assert 0.4 < robust[-1] < 0.7 < robust[-3:-1].min() - 0.01 and robust[-3:-1].max() < 0.92
     assert (robust[:-3] > 0.97).all()
 
 

@@ -1,0 +1,66 @@
+"""W&B offline: what is logged is read back from the run's own file."""
+
+import pytest
+import wandb
+from wandb.proto import wandb_internal_pb2
+
+
+def records(path):
+    """The records of an offline run: a 7-byte head, then 32 KiB blocks of chunks (checksum, length, kind), as in LevelDB."""
+    data, place, part = path.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        room = 32768 - place % 32768
+        if room < 7:
+            place += room
+            continue
+        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        part += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole record, or its last chunk
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(part)
+            yield record
+            part = b""
+
+
+def history(folder):
+    """How often each key was logged in the one offline run in `folder`."""
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    keys: dict[str, int] = {}
+    for record in records(path):
+        for item in record.history.item:
+            key = item.key or "/".join(item.nested_key)
+            keys[key] = keys.get(key, 0) + 1
+    return keys
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_logged_in(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+
+
+def test_a_run_logs_bars_confusion_and_weights_and_is_finished(launch):
+    folder, _ = launch("method=faal", "logger=wandb")
+    assert wandb.run is None, "a run that stays open swallows the next job of a sweep"
+    keys = history(folder)
+    for key in ("train/loss", "val/robust_worst", "val/robust_class/class_0", "train/class_weight/class_3"):
+        assert keys[key] == 2, key
+    joined = " ".join(keys)
+    for figure in ("val/robust_bars", "val/robust_confusion", "test/pgd20_confusion", "test/cw20_bars"):
+        assert figure in joined, figure
+
+
+def test_two_jobs_are_two_runs(launch):
+    first, _ = launch("logger=wandb", folder="first")
+    second, _ = launch("logger=wandb", "seed=1", folder="second")
+    names = [next(f.glob("wandb/offline-run-*")).name.rpartition("-")[2] for f in (first, second)]
+    assert names[0] != names[1]
+
+
+def test_tensorboard_writes_its_events(launch):
+    folder, _ = launch("logger=tensorboard")
+    assert list(folder.rglob("events.out.tfevents.*"))

@@ -1,0 +1,56 @@
+"""20 steps of every method in float64 on a tiny network, against silent change. `python tests/test_golden.py` rewrites them."""
+
+import csv
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import hydra
+import pytest
+
+from fairat_lightning.__main__ import CONF, run
+
+GOLDEN = Path(__file__).with_name("golden.json")
+CASES = {
+    name: words.split()
+    for name, words in {
+        "standard": "method=standard",
+        "pgd_at": "method=pgd_at",
+        "trades": "method=trades",
+        "mart": "method=mart",
+        "faal": "method=faal",
+        "faal-count_weighted": "method=faal method.count_weighted=true",
+        "faal-trades-awp": "method=faal objective=trades awp=awp",
+        "fairat": "method=fairat method.augmentation=cutout",
+        "fairat-random": "method=fairat method.augmentation=cutout method.subset=random",
+        "pgd_at-ema-onecycle-smoothing": "method=pgd_at averaging=ema averaging.decay=0.9 optim=onecycle "
+        "objective.label_smoothing=0.1",
+        "pgd_at-l2": "method=pgd_at attack=l2_pgd10",
+    }.items()
+}
+STEPS = (
+    *("data=synthetic", "data.train_size=160", "data.test_size=40", "data.batch_size=32", "model.width=4", "optim.lr=0.02"),
+    *("trainer=cpu", "trainer.precision=64-true", "trainer.max_epochs=4", "attack.steps=3"),
+)
+
+
+def figures(words: list[str], folder: Path) -> dict[str, list[float]]:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("config", [*STEPS, *words], return_hydra_config=True)
+    run(cfg, folder)
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    return {key: [float(row[key]) for row in rows] for key in ("train/loss", "val/clean", "val/robust")}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_twenty_steps_are_what_they_were(case, tmp_path):
+    for key, values in figures(CASES[case], tmp_path / "run").items():
+        assert values == pytest.approx(json.loads(GOLDEN.read_text())[case][key], rel=1e-6), key
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as place:
+        golden = {case: figures(words, Path(place) / case) for case, words in CASES.items()}
+    GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
+    print(f"rewrote {GOLDEN}", file=sys.stderr)
