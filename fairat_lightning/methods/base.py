@@ -136,8 +136,9 @@ class Method(L.LightningModule):
         self.results = {name: summary(matrix, self.classes) for name, matrix in self._matrices("test", TEST).items()}
 
     def log_classes(self, key: str, values: Tensor) -> None:
-        """Log a (C,) tensor as `key/<class>`; an absent class (nan) is left out."""
-        self.log_dict({f"{key}/{name}": v for name, v in zip(self.classes, values.cpu(), strict=True) if not v.isnan()})
+        """Log a (C,) tensor as `key/<class>`, "/" in a class's name as "-"; an absent class (nan) is left out."""
+        names = [name.replace("/", "-") for name in self.classes]
+        self.log_dict({f"{key}/{name}": v for name, v in zip(names, values.cpu(), strict=True) if not v.isnan()})
 
     def _count(self, split: str, attacks: dict[str, str | None], batch: Any) -> None:
         x, y, index = self.unpack(batch)

@@ -3,17 +3,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 import torch
 from lightning import LightningModule, Trainer
-from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 
 from fairat_lightning.data import DataModule, Images, module, sets
 from fairat_lightning.data.images import Splits
 
-CONF = Path(__file__).parents[2] / "conf" / "data"
 SIZES = (40, 25, 12)
 
 
@@ -222,39 +219,3 @@ def test_a_value_that_does_not_suit_the_set_is_named(options: dict[str, int], me
 
 def test_image_size_is_handed_to_the_loader() -> None:
     assert prepared(partial(sets.synthetic, num_classes=5), image_size=12).image_size == 12
-
-
-NAMES = ["cifar10", "cifar100", "digits", "fashion_mnist", "folder", "stl10", "svhn", "synthetic", "tiny_imagenet"]
-
-
-def read_config(name: str) -> DictConfig:
-    config = OmegaConf.create({"seed": 3, "data": OmegaConf.load(CONF / f"{name}.yaml")})
-    del config.data["defaults"]
-    return config
-
-
-def test_every_set_has_a_config_and_every_config_a_set() -> None:
-    assert sorted(path.stem for path in CONF.glob("*.yaml")) == sorted(sets.__all__) == NAMES
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_config_builds_its_datamodule_and_suggests_the_rest(name: str) -> None:
-    config = read_config(name)
-    suggests = config.data.pop("suggests")
-    assert set(suggests) == {"eps", "epochs", "augmentation", "mean", "std"} and set(suggests.eps) == {"linf", "l2"}
-    assert len(suggests.mean) == len(suggests.std)
-    data = hydra.utils.instantiate(config.data)
-    assert isinstance(data, DataModule) and data.seed == 3
-    load = data.load
-    while isinstance(load, partial):
-        load = load.func
-    assert load is getattr(sets, name)
-
-
-@pytest.mark.parametrize(("name", "shape"), [("digits", (900, 1, 8, 8)), ("synthetic", (720, 1, 8, 8))])
-def test_the_embedded_sets_load_from_their_configs(name: str, shape: tuple[int, ...]) -> None:
-    config = read_config(name)
-    mean = config.data.pop("suggests").mean
-    data = hydra.utils.instantiate(config.data)
-    data.prepare()
-    assert data.train.pixels.shape == shape and len(mean) == data.channels
