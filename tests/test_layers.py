@@ -21,7 +21,8 @@ def level(module: str) -> float:
     return 2.5 if module.startswith("fairat_lightning.methods.") else 1
 
 
-def imports(path: Path) -> set[str]:
+def imports(path: Path, package: str = "fairat_lightning") -> set[str]:
+    """What `path` imports of `package`."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -30,7 +31,7 @@ def imports(path: Path) -> set[str]:
             found.add(node.module)
             if node.module == "fairat_lightning":
                 found |= {f"fairat_lightning.{a.name}" for a in node.names if (PACKAGE / f"{a.name}.py").exists()}
-    return {name for name in found if name.split(".")[0] == "fairat_lightning"}
+    return {name for name in found if name.split(".")[0] == package}
 
 
 def modules() -> dict[str, Path]:
@@ -52,17 +53,7 @@ def test_no_import_runs_up_or_between_methods():
 def test_only_the_commands_know_hydra():
     for name, path in modules().items():
         if level(name) < 4:
-            assert "hydra" not in {n.split(".")[0] for n in _all_imports(path)}, name
-
-
-def _all_imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-    return found
+            assert not imports(path, "hydra"), name
 
 
 def test_no_file_is_too_long_to_read_in_one_sitting():
