@@ -24,7 +24,7 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from fairat_lightning import __version__
@@ -112,6 +112,14 @@ class EpochSeed(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         torch.manual_seed(random.Random(f"{self.seed}/{trainer.current_epoch}/{trainer.global_rank}").getrandbits(63))
+
+
+class Bar(RichProgressBar):
+    """Lightning's progress bar with the names shortened to fit a line."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        return {key.removeprefix("val/").replace("robust_worst", "worst"): value for key, value in metrics.items()}
 
 
 class History(Checkpoint):

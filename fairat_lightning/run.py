@@ -4,6 +4,7 @@ Everything that a user can get wrong is built before anything is written.
 """
 
 import logging
+import os
 import sys
 import time
 import warnings
@@ -16,7 +17,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -50,6 +51,7 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
     """
     _quieten()
     _check(cfg)
+    _check_place(folder)
     if not overwrite and record.is_finished(folder, _plain(cfg)):
         return None
     L.seed_everything(cfg.seed, verbose=False)
@@ -101,7 +103,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
             callbacks.append(WandbFigures())
     bar = sys.stdout.isatty()
     if bar:
-        callbacks.append(RichProgressBar(leave=False))
+        callbacks.append(record.Bar())
     on_gpus = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
     return _part(
         cfg.trainer,
@@ -134,6 +136,7 @@ def execute(job: Run) -> None:
 def _execute(job: Run) -> None:
     if job.trainer.is_global_zero:
         record.open_folder(job.folder, _plain(job.cfg), job.resume)
+        _introduce(job)
     started = time.perf_counter()
     job.trainer.fit(job.method, job.datamodule, ckpt_path=job.resume, weights_only=True)
     trained = time.perf_counter()
@@ -145,6 +148,17 @@ def _execute(job: Run) -> None:
         draw_classes({job.folder.name: job.method.results}, job.folder / "classes.png")
         record.close_folder(job.folder, job.method.results, seconds=seconds, selected_epoch=selected)
         show(job.folder)
+
+
+def _introduce(job: Run) -> None:
+    data, attack = job.datamodule, job.method.attack
+    size = sum(p.numel() for p in job.method.net.parameters())
+    print(f"{_short(job.folder)}" + (", resumed" if job.resume else ""))
+    print(
+        f"{data.num_train:,} images of {data.num_classes} classes, {len(data.val):,} for validation, {len(data.test):,} for the test; "
+        f"{size:,} parameters; {attack.norm} eps {attack.eps:.4g}",
+        flush=True,
+    )
 
 
 def show(folder: Path) -> None:
@@ -168,6 +182,12 @@ def _check(cfg: DictConfig) -> None:
     if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         here = f"torch {torch.__version__} finds no CUDA on this machine"
         raise ValueError(f"trainer.accelerator={cfg.trainer.accelerator}: {here}; use trainer=cpu or trainer=auto")
+
+
+def _check_place(folder: Path) -> None:
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ValueError(f"hydra.run.dir={folder}: cannot write into {place}")
 
 
 def _check_targets(node: Any) -> None:

@@ -107,6 +107,7 @@ WRONG = {
     "data=folder": "data.root",
     "init_from={tmp}/missing.pt": "missing.pt",
     "experiment=digits_faal": "init_from",
+    "hydra.run.dir=/dev/null/run": "hydra.run.dir=/dev/null/run",
     "model._target_=os.system": "os.system",
     "method._target_=builtins.eval": "builtins.eval",
     "data.load._target_=shutil.rmtree": "shutil.rmtree",

@@ -102,7 +102,9 @@ class Method(L.LightningModule):
     def reduce(self, losses: Tensor) -> Tensor:
         """The mean of the losses (B,) over the global batch, logged as `train/loss`."""
         loss = global_mean(losses)
-        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=len(losses))
+        size = len(losses)
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
+        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=size)
         return loss
 
     def configure_optimizers(self) -> Any:
@@ -127,7 +129,8 @@ class Method(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         for name, confusion in self._matrices("val", VALIDATION).items():
             accuracy = class_accuracy(confusion)
-            self.log_dict({f"val/{name}": average(accuracy), f"val/{name}_worst": worst(accuracy)})
+            self.log(f"val/{name}", average(accuracy), prog_bar=True)
+            self.log(f"val/{name}_worst", worst(accuracy), prog_bar=name == "robust")
             self.log_classes(f"val/{name}_class", accuracy)
             if name == "robust":
                 self.log("val/select", selection_score(accuracy, self.select))
