@@ -154,11 +154,8 @@ def _introduce(job: Run) -> None:
     data, attack = job.datamodule, job.method.attack
     size = sum(p.numel() for p in job.method.net.parameters())
     print(f"{_short(job.folder)}" + (", resumed" if job.resume else ""))
-    print(
-        f"{data.num_train:,} images of {data.num_classes} classes, {len(data.val):,} for validation, {len(data.test):,} for the test; "
-        f"{size:,} parameters; {attack.norm} eps {attack.eps:.4g}",
-        flush=True,
-    )
+    images = f"{data.num_train:,} + {len(data.val):,} + {len(data.test):,} images to train, validate and test"
+    print(f"{images}, {data.num_classes} classes, {size:,} parameters, {attack.norm} eps {attack.eps:.4g}", flush=True)
 
 
 def show(folder: Path) -> None:
