@@ -174,21 +174,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--to", type=Path, required=True, help="folder for table.md, table.json and comparison.png")
     options = parser.parse_args(arguments)
     groups: dict[str, list[Metrics]] = {}
-    environments = []
+    records: list[dict[str, Any]] = []
     try:
         for word in options.runs:
             label, found, folder = word.rpartition("=")
             metrics = read_metrics(Path(folder))
             if metrics is None:
                 raise ValueError(f"{folder} holds no finished run: there is no metrics.json in it")
-            groups.setdefault(label if found else Path(folder).name, []).append(metrics)
-            environments.append(json.loads((Path(folder) / "run.json").read_text()))
+            label = label if found else Path(folder).name
+            groups.setdefault(label, []).append(metrics)
+            records.append({"label": label, **json.loads((Path(folder) / "run.json").read_text())})
         options.to.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     rows = group_rows(groups)
-    write_json(options.to / "table.json", {"rows": rows, "runs": environments})
+    write_json(options.to / "table.json", {"rows": rows, **_shared(records)})
     write(options.to / "table.md", markdown(rows))
     means = {label: mean_of(runs) for label, runs in groups.items()}
     if len(groups) <= 4:
@@ -199,6 +200,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(class_table(means) if len(groups) <= 2 else row_table(rows))
     for name, what in (("table.md", "table"), ("table.json", "record"), ("comparison.png", "picture")):
         console.print(f"[dim]{what:8}[/dim] {options.to / name}", soft_wrap=True, highlight=False)
+
+
+def _shared(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The run records with what they all have in common (versions, hardware, revision, as a rule) said once."""
+    common = {key: value for key, value in records[0].items() if all(r.get(key) == value for r in records)}
+    return {"common": common, "runs": [{k: v for k, v in r.items() if k not in common} for r in records]}
 
 
 def _weakest(columns: Sequence[tuple[str, str, Any]], classes: Sequence[str]) -> list[str]:

@@ -24,7 +24,7 @@ def runs(tmp_path):
         folder = tmp_path / f"r{k}"
         folder.mkdir()
         (folder / "metrics.json").write_text(json.dumps(metrics(*values)))
-        (folder / "run.json").write_text(json.dumps({"seed": k}))
+        (folder / "run.json").write_text(json.dumps({"seed": k, "torch": "2"}))
     return tmp_path
 
 
@@ -70,7 +70,8 @@ def test_the_command(runs, capsys):
     main([f"A={runs}/r0", f"A={runs}/r1", f"B={runs}/r2", "--to", str(to)])
     assert "worst" in capsys.readouterr().out
     record = json.loads((to / "table.json").read_text())
-    assert [row["label"] for row in record["rows"]] == ["A", "B"] and [r["seed"] for r in record["runs"]] == [0, 1, 2]
+    assert [row["label"] for row in record["rows"]] == ["A", "B"] and record["common"] == {"torch": "2"}
+    assert [(r["label"], r["seed"]) for r in record["runs"]] == [("A", 0), ("A", 1), ("B", 2)]
     assert (to / "table.md").exists() and (to / "comparison.png").exists()
     (runs / "r2" / "metrics.json").write_text("{")
     for wrong, word in (("nowhere", "no finished run"), (f"{runs}/r2", "not a run's metrics.json")):
