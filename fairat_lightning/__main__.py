@@ -24,40 +24,51 @@ from omegaconf.errors import OmegaConfBaseException
 HERE = Path(__file__).resolve().parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
 NOT_IDENTITY = ("hydra", "overwrite")
+FLAGS = {
+    *("-h", "--help", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
+    *("--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
+}  # Hydra's own
 
 
 def main() -> None:
     """Compose the configuration with Hydra and run it; wrong input is one line and exit code 2."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors to us instead of printing them
     words = sys.argv[1:]
+    flags = [word for word in words if word.startswith("-")]
+    if unknown := [flag for flag in flags if flag.partition("=")[0] not in FLAGS]:
+        refuse(f"there is no flag {unknown[0]}: --help and --hydra-help list them; a value is given as key=value")
     try:
-        if any(word.startswith("-") for word in words):
+        if flags:
+            # Hydra reads a sweep's -m only where no word stands before it.
+            sweep = [word for word in words if word in ("-m", "--multirun")]
+            sys.argv[1:] = sweep + [word for word in words if word not in sweep]
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_job)()
-        else:
-            # hydra.main would make the folder first and look at the values afterwards.
-            with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-                cfg = hydra.compose("config", words, return_hydra_config=True)
-            run(cfg, Path(cfg.hydra.run.dir).absolute())
-    except (HydraException, OmegaConfBaseException) as error:
+            return
+        # hydra.main would make the folder first and look at the values afterwards.
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = hydra.compose("config", words, return_hydra_config=True)
+        folder = Path(cfg.hydra.run.dir).absolute()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         refuse(error)
+    run(cfg, folder)
 
 
 def _job(cfg: DictConfig) -> None:
     hydra_config = HydraConfig.get()
-    folder = Path(hydra_config.runtime.output_dir)
-    sweep = hydra_config.mode == RunMode.MULTIRUN
-    if sweep and cfg.trainer.get("strategy") == "ddp":
-        refuse("a sweep (-m) with trainer=ddp would start every job in every process: run its jobs one by one", folder)
-    run(cfg, folder)
+    run(cfg, Path(hydra_config.runtime.output_dir), sweep=hydra_config.mode == RunMode.MULTIRUN)
 
 
-def run(cfg: DictConfig, folder: Path) -> None:
+def run(cfg: DictConfig, folder: Path, *, sweep: bool = False) -> None:
     """One run of the composed configuration in `folder`, which need not exist yet."""
     from fairat_lightning import run as runs  # torch and Lightning take seconds to import: not for --help
 
     try:
-        config = resolved(cfg)
-        job = runs.prepare(OmegaConf.create(config), folder, overwrite=bool(cfg.overwrite))
+        if not isinstance(cfg.overwrite, bool):
+            raise ValueError(f"overwrite={cfg.overwrite} must be true or false")
+        job = runs.prepare(OmegaConf.create(resolved(cfg)), folder, overwrite=cfg.overwrite)
+        if job is not None and sweep and job.trainer.world_size > 1:
+            raise ValueError("a sweep (-m) over several processes would start every job in each of them: run its jobs one by one")
     except (*runs.WRONG_INPUT, HydraException, OmegaConfBaseException) as error:
         refuse(error, folder)
     if job is None:

@@ -35,8 +35,9 @@ def pgd(
 ) -> Tensor:
     """Maximise `loss` inside the eps-ball around `x` and inside [0, 1].
 
-    `loss` maps images (B,C,H,W) to values (B,); `eps` and `step` are floats or (B,) tensors. `start` is "uniform"
-    in the ball, "gaussian" (standard deviation 0.001), "zero", or an offset (B,C,H,W) that is added to `x` and projected.
+    `loss` maps images (B,C,H,W) to values (B,); `eps` and `step` are floats or (B,) tensors. `start` is "uniform" in the
+    linf ball (in l2: in direction and in radius), "gaussian" (standard deviation 0.001), "zero", or an offset (B,C,H,W) that
+    is added to `x` and projected.
     Returns images (B,C,H,W) without a graph. Raises ValueError for an unknown norm or start and for negative numbers.
     """
     if norm not in NORMS:

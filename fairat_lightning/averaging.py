@@ -1,8 +1,10 @@
 """Averages of the weights over training, on Lightning's WeightAveraging.
 
-EMA after every step: w_avg <- decay * w_avg + (1 - decay) * w. Validation, selection and the test see the average; FairAT's
-scoring and every other rule of a method see the current weights. Batch statistics are averaged with the weights; what is
-not a floating tensor is copied, and a checkpoint holds the state of the method outside its network as it is.
+EMA after every step: w_avg <- d * w_avg + (1 - d) * w, with d = min(decay, (1 + t) / (10 + t)) at step t, so that the first
+weights do not linger in a short run (our choice: a warm-up in common use, in no paper here). Validation, selection and the
+test see the average; FairAT's scoring and every other rule of a method see the current weights. Batch statistics are averaged
+with the weights; what is not a floating tensor is copied, and a checkpoint holds the state of the method outside its network
+as it is.
 """
 
 from typing import Any
@@ -20,8 +22,11 @@ class EMA(WeightAveraging):
         if not isinstance(decay, int | float) or not 0 <= decay < 1:
             raise ValueError(f"averaging.decay={decay} must lie in [0, 1)")
 
-        def step(average: Tensor, current: Tensor, _: Tensor | int) -> Tensor:
-            return torch.lerp(average, current, 1 - decay) if average.is_floating_point() else current
+        def step(average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+            if not average.is_floating_point():
+                return current
+            t = torch.as_tensor(updates, dtype=average.dtype, device=average.device)
+            return torch.lerp(average, current, 1 - ((1 + t) / (10 + t)).clamp(max=decay))
 
         super().__init__(use_buffers=True, avg_fn=step)
 

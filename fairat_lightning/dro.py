@@ -38,7 +38,9 @@ def kl_worst_weights(scores: Tensor, radius: float) -> Tensor:
     """`kl_worst_case` times the number of classes present: mean 1 over them, and exactly 1 each at radius 0."""
     if isnan(radius) or radius < 0:
         raise ValueError(f"radius={radius} must be 0 or more")
-    a = scores.double()
+    if not scores.is_floating_point():
+        raise ValueError(f"scores of type {scores.dtype}: they must be floating")
+    a = scores.double() / 2  # half, so that no gap overflows; the scale changes nothing
     present = ~a.isnan()
     count = present.sum()
     gap = torch.where(present, a.nan_to_num(nan=-inf).amax() - a, 0.0)

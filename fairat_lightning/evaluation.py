@@ -5,6 +5,9 @@ model: its norm and eps, step eps/4, one random start per image. The start is a 
 that a number depends neither on the batch size nor on the number of processes. Everything runs in full precision.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,11 +30,23 @@ def predict(net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: PGD, at
     """
     assert not net.training, "evaluation needs the network in eval mode"
     # A Trainer with inference_mode=True hands over tensors that no gradient may touch: leave the mode and copy them.
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False), full_float32():
         x, y, index = x.clone(), y.clone(), index.clone()
         if attack is not None:
             x = craft(net, x, y, index, threat, attack)
         return logits_of(net, x).argmax(1)
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """No TF32, which cuDNN's convolutions use by default on GPUs that have it."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def craft(net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: PGD, attack: str) -> Tensor:

@@ -5,26 +5,34 @@ from typing import Any
 
 from torch.nn import Parameter
 from torch.optim import SGD
-from torch.optim.lr_scheduler import MultiStepLR, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, MultiStepLR
 
 
 def multistep(
     parameters: Iterable[Parameter], *, epochs: int, steps: int, milestones: Sequence[float], gamma: float, **sgd: Any
 ) -> dict[str, Any]:
     """SGD whose learning rate is multiplied by `gamma` when each share of the `epochs` in `milestones` has passed."""
-    if not all(isinstance(m, int | float) and 0 < m <= 1 for m in milestones):
-        raise ValueError(f"optim.milestones={list(milestones)} are shares of the training, each in (0, 1]")
+    if not isinstance(milestones, list | tuple) or not all(isinstance(m, int | float) and 0 < m <= 1 for m in milestones):
+        raise ValueError(f"optim.milestones={milestones} must be a list of shares of the training, each in (0, 1]")
+    if not isinstance(gamma, int | float) or not 0 < gamma <= 1:
+        raise ValueError(f"optim.gamma={gamma} must lie in (0, 1]")
     optimizer = _sgd(parameters, **sgd)
-    schedule = MultiStepLR(optimizer, [round(m * epochs) for m in milestones], gamma)
+    # Never before the first epoch is over: a run of one epoch trains at `lr`.
+    schedule = MultiStepLR(optimizer, [max(1, int(m * epochs + 0.5)) for m in milestones], gamma)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
 
 
 def onecycle(parameters: Iterable[Parameter], *, epochs: int, steps: int, lr: float, warmup: float, **sgd: Any) -> dict[str, Any]:
     """SGD whose learning rate rises linearly to `lr` over the share `warmup` of the `steps` and falls linearly to 0."""
+    if not isinstance(warmup, int | float) or not 0 <= warmup < 1:
+        raise ValueError(f"optim.warmup={warmup} must lie in [0, 1)")
     optimizer = _sgd(parameters, lr=lr, **sgd)
-    schedule = OneCycleLR(
-        optimizer, max_lr=lr, total_steps=steps, pct_start=warmup, anneal_strategy="linear", cycle_momentum=False
-    )
+    rise = warmup * steps
+
+    def share(step: int) -> float:
+        return (step + 1) / (rise + 1) if step < rise else max(0.0, (steps - step) / (steps - rise))
+
+    schedule = LambdaLR(optimizer, share)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -32,4 +40,6 @@ def _sgd(parameters: Iterable[Parameter], *, lr: float, momentum: float, weight_
     for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)):
         if not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise ValueError(f"optim.{name}={value} must be a number, 0 or more")
+    if not isinstance(nesterov, bool):
+        raise ValueError(f"optim.nesterov={nesterov} must be true or false")
     return SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)

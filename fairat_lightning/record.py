@@ -24,12 +24,12 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
-from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from fairat_lightning import __version__
 
-FILES = ("config.yaml", "metrics.json", "run.json", "history.csv", "classes.png", "checkpoints")
+FILES = ("config.yaml", "metrics.json", "run.json", "history.csv", "classes.png", "checkpoints", "tensorboard", "wandb")
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 
 
@@ -94,7 +94,30 @@ def open_folder(folder: Path, config: dict[str, Any], resume: Path | None) -> No
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     write(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    write_json(folder / "run.json", environment(config["seed"]))
+    run = environment(config["seed"])
+    if resume is not None and (folder / "run.json").exists():
+        before = json.loads((folder / "run.json").read_text())
+        run = {**before, "resumed": [*before.get("resumed", []), run]}
+    write_json(folder / "run.json", run)
+
+
+def resumable(folder: Path) -> Path | None:
+    """The checkpoint that an unfinished run goes on from, if there is one. ValueError if it cannot be read."""
+    last, best = (folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+    if not (last.exists() and best.exists()):
+        return None
+    for path in (last, best):
+        try:
+            torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(f"{path} cannot be read: overwrite=true starts the run anew") from error
+    return last
+
+
+def trained_seconds(folder: Path) -> float:
+    """How long the epochs took, validation included, over all sessions of the run."""
+    with (folder / "history.csv").open() as file:
+        return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
 
 def close_folder(folder: Path, metrics: Mapping[str, Any], **facts: Any) -> None:
@@ -112,6 +135,13 @@ class EpochSeed(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         torch.manual_seed(random.Random(f"{self.seed}/{trainer.current_epoch}/{trainer.global_rank}").getrandbits(63))
+
+
+class Keep(ModelCheckpoint):
+    """A ModelCheckpoint that knows its best score again in a folder that was moved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
 
 
 class Bar(RichProgressBar):
@@ -132,6 +162,7 @@ class History(Checkpoint):
         self.path = path
         self.rows: list[dict[str, Any]] = []
         self.clock = time.perf_counter()
+        self.rate = float("nan")
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
@@ -141,12 +172,12 @@ class History(Checkpoint):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.clock = time.perf_counter()
+        self.rate = trainer.optimizers[0].param_groups[0]["lr"]  # at the epoch's end it is the next epoch's
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         seconds = time.perf_counter() - self.clock
         values = {k: v.item() for k, v in sorted(trainer.callback_metrics.items()) if "/" in k and not k.endswith("_step")}
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self.rows.append({"epoch": trainer.current_epoch, "seconds": round(seconds, 3), "lr": rate, **values})
+        self.rows.append({"epoch": trainer.current_epoch, "seconds": round(seconds, 3), "lr": self.rate, **values})
         self._write(trainer)
 
     @rank_zero_only

@@ -75,12 +75,15 @@ def draw_classes(runs: Mapping[str, Metrics], path: Path, attacks: Sequence[str]
         average, worst = (nan if summary[k] is None else 100 * summary[k] for k in ("average", "worst"))
         axes.bar(places, heights, width * 0.92, color=colour, label=f"{caption}: average {average:.1f}, worst {worst:.1f}")
         axes.axhline(average, color=colour, linewidth=0.8, linestyle="--", zorder=0)
-    axes.set_xticks(range(len(classes)), classes, rotation=0 if len(classes) <= 10 else 90)
+    # A "$" in a name is a "$", not mathematics.
+    axes.set_xticks(range(len(classes)), classes, rotation=0 if len(classes) <= 10 else 90, parse_math=False)
     axes.set_xlim(-0.6, len(classes) - 0.4)
     axes.set(ylabel="accuracy (%)", ylim=(0, 100))
     axes.spines[["top", "right"]].set_visible(False)
     longest = max(len(text) for text in axes.get_legend_handles_labels()[1])
-    figure.legend(loc="outside upper left", ncols=max(1, min(3, 100 // longest)), frameon=False)
+    legend = figure.legend(loc="outside upper left", ncols=max(1, min(3, 100 // longest)), frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -91,10 +94,10 @@ def draw_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     places = range(len(rows))
     for colour, key in zip(COLOURS, ("worst", "average"), strict=False):
         cells = [row[f"pgd20_{key}"] for row in rows]
-        values, spreads = [100 * c["mean"] for c in cells], [100 * (c["std"] or 0) for c in cells]
+        values, spreads = [nan if c["mean"] is None else 100 * c["mean"] for c in cells], [100 * (c["std"] or 0) for c in cells]
         name = "worst class" if key == "worst" else "average"
         axes.errorbar(values, places, xerr=spreads, fmt="o", color=colour, capsize=3, label=name)
-    axes.set_yticks(places, [row["label"] for row in rows])
+    axes.set_yticks(places, [row["label"] for row in rows], parse_math=False)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     axes.set(xlabel="PGD-20 accuracy (%), mean and standard deviation over seeds")
@@ -132,9 +135,10 @@ def group_rows(groups: Mapping[str, Sequence[Metrics]]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"label": label, "runs": len(runs)}
         for name, figure in FIGURES:
             values = [m[name][figure] for m in runs]
+            present = [v for v in values if v is not None]
             row[f"{name}_{figure}"] = {
-                "mean": mean(values),
-                "std": stdev(values) if len(values) > 1 else None,
+                "mean": mean(present) if present else None,
+                "std": stdev(present) if len(present) > 1 else None,
                 "values": values,
             }
         rows.append(row)
@@ -219,6 +223,8 @@ def _cell(value: float | None, strong: bool) -> str:
 
 
 def _spread(cell: Mapping[str, Any]) -> str:
+    if cell["mean"] is None:
+        return "–"
     return f"{100 * cell['mean']:.1f}" + ("" if cell["std"] is None else f" ± {100 * cell['std']:.1f}")
 
 

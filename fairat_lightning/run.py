@@ -4,7 +4,6 @@ Everything that a user can get wrong is built before anything is written.
 """
 
 import logging
-import os
 import sys
 import time
 import warnings
@@ -17,7 +16,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -29,6 +28,7 @@ from fairat_lightning.models.weights import load_weights
 from fairat_lightning.report import class_table, draw_classes
 
 TARGETS = ("fairat_lightning.", "torch.", "torchvision.", "lightning.", "torchmetrics.", "timm.")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")  # the weights stay in float32 or better
 WRONG_INPUT = (ValueError, TypeError, ModuleNotFoundError, MisconfigurationException, InstantiationException)
 
 
@@ -51,33 +51,37 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
     """
     _quieten()
     _check(cfg)
-    _check_place(folder)
     if not overwrite and record.is_finished(folder, _plain(cfg)):
         return None
     L.seed_everything(cfg.seed, verbose=False)
-    datamodule: DataModule = _part({key: node for key, node in cfg.data.items() if key != "suggests"})
+    datamodule: DataModule = _part(cfg, "data")
     datamodule.prepare()
     shape = {"num_classes": datamodule.num_classes, "in_channels": datamodule.channels}
     if "image_size" in cfg.model:
         shape["image_size"] = datamodule.image_size
-    net = _part(cfg.model, **shape)
+    net = _part(cfg, "model", **shape)
     if cfg.init_from is not None:
         load_weights(net, cfg.init_from)
     method: Method = _part(
-        cfg.method,
+        cfg,
+        "method",
         net=net,
         classes=datamodule.classes,
-        attack=_part(cfg.attack),
-        objective=_part(cfg.objective),
+        attack=_part(cfg, "attack"),
+        objective=_part(cfg, "objective"),
         optim=instantiate(cfg.optim, _convert_="all"),
-        awp=_part(cfg.awp) if cfg.get("awp") else None,
+        awp=_part(cfg, "awp") if cfg.get("awp") else None,
         select=cfg.select,
         num_samples=datamodule.num_train,
     )
-    method.optim(net.parameters(), epochs=1, steps=100)  # a wrong learning rate is found now, not in the middle of fit
-    last = folder / "checkpoints" / "last.ckpt"
-    resume = last if last.exists() and not overwrite else None
-    return Run(cfg, folder, datamodule, method, build_trainer(cfg, folder), resume)
+    _probe_optimiser(cfg, method)
+    resume = None if overwrite else record.resumable(folder)
+    trainer = build_trainer(cfg, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"hydra.run.dir={folder} cannot be made: {error.strerror}") from error
+    return Run(cfg, folder, datamodule, method, trainer, resume)
 
 
 def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
@@ -87,16 +91,16 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
         record.EpochSeed(cfg.seed),
         record.History(folder / "history.csv"),
         # At the end of the training epoch: earlier, they would hold the class state of the epoch before.
-        ModelCheckpoint(filename="best", monitor="val/select", mode="max", save_on_train_epoch_end=True, **place),
+        record.Keep(filename="best", monitor="val/select", mode="max", save_on_train_epoch_end=True, **place),
         # Its own callback: `save_last=True` saves only in epochs that are also the best.
-        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **place),
+        record.Keep(filename="last", save_on_train_epoch_end=True, **place),
     ]
     if cfg.get("averaging"):
-        callbacks.append(_part(cfg.averaging))
+        callbacks.append(_part(cfg, "averaging"))
     logger: Any = False
     if cfg.get("logger"):
         name = {} if "name" in cfg.logger else {"name": folder.name}
-        logger = _part(cfg.logger, save_dir=folder, **name)
+        logger = _part(cfg, "logger", save_dir=folder, **name)
         if isinstance(logger, WandbLogger):
             from fairat_lightning.dashboards import WandbFigures
 
@@ -106,7 +110,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
         callbacks.append(record.Bar())
     on_gpus = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
     return _part(
-        cfg.trainer,
+        cfg,
+        "trainer",
         callbacks=callbacks,
         logger=logger,
         default_root_dir=folder,
@@ -115,13 +120,31 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the datamodule shards, without repeating a sample
         inference_mode=False,
+        check_val_every_n_epoch=1,  # the best and the history need it
+        fast_dev_run=False,
         sync_batchnorm=on_gpus and cfg.trainer.devices != 1,
     )
 
 
-def _part(node: Any, **values: Any) -> Any:
-    """Call what `_target_` names. `values` go past Hydra, which would turn our dataclasses into configurations."""
-    return instantiate(node, _partial_=True, _convert_="all")(**values)
+def _part(cfg: DictConfig, group: str, **values: Any) -> Any:
+    """Call what `cfg[group]._target_` names. `values` go past Hydra, which would turn our dataclasses into configurations."""
+    node = {key: value for key, value in cfg[group].items() if key != "suggests"}
+    if "_target_" not in node:
+        raise ValueError(f"{group}.{next(iter(node))} is set, but the chosen option of {group} takes none: a recipe's leftover?")
+    if clash := [key for key in values if node.get(key) not in (None, values[key])]:
+        raise ValueError(f"{group}.{clash[0]}={node[clash[0]]} is not yours to set: here it is {values[clash[0]]}")
+    try:
+        return instantiate(node, _partial_=True, _convert_="all")(**values)
+    except TypeError as error:
+        raise ValueError(f"{group}: {error}; see the keys of each option in conf/{group}/, and what a recipe sets") from error
+
+
+def _probe_optimiser(cfg: DictConfig, method: Method) -> None:
+    """Build the optimiser once, so that a wrong value is found now and not in the middle of fit."""
+    try:
+        method.optim(method.net.parameters(), epochs=cfg.trainer.max_epochs, steps=100)
+    except TypeError as error:
+        raise ValueError(f"optim: {error}; see the keys of each option in conf/optim/, and what a recipe sets") from error
 
 
 def execute(job: Run) -> None:
@@ -137,14 +160,13 @@ def _execute(job: Run) -> None:
     if job.trainer.is_global_zero:
         record.open_folder(job.folder, _plain(job.cfg), job.resume)
         _introduce(job)
-    started = time.perf_counter()
     job.trainer.fit(job.method, job.datamodule, ckpt_path=job.resume, weights_only=True)
     trained = time.perf_counter()
     best = job.folder / "checkpoints" / "best.ckpt"
     selected = torch.load(best, map_location="cpu", weights_only=True)["epoch"]
     job.trainer.test(job.method, job.datamodule, ckpt_path=best, weights_only=True, verbose=False)
     if job.trainer.is_global_zero:
-        seconds = {"train": round(trained - started, 1), "test": round(time.perf_counter() - trained, 1)}
+        seconds = {"train": round(record.trained_seconds(job.folder), 1), "test": round(time.perf_counter() - trained, 1)}
         draw_classes({job.folder.name: job.method.results}, job.folder / "classes.png")
         record.close_folder(job.folder, job.method.results, seconds=seconds, selected_epoch=selected)
         show(job.folder)
@@ -176,15 +198,14 @@ def _check(cfg: DictConfig) -> None:
     epochs = cfg.trainer.max_epochs
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"trainer.max_epochs={epochs} must be a whole number, 1 or more")
+    for key, value in (("init_from", cfg.init_from), ("data.root", cfg.data.root)):
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{key}={value} must be a path")
+    if str(cfg.trainer.precision) not in PRECISIONS:
+        raise ValueError(f"trainer.precision={cfg.trainer.precision} is unknown: choose one of {', '.join(PRECISIONS)}")
     if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         here = f"torch {torch.__version__} finds no CUDA on this machine"
         raise ValueError(f"trainer.accelerator={cfg.trainer.accelerator}: {here}; use trainer=cpu or trainer=auto")
-
-
-def _check_place(folder: Path) -> None:
-    place = next(path for path in (folder, *folder.parents) if path.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise ValueError(f"hydra.run.dir={folder}: cannot write into {place}")
 
 
 def _check_targets(node: Any) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -69,7 +71,7 @@ def test_trains_from_any_directory_and_finds_its_run_again(tmp_path):
 def test_the_name_is_a_function_of_configuration_and_seed(compose):
     name = lambda *words: command.run_name(_root_=compose(*words))  # noqa: E731
     assert name("method=faal") == name("method=faal") == name("method=faal", "overwrite=true")
-    assert len({name(), name("seed=1"), name("method.radius=0.25"), name("trainer.max_epochs=3"), name("awp=awp")}) == 5
+    assert len({name(), name("seed=1"), name("method=faal", "method.radius=0.25"), name("trainer.max_epochs=3"), name("awp=awp")}) == 5
 
 
 # words -> what the one line must say; `{tmp}` stands for a fresh directory
@@ -107,6 +109,22 @@ WRONG = {
     "data=folder": "data.root",
     "init_from={tmp}/missing.pt": "missing.pt",
     "experiment=digits_faal": "init_from",
+    "overwrite=no": "overwrite=no",
+    "method=faal method.count_weighted=no": "count_weighted=no",
+    "model.channels_last=no": "channels_last=no",
+    "optim.nesterov=off": "nesterov=off",
+    "optim=onecycle optim.warmup=2": "optim.warmup=2",
+    "attack=fgsm objective=trades": "attack.start=zero",
+    "trainer.precision=bf16-true": "trainer.precision=bf16-true",
+    "+trainer.fast_dev_run=true": "trainer.fast_dev_run=True",
+    "+trainer.check_val_every_n_epoch=2": "check_val_every_n_epoch=2",
+    "+awp.gamma=0.1": "awp.gamma",
+    "+method.gama=0.1": "gama",
+    "model=null": "group",
+    "init_from=5": "init_from=5",
+    "data.root=nowhere": "data.root=nowhere",
+    "data=synthetic model=timm model.image_size=16": "model.image_size=16",
+    "--foo": "--foo",
     "hydra.run.dir=/dev/null/run": "hydra.run.dir=/dev/null/run",
     "model._target_=os.system": "os.system",
     "method._target_=builtins.eval": "builtins.eval",
@@ -180,14 +198,86 @@ def test_a_sweep_makes_one_folder_a_job(tmp_path):
     assert "finished" in single.stdout, "a sweep's job and the single command share their folder"
 
 
-def test_a_sweep_over_ddp_is_refused(tmp_path):
-    done = start(tmp_path, "-m", *SMALL, "trainer=ddp", "seed=0,1")
+@pytest.mark.parametrize("words", [("trainer=ddp",), ("trainer=cpu", "trainer.devices=2")])
+def test_a_sweep_over_processes_is_refused(tmp_path, words):
+    done = start(tmp_path, *SMALL, "-m", *words, "trainer.accelerator=cpu", "trainer.devices=2", "seed=0,1")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "sweep" in done.stderr
 
 
 def test_a_wrong_job_of_a_sweep_is_one_line_too(tmp_path):
     done = start(tmp_path, "-m", *SMALL, "method=pgd_at", "optim.lr=-1,0.1")
     assert done.returncode == 2 and "optim.lr=-1" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_unreadable_checkpoint_is_named_and_an_unfinished_run_goes_on(monkeypatch, capsys, tmp_path):
+    words = [*SMALL, "hydra.run.dir=run"]
+    assert call(monkeypatch, capsys, tmp_path, *words)[0] == 0
+    metrics = (tmp_path / "run/metrics.json").read_bytes()
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    (tmp_path / "run/metrics.json").unlink()
+    code, out, _ = call(monkeypatch, capsys, tmp_path, *words)
+    assert code == 0 and "resumed" in out and (tmp_path / "run/metrics.json").read_bytes() == metrics
+    again = json.loads((tmp_path / "run/run.json").read_text())
+    assert again["started"] == record["started"] and len(again["resumed"]) == 1
+    assert again["seconds"]["train"] == record["seconds"]["train"]
+    (tmp_path / "run/metrics.json").unlink()
+    (tmp_path / "run/checkpoints/last.ckpt").write_bytes(b"half a checkp")
+    code, _, err = call(monkeypatch, capsys, tmp_path, *words)
+    assert code == 2 and "last.ckpt" in err and "overwrite=true" in err and err.count("\n") == 1
+    assert call(monkeypatch, capsys, tmp_path, *words, "overwrite=true")[0] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.7, 1.6])
+def test_killed_at_any_moment_it_ends_in_the_same_bits(tmp_path, delay):
+    words = [w for w in SMALL if "max_epochs" not in w] + ["trainer.max_epochs=12", "method=fairat", "method.augmentation=cutout"]
+    assert start(tmp_path, *words, "hydra.run.dir=whole").returncode == 0
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command_line = [sys.executable, "-m", "fairat_lightning", *words, "hydra.run.dir=parts"]
+    killed = subprocess.Popen(command_line, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL)
+    history = tmp_path / "parts" / "history.csv"
+    while not history.exists():
+        assert killed.poll() is None
+        time.sleep(0.02)
+    time.sleep(delay)
+    killed.kill()
+    assert killed.wait() == -9
+    assert not (tmp_path / "parts" / "metrics.json").exists()
+    done = start(tmp_path, *words, "hydra.run.dir=parts")
+    assert done.returncode == 0, done.stderr
+    a, b = (torch.load(tmp_path / run / "checkpoints/last.ckpt", weights_only=True) for run in ("whole", "parts"))
+    assert all(torch.equal(value, b["state_dict"][name]) for name, value in a["state_dict"].items())
+    assert (tmp_path / "whole/metrics.json").read_text() == (tmp_path / "parts/metrics.json").read_text()
+
+
+POOL = {
+    "method": ("faal", "fairat", "mart", "standard", "what"),
+    "objective": ("at", "trades", "mart"),
+    "awp": ("awp", "none"),
+    "averaging": ("ema", "none"),
+    "optim": ("onecycle", "multistep"),
+    "attack": ("fgsm", "l2_pgd10", "pgd7"),
+    "attack.eps": ("8/255", "0", "-1", "nan", "2", "x"),
+    "optim.lr": ("0.1", "0", "nan", "-1", "[1]"),
+    "data.train_size": ("64", "4", "null", "0", "x"),
+    "data.batch_size": ("1000", "3", "0", "null"),
+    "model.width": ("1", "2", "-1", "1.5"),
+    "select": ("worst", "sum", "none", "null"),
+    "seed": ("1", "4294967296", "null"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(60))
+def test_fuzz_it_runs_or_it_is_one_line(monkeypatch, capsys, tmp_path, seed):
+    chance = random.Random(seed)
+    words = [f"{key}={chance.choice(values)}" for key, values in POOL.items() if chance.random() < 0.3]
+    code, _, err = call(monkeypatch, capsys, tmp_path, *SMALL, "trainer.max_epochs=1", *words, "hydra.run.dir=run")
+    if code == 0:
+        assert (tmp_path / "run" / "metrics.json").exists(), words
+    else:
+        assert code == 2 and err.startswith("error: ") and err.count("\n") == 1, (words, err)
+        assert not (tmp_path / "run").exists(), words
 
 
 @pytest.mark.slow

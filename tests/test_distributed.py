@@ -1,9 +1,11 @@
 """Two processes equal one: class statistics, FAAL's weights, AWP, FairAT's masks and gradients, in float64, to 1e-9.
 
-The network has no batch statistics and the attack no random start. The processes hold unequal shares of the batch.
+The network has no batch statistics and the attacks start alike. The processes hold unequal shares of the batch.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from fairat_lightning.classwise import global_mean
 from fairat_lightning.methods import FAAL, AdversarialTraining, FairAT
 from fairat_lightning.objectives import TRADES
 
-ATTACK = PGD(eps=0.1, steps=3, start="zero")
+ATTACK = PGD(eps=0.1, steps=3)
 
 
 def gradients(kind: str, rank: int, world: int) -> dict[str, torch.Tensor]:
@@ -36,6 +38,8 @@ def gradients(kind: str, rank: int, world: int) -> dict[str, torch.Tensor]:
     else:
         method = AdversarialTraining(net, 5, **shared)
     method.log = lambda *_, **__: None
+    # The same "random" start for an image wherever it lies.
+    method.craft = lambda x, y: ATTACK(method.objective.inner(net, x, y), x, start=0.1 * torch.sin(1000 * x))
     loss = method.training_step((x[mine], y[mine], index[mine]), 0)
     loss.backward()
     method.on_after_backward()
@@ -44,9 +48,30 @@ def gradients(kind: str, rank: int, world: int) -> dict[str, torch.Tensor]:
         for value in found.values():
             dist.all_reduce(value)
     found |= {f"weights {name}": p.detach() for name, p in net.named_parameters()}
-    accuracy = method.train_robust
-    found["train_robust"] = accuracy.compute().nan_to_num(nan=-1)
+    found["train_robust"] = method.train_robust.compute().nan_to_num(nan=-1)
+    if kind == "fairat":
+        found |= masks(method, [(x[mine], y[mine], index[mine])])
     return found
+
+
+def masks(method: FairAT, share: list) -> dict[str, torch.Tensor]:
+    """The scores and the masks that FairAT makes of its share of the training set."""
+
+    def broadcast(value):
+        values = [value]
+        if dist.is_initialized():
+            dist.broadcast_object_list(values)
+        return values[0]
+
+    method._scoring_loader = lambda: share
+    plugin = SimpleNamespace(forward_context=nullcontext)
+    method._trainer = SimpleNamespace(strategy=SimpleNamespace(broadcast=broadcast), precision_plugin=plugin)
+    method.sample_loss.copy_(method.score_training_set())
+    found = {"scores": method.sample_loss.clone(), "hard": method.choose().double()}
+    assert found["hard"].sum() == 4
+    method.subset = "random"
+    torch.manual_seed(0 if not dist.is_initialized() else 7 * dist.get_rank())  # the first process decides
+    return found | {"random": method.choose().double()}
 
 
 KINDS = ("plain", "faal", "count_weighted", "fairat")

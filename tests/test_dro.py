@@ -36,17 +36,6 @@ def test_agrees_with_a_convex_solver(seed):
     assert np.abs(ours - solve(scores, radius)).max() < 1e-5
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_agrees_with_the_released_rule_when_count_weighted(seed):
-    """The released code scores each of all C classes by its batch count times its mean margin; absent ones get 0."""
-    rng = np.random.default_rng(1000 + seed)
-    y = rng.integers(0, 10, 32)
-    margins = rng.uniform(-1, 0.5, 32)
-    scores = np.array([margins[y == k].sum() for k in range(10)])
-    ours = kl_worst_case(torch.tensor(scores), 0.5).numpy()
-    assert np.abs(ours - solve(scores, 0.5)).max() < 1e-5
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("count", [2, 3, 10, 100, 1000])
 @pytest.mark.parametrize("radius", [1e-8, 0.01, 0.5, 3.0, 50.0, 2000.0])
@@ -88,6 +77,9 @@ def test_limits():
         assert kl_worst_case(torch.tensor(bad), 0.5).isnan().all()
         assert kl_worst_case(torch.tensor(bad), 0.0).isnan().all()
         assert kl_worst_case(torch.tensor(bad), math.inf).isnan().all()
+    assert kl_worst_case(torch.tensor([-1e308, 1e308]).double(), 0.5).isfinite().all()
+    with pytest.raises(ValueError, match="floating"):
+        kl_worst_case(torch.tensor([1, 2, 3]), 0.5)
     for radius in (-0.1, math.nan):
         with pytest.raises(ValueError, match="radius"):
             kl_worst_case(scores, radius)

@@ -27,19 +27,29 @@ def test_milestones_are_shares_of_the_epochs():
     assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 5e-4, False)
 
 
-def test_one_cycle_rises_to_lr_and_falls_to_nothing():
-    made = onecycle(weight(), epochs=1, steps=100, warmup=0.3, **SHARED)
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4])
+def test_the_first_epoch_is_at_lr(epochs):
+    made = multistep(weight(), epochs=epochs, steps=1, milestones=[0.5, 0.75], gamma=0.1, **SHARED)
+    assert rates(made, epochs)[0] == 0.1
+
+
+@pytest.mark.parametrize("steps,warmup", [(100, 0.3), (100, 0.0), (100, 0.01), (1, 0.5), (7, 0.99)])
+def test_one_cycle_rises_to_lr_and_falls_to_nothing(steps, warmup):
+    made = onecycle(weight(), epochs=1, steps=steps, warmup=warmup, **SHARED)
     assert made["lr_scheduler"]["interval"] == "step"
-    found = rates(made, 100)
+    found = rates(made, steps + 1)
     top = found.index(max(found))
-    assert max(found) == pytest.approx(0.1) and top in (29, 30)
+    assert 0.05 <= max(found) <= 0.1 + 1e-12 and abs(top - warmup * steps) <= 1
     assert found[: top + 1] == sorted(found[: top + 1]) and found[top:] == sorted(found[top:], reverse=True)
-    assert found[-1] < 1e-4
+    assert min(found[:-1]) > 0 and found[-1] == 0
 
 
 @pytest.mark.parametrize("wrong", [{"lr": -1}, {"lr": "fast"}, {"momentum": -1}, {"weight_decay": float("inf")}])
 def test_wrong_values_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         multistep(weight(), epochs=10, steps=10, milestones=[0.5], gamma=0.1, **(SHARED | wrong))
-    with pytest.raises(ValueError, match="milestones"):
-        multistep(weight(), epochs=10, steps=10, milestones=[50], gamma=0.1, **SHARED)
+    for wrong in ({"milestones": [50]}, {"milestones": 0.5}, {"gamma": -1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            multistep(weight(), epochs=10, steps=10, **({"milestones": [0.5], "gamma": 0.1} | SHARED | wrong))
+    with pytest.raises(ValueError, match="warmup"):
+        onecycle(weight(), epochs=1, steps=10, warmup=1, **SHARED)

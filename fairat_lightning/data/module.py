@@ -131,9 +131,10 @@ class DataModule(LightningDataModule):
         counts = tenth if self.val_per_class is None else torch.full_like(sizes, self.val_per_class)
         if (counts >= sizes).any():
             smallest = int(sizes.argmin())
+            asked = "validation" if self.val_per_class is None else f"data.val_per_class={self.val_per_class}"
             raise ValueError(
-                f"data.val_per_class={self.val_per_class} leaves no training image of class {self.classes[smallest]!r},"
-                f" which has {sizes[smallest]}: choose fewer, or add images"
+                f"{asked} leaves no training image of class {self.classes[smallest]!r}, which has {sizes[smallest]} in all:"
+                f" {'add images' if self.val_per_class is None else 'choose fewer, or add images'}"
             )
         return counts
 

@@ -35,7 +35,9 @@ __all__ = ["cifar10", "cifar100", "digits", "fashion_mnist", "folder", "stl10", 
 
 
 def digits(root: Path | None = None) -> Splits:
-    """1,797 grey 8x8 digits, 100 of each class to train on and the others to test on; `root` is not used."""
+    """1,797 grey 8x8 digits, 100 of each class to train on and the others to test on; a `root` raises ValueError."""
+    if root is not None:
+        raise ValueError(f"data.root={root}: the digits come with scikit-learn, not from a folder")
     from sklearn.datasets import load_digits
 
     grey, targets = load_digits(return_X_y=True)

@@ -31,10 +31,13 @@ def synthetic(
     train_per_class: int = 200,
     test_per_class: int = 200,
 ) -> Splits:
-    """Grey images in `num_classes` classes, always the same; the last class is the hardest. `root` is not used.
+    """Grey images in `num_classes` classes, always the same; the last class is the hardest.
 
-    Two classes are equally hard. Raises ValueError for fewer, or for more than the images' pixels can tell apart.
+    Two classes are equally hard. Raises ValueError for fewer, for more than the images' pixels can tell apart, and for a
+    `root`: the set is made, not read.
     """
+    if root is not None:
+        raise ValueError(f"data.root={root}: the synthetic set is made, not read from a folder")
     if not 2 <= num_classes <= image_size**2:
         raise ValueError(f"data.load.num_classes={num_classes} must lie between 2 and {image_size**2} at image_size={image_size}")
     random = np.random.RandomState(0)

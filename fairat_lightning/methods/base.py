@@ -48,6 +48,8 @@ class Method(L.LightningModule):
         super().__init__()
         if select not in SELECT:
             raise ValueError(f"select={select} is unknown: choose one of {', '.join(SELECT)}")
+        if objective.start == "gaussian" and attack.start == "zero":
+            raise ValueError("attack.start=zero: this objective has no gradient at the image itself, set attack.start=gaussian")
         self.net = net
         self.classes = [str(k) for k in range(classes)] if isinstance(classes, int) else list(classes)
         self.num_classes = len(self.classes)

@@ -31,6 +31,8 @@ class FAAL(Method):
         super().__init__(*args, **kwargs)
         if not isinstance(radius, int | float) or not radius >= 0:
             raise ValueError(f"method.radius={radius} must be a number, 0 or more")
+        if not isinstance(count_weighted, bool):
+            raise ValueError(f"method.count_weighted={count_weighted} must be true or false")
         self.radius, self.count_weighted = float(radius), count_weighted
         self.weight_sum = torch.zeros(self.num_classes)
         self.batches = 0

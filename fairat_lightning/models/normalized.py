@@ -36,6 +36,8 @@ class Normalized(nn.Module):
     ):
         super().__init__()
         means, stds = _numbers("model.mean", mean), _numbers("model.std", std)
+        if not isinstance(channels_last, bool):
+            raise ValueError(f"model.channels_last={channels_last} must be true or false")
         if min(stds) <= 0:
             raise ValueError(f"model.std={stds} must be positive: images are divided by it")
         channels = in_channels or max(len(means), len(stds))

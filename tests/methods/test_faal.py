@@ -37,27 +37,36 @@ def test_the_loss_is_the_worst_case_over_classes_in_numpy_and_cvxpy(batch, objec
     own = probabilities[range(12), y]
     others = np.where(np.eye(4)[y] == 1, -1, probabilities).max(1)
     margins = np.array([(others - own)[y.numpy() == k].mean() for k in range(3)])  # class 3 is absent
-    p = cp.Variable(3, pos=True)
-    ball = cp.sum(-cp.log(p)) / 3 + float(np.log(1 / 3)) <= 0.5
-    cp.Problem(cp.Maximize(p @ margins), [cp.sum(p) == 1, ball]).solve(solver=cp.CLARABEL, tol_gap_abs=1e-10, tol_gap_rel=1e-10)
     losses = objective.total(terms).detach().numpy()
-    expected = 3 / 12 * (p.value[y.numpy()] * losses).sum()
+    expected = 3 / 12 * (worst_case(margins, 0.5)[y.numpy()] * losses).sum()
     assert step(module, batch).item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_released_rule_scores_by_sums_and_gives_absent_classes_the_most(batch):
-    module = method(count_weighted=True)
-    x, y, _ = batch
-    with torch.no_grad():
-        for layer in module.net.parameters():
-            layer.zero_()
-        module.net[1].bias.copy_(torch.tensor([2.0, 1.0, 0.0, -1.0]))
-    logits = torch.randn(12, 4).double()
-    logits[range(12), y] += 5  # every margin is negative
-    weights = module.class_weights(logits, y)
-    assert weights.sum().item() == pytest.approx(4) and weights.argmax() == 3
-    intended = method().class_weights(logits, y)
-    assert intended.sum().item() == pytest.approx(3) and intended[3] == 0
+def worst_case(scores: np.ndarray, radius: float) -> np.ndarray:
+    count = len(scores)
+    p = cp.Variable(count, pos=True)
+    ball = cp.sum(-cp.log(p)) / count + float(np.log(1 / count)) <= radius
+    problem = cp.Problem(cp.Maximize(p @ scores), [cp.sum(p) == 1, ball])
+    problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-10, tol_gap_rel=1e-10)
+    return np.asarray(p.value)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_count_weighted_is_the_released_rule(seed):
+    """All C classes, each scored by its batch count times its mean margin: an absent one scores 0, and here the most."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 4, 24)  # of 5 classes, one is absent
+    logits = rng.normal(size=(24, 5))
+    logits[range(24), y] += 3
+    probabilities = softmax(logits, 1)
+    margins = np.where(np.eye(5)[y] == 1, -1, probabilities).max(1) - probabilities[range(24), y]
+    scores = np.array([(y == k).sum() * margins[y == k].mean() if (y == k).any() else 0.0 for k in range(5)])
+    found = method(classes=5, count_weighted=True).class_weights(torch.tensor(logits), torch.tensor(y)).numpy()
+    np.testing.assert_allclose(found, 5 * worst_case(scores, 0.5), atol=1e-4)
+    intended = method(classes=5).class_weights(torch.tensor(logits), torch.tensor(y))
+    assert intended[4] == 0 and intended.sum().item() == pytest.approx(len(set(y)))
+    if scores[:4].max() < 0:
+        assert found.argmax() == 4
 
 
 def test_weights_carry_no_gradient_and_are_logged_as_a_mean_over_batches(batch):
