@@ -18,7 +18,7 @@ def multistep(
         raise ValueError(f"optim.gamma={gamma} must lie in (0, 1]")
     optimizer = _sgd(parameters, **sgd)
     # Never before the first epoch is over: a run of one epoch trains at `lr`.
-    schedule = MultiStepLR(optimizer, [max(1, int(m * epochs + 0.5)) for m in milestones], gamma)
+    schedule = MultiStepLR(optimizer, [max(1, round(m * epochs)) for m in milestones], gamma)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
 
 
