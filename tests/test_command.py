@@ -71,7 +71,10 @@ def test_trains_from_any_directory_and_finds_its_run_again(tmp_path):
 def test_the_name_is_a_function_of_configuration_and_seed(compose):
     name = lambda *words: command.run_name(_root_=compose(*words))  # noqa: E731
     assert name("method=faal") == name("method=faal") == name("method=faal", "overwrite=true")
-    assert len({name(), name("seed=1"), name("method=faal", "method.radius=0.25"), name("trainer.max_epochs=3"), name("awp=awp")}) == 5
+    assert (
+        len({name(), name("seed=1"), name("method=faal", "method.radius=0.25"), name("trainer.max_epochs=3"), name("awp=awp")})
+        == 5
+    )
 
 
 # words -> what the one line must say; `{tmp}` stands for a fresh directory
