@@ -78,7 +78,8 @@ def draw_classes(runs: Mapping[str, Metrics], path: Path, attacks: Sequence[str]
     # A "$" in a name is a "$", not mathematics.
     axes.set_xticks(range(len(classes)), classes, rotation=0 if len(classes) <= 10 else 90, parse_math=False)
     axes.set_xlim(-0.6, len(classes) - 0.4)
-    axes.set(ylabel="accuracy (%)", ylim=(0, 100))
+    what = f"{TITLES[series[0][1]]} accuracy (%)" if len({name for _, name, _ in series}) == 1 else "accuracy (%)"
+    axes.set(ylabel=what, ylim=(0, 100))
     axes.spines[["top", "right"]].set_visible(False)
     longest = max(len(text) for text in axes.get_legend_handles_labels()[1])
     legend = figure.legend(loc="outside upper left", ncols=max(1, min(3, 100 // longest)), frameon=False)

@@ -44,7 +44,8 @@ def test_the_average_by_hand_and_the_methods_own_state_as_it_is(tmp_path):
     average = copy.deepcopy(states[0])  # the first update copies
     for t, state in enumerate(states[1:], start=1):
         d = min(decay, (1 + t) / (10 + t))
-        for name, value in state.items():
+        for name in average:
+            value = state[name]
             average[name] = value if not value.is_floating_point() else d * average[name] + (1 - d) * value
     for name in average:
         torch.testing.assert_close(saved["state_dict"][f"net.{name}"], average[name])
