@@ -47,7 +47,7 @@ class Run:
 def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | None:
     """Check the resolved configuration and instantiate every part of its run; None if it is finished in `folder`.
 
-    Raises what WRONG_INPUT lists for what a user got wrong; writes nothing.
+    Raises what WRONG_INPUT lists for what a user got wrong. The folder is made last; nothing else is written.
     """
     _quieten()
     _check(cfg)
