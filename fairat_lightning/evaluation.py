@@ -40,13 +40,14 @@ def predict(net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: PGD, at
 @contextmanager
 def full_float32() -> Iterator[None]:
     """No TF32, which cuDNN's convolutions use by default on GPUs that have it."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    # Not `cudnn.flags`, which would reset the benchmark and deterministic flags on the way.
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
     try:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            yield
+        yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def craft(net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: PGD, attack: str) -> Tensor:

@@ -46,6 +46,18 @@ def test_works_inside_inference_mode_and_under_autocast(net):
     assert torch.equal(plain, inside)
 
 
+def test_no_tf32_and_every_other_flag_as_it_was(net, monkeypatch):
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    monkeypatch.setattr(cudnn, "deterministic", True)
+    seen = []
+    net.register_forward_hook(lambda *_: seen.append((cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.enabled)))
+    before = (cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.enabled)
+    x, y, index = torch.rand(2, 3, 4, 4).double(), torch.randint(5, (2,)), torch.arange(2)
+    predict(net, x, y, index, PGD(eps=0.05, steps=3), "pgd10")
+    assert set(seen) == {(False, False, True, before[3])}
+    assert (cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.enabled) == before
+
+
 def test_seeded_numbers_are_uniform_and_independent():
     u = seeded_uniform(torch.arange(300), 200)
     assert u.amin() >= 0 and u.amax() < 1
