@@ -7,6 +7,8 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -74,7 +76,8 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
         select=cfg.select,
         num_samples=datamodule.num_train,
     )
-    _probe_optimiser(cfg, method)
+    with _naming("optim"):  # built once, so that a wrong value is found now and not in the middle of fit
+        method.optim(net.parameters(), epochs=cfg.trainer.max_epochs, steps=100)
     resume = None if overwrite else record.resumable(folder)
     trainer = build_trainer(cfg, folder)
     try:
@@ -133,18 +136,17 @@ def _part(cfg: DictConfig, group: str, **values: Any) -> Any:
         raise ValueError(f"{group}.{next(iter(node))} is set, but the chosen option of {group} takes none: a recipe's leftover?")
     if clash := [key for key in values if node.get(key) not in (None, values[key])]:
         raise ValueError(f"{group}.{clash[0]}={node[clash[0]]} is not yours to set: here it is {values[clash[0]]}")
-    try:
+    with _naming(group):
         return instantiate(node, _partial_=True, _convert_="all")(**values)
+
+
+@contextmanager
+def _naming(group: str) -> Iterator[None]:
+    """Say which group a call that does not fit its constructor belongs to."""
+    try:
+        yield
     except TypeError as error:
         raise ValueError(f"{group}: {error}; see the keys of each option in conf/{group}/, and what a recipe sets") from error
-
-
-def _probe_optimiser(cfg: DictConfig, method: Method) -> None:
-    """Build the optimiser once, so that a wrong value is found now and not in the middle of fit."""
-    try:
-        method.optim(method.net.parameters(), epochs=cfg.trainer.max_epochs, steps=100)
-    except TypeError as error:
-        raise ValueError(f"optim: {error}; see the keys of each option in conf/optim/, and what a recipe sets") from error
 
 
 def execute(job: Run) -> None:
