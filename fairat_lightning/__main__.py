@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,10 +34,7 @@ FLAGS = {
 
 def main() -> None:
     """Compose the configuration with Hydra and run it; wrong input is one line and exit code 2."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors to us instead of printing them
-    # Threads that spin while they wait make a shared machine crawl: an epoch on digits took 78 s instead of 1 s beside another
-    # job on two cores. OpenMP reads this when torch is imported, which is later.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _prepare()
     words = sys.argv[1:]
     flags = [word for word in words if word.startswith("-")]
     if unknown := [flag for flag in flags if flag.partition("=")[0] not in FLAGS]:
@@ -65,6 +63,7 @@ def _job(cfg: DictConfig) -> None:
 def run(cfg: DictConfig, folder: Path, *, sweep: bool = False) -> None:
     """One run of the composed configuration in `folder`, which need not exist yet."""
     from fairat_lightning import run as runs  # torch and Lightning take seconds to import: not for --help
+    from fairat_lightning.build import WRONG_INPUT
 
     try:
         if not isinstance(cfg.overwrite, bool):
@@ -72,7 +71,7 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False) -> None:
         job = runs.prepare(OmegaConf.create(resolved(cfg)), folder, overwrite=cfg.overwrite)
         if job is not None and sweep and job.trainer.world_size > 1:
             raise ValueError("a sweep (-m) over several processes would start every job in each of them: run its jobs one by one")
-    except (*runs.WRONG_INPUT, HydraException, OmegaConfBaseException) as error:
+    except WRONG_INPUT as error:
         refuse(error, folder)
     if job is None:
         print("This run is finished: overwrite=true runs it anew.\n")
@@ -116,6 +115,30 @@ def refuse(error: Exception | str, folder: Path | None = None) -> NoReturn:
     if folder is not None and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
     raise SystemExit(2) from None
+
+
+def start(command: Callable[[list[str]], None], text: str) -> None:
+    """Run one of the other commands with the words of its line; `text` is its help."""
+    _prepare()
+    words = sys.argv[1:]
+    if not words or {"-h", "--help"} & set(words):
+        print(text.strip())
+        raise SystemExit(0 if words else 2)
+    if flags := [word for word in words if word.startswith("-")]:
+        refuse(f"there is no flag {flags[0]}: this command takes key=value and --help")
+    from fairat_lightning.build import WRONG_INPUT
+
+    try:
+        command(words)
+    except WRONG_INPUT as error:
+        refuse(error)
+
+
+def _prepare() -> None:
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors to us instead of printing them
+    # Threads that spin while they wait make a shared machine crawl: an epoch on digits took 78 s instead of 1 s beside another
+    # job on two cores. OpenMP reads this when torch is imported, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _one_line(text: str) -> str:

@@ -3,35 +3,28 @@
 Everything that a user can get wrong is built before anything is written.
 """
 
-import logging
 import sys
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from fairat_lightning import record
+from fairat_lightning.build import check_targets, naming, network, part, plain, quieten, refuse_seed, short
 from fairat_lightning.data import DataModule
 from fairat_lightning.methods.base import Method
 from fairat_lightning.models.weights import load_weights
 from fairat_lightning.report import class_table, draw_classes
 
-TARGETS = ("fairat_lightning.", "torch.", "torchvision.", "lightning.", "torchmetrics.", "timm.")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")  # the weights stay in float32 or better
-WRONG_INPUT = (ValueError, TypeError, ModuleNotFoundError, MisconfigurationException, InstantiationException)
 
 
 @dataclass
@@ -51,32 +44,29 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
 
     Raises what WRONG_INPUT lists for what a user got wrong. The folder is made last; nothing else is written.
     """
-    _quieten()
+    quieten()
     _check(cfg)
-    if not overwrite and record.is_finished(folder, _plain(cfg)):
+    if not overwrite and record.is_finished(folder, plain(cfg)):
         return None
     L.seed_everything(cfg.seed, verbose=False)
-    datamodule: DataModule = _part(cfg, "data")
+    datamodule: DataModule = part(cfg, "data")
     datamodule.prepare()
-    shape = {"num_classes": datamodule.num_classes, "in_channels": datamodule.channels}
-    if "image_size" in cfg.model:
-        shape["image_size"] = datamodule.image_size
-    net = _part(cfg, "model", **shape)
+    net = network(cfg, datamodule)
     if cfg.init_from is not None:
         load_weights(net, cfg.init_from)
-    method: Method = _part(
+    method: Method = part(
         cfg,
         "method",
         net=net,
         classes=datamodule.classes,
-        attack=_part(cfg, "attack"),
-        objective=_part(cfg, "objective"),
+        attack=part(cfg, "attack"),
+        objective=part(cfg, "objective"),
         optim=instantiate(cfg.optim, _convert_="all"),
-        awp=_part(cfg, "awp") if cfg.get("awp") else None,
+        awp=part(cfg, "awp") if cfg.get("awp") else None,
         select=cfg.select,
         num_samples=datamodule.num_train,
     )
-    with _naming("optim"):  # built once, so that a wrong value is found now and not in the middle of fit
+    with naming("optim"):  # built once, so that a wrong value is found now and not in the middle of fit
         method.optim(net.parameters(), epochs=cfg.trainer.max_epochs, steps=100)
     resume = None if overwrite else record.resumable(folder)
     trainer = build_trainer(cfg, folder)
@@ -99,11 +89,11 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
         record.Keep(filename="last", save_on_train_epoch_end=True, **place),
     ]
     if cfg.get("averaging"):
-        callbacks.append(_part(cfg, "averaging"))
+        callbacks.append(part(cfg, "averaging"))
     logger: Any = False
     if cfg.get("logger"):
         name = {} if "name" in cfg.logger else {"name": folder.name}
-        logger = _part(cfg, "logger", save_dir=folder, **name)
+        logger = part(cfg, "logger", save_dir=folder, **name)
         if isinstance(logger, WandbLogger):
             from fairat_lightning.dashboards import WandbFigures
 
@@ -112,7 +102,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     if bar:
         callbacks.append(record.Bar())
     on_gpus = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
-    return _part(
+    return part(
         cfg,
         "trainer",
         callbacks=callbacks,
@@ -129,26 +119,6 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     )
 
 
-def _part(cfg: DictConfig, group: str, **values: Any) -> Any:
-    """Call what `cfg[group]._target_` names. `values` go past Hydra, which would turn our dataclasses into configurations."""
-    node = {key: value for key, value in cfg[group].items() if key != "suggests"}
-    if "_target_" not in node:
-        raise ValueError(f"{group}.{next(iter(node))} is set, but the chosen option of {group} takes none: a recipe's leftover?")
-    if clash := [key for key in values if node.get(key) not in (None, values[key])]:
-        raise ValueError(f"{group}.{clash[0]}={node[clash[0]]} is not yours to set: here it is {values[clash[0]]}")
-    with _naming(group):
-        return instantiate(node, _partial_=True, _convert_="all")(**values)
-
-
-@contextmanager
-def _naming(group: str) -> Iterator[None]:
-    """Say which group a call that does not fit its constructor belongs to."""
-    try:
-        yield
-    except TypeError as error:
-        raise ValueError(f"{group}: {error}; see the keys of each option in conf/{group}/, and what a recipe sets") from error
-
-
 def execute(job: Run) -> None:
     """Train, test the selected weights, and write the record."""
     try:
@@ -160,7 +130,7 @@ def execute(job: Run) -> None:
 
 def _execute(job: Run) -> None:
     if job.trainer.is_global_zero:
-        record.open_folder(job.folder, _plain(job.cfg), job.resume)
+        record.open_folder(job.folder, plain(job.cfg), job.resume)
         _introduce(job)
     job.trainer.fit(job.method, job.datamodule, ckpt_path=job.resume, weights_only=True)
     trained = time.perf_counter()
@@ -177,7 +147,7 @@ def _execute(job: Run) -> None:
 def _introduce(job: Run) -> None:
     data, attack = job.datamodule, job.method.attack
     size = sum(p.numel() for p in job.method.net.parameters())
-    print(f"{_short(job.folder)}" + (", resumed" if job.resume else ""))
+    print(f"{short(job.folder)}" + (", resumed" if job.resume else ""))
     images = f"{data.num_train:,} + {len(data.val):,} + {len(data.test):,} images to train, validate and test"
     print(f"{images}, {data.num_classes} classes, {size:,} parameters, {attack.norm} eps {attack.eps:.4g}", flush=True)
 
@@ -189,14 +159,13 @@ def show(folder: Path) -> None:
     console = Console()
     console.print(class_table({folder.name: metrics}))
     for name, what in (("metrics.json", "figures"), ("history.csv", "history"), ("classes.png", "picture")):
-        console.print(f"[dim]{what:8}[/dim] {_short(folder / name)}", soft_wrap=True, highlight=False)
+        console.print(f"[dim]{what:8}[/dim] {short(folder / name)}", soft_wrap=True, highlight=False)
 
 
 def _check(cfg: DictConfig) -> None:
     """What no part can check for itself. Raises ValueError."""
-    _check_targets(_plain(cfg))
-    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
-        raise ValueError(f"seed={cfg.seed} must be a whole number from 0 to 4294967295")
+    check_targets(plain(cfg))
+    refuse_seed(cfg.seed)
     epochs = cfg.trainer.max_epochs
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"trainer.max_epochs={epochs} must be a whole number, 1 or more")
@@ -208,30 +177,3 @@ def _check(cfg: DictConfig) -> None:
     if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         here = f"torch {torch.__version__} finds no CUDA on this machine"
         raise ValueError(f"trainer.accelerator={cfg.trainer.accelerator}: {here}; use trainer=cpu or trainer=auto")
-
-
-def _check_targets(node: Any) -> None:
-    """Hydra imports and calls whatever `_target_` names: allow our own and the packages we build on."""
-    if isinstance(node, dict):
-        target = node.get("_target_")
-        if target is not None and not str(target).startswith(TARGETS):
-            raise ValueError(f"_target_={target} is not allowed: it must begin with one of {', '.join(TARGETS)}")
-        node = list(node.values())
-    if isinstance(node, list):
-        for child in node:
-            _check_targets(child)
-
-
-def _plain(cfg: DictConfig) -> dict[str, Any]:
-    return cast(dict[str, Any], OmegaConf.to_container(cfg))
-
-
-def _short(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _quieten() -> None:
-    """Lightning's hints about workers, hardware and loggers are noise in a command that has chosen them."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"lightning\..*")

@@ -6,8 +6,8 @@ import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from fairat_lightning import run as runs
 from fairat_lightning.__main__ import CONF, resolved
+from fairat_lightning.build import check_targets
 
 GROUPS = ("data", "model", "attack", "objective", "awp", "averaging", "method", "optim", "trainer", "logger", "experiment")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
@@ -17,7 +17,7 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
 def test_composes_and_says_what_it_is(compose, group, option):
     init = ["init_from=base.pt"] if "faal" in option and group == "experiment" else []
     config = OmegaConf.create(resolved(compose(f"{group}={option}", *init)))
-    runs._check_targets(OmegaConf.to_container(config))
+    check_targets(OmegaConf.to_container(config))
     assert "${" not in OmegaConf.to_yaml(config)
     text = (CONF / group / f"{option}.yaml").read_text().splitlines()
     assert text[0].startswith("# ")

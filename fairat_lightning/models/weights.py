@@ -34,7 +34,7 @@ def load_weights(net: Normalized, path: str | os.PathLike[str]) -> None:
     own = net.state_dict()
     names = {_bare(name): name for name in own}
     assert len(names) == len(own)
-    found = _network(_read(path), path)
+    found = _network(_read(path), names, path)
     statistics = {name: found.pop(name) for name in STATISTICS if name in found}
     _check_names(names, found, path)
     for name, value in found.items():
@@ -73,15 +73,16 @@ def _read(path: Path) -> Any:
         raise ValueError(f"{path} cannot be read: damaged, or no .ckpt, .pt, .pth or .safetensors") from error
 
 
-def _network(content: Any, path: Path) -> dict[str, Tensor]:
-    """The network's tensors by their bare names."""
+def _network(content: Any, names: dict[str, str], path: Path) -> dict[str, Tensor]:
+    """The network's tensors by their bare names; `names` are those it needs."""
     for key in NESTED:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     tensors = {}
     if isinstance(content, dict):
         tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if any(name.startswith("net.") for name in tensors):
+    # Lightning's checkpoints of ours hold the network as `net`; another's network may have a part of that name.
+    if any(name.startswith("net.") for name in tensors) and not any(name.startswith("net.") for name in names):
         tensors = {name[4:]: value for name, value in tensors.items() if name.startswith("net.")}
     tensors = {name: value for name, value in tensors.items() if not _bare(name).startswith(UNUSED)}
     if not tensors:

@@ -1,0 +1,93 @@
+"""From a resolved configuration to its parts, for every command.
+
+Hydra imports and calls whatever `_target_` names, so only our own package and the ones we build on are allowed; a command
+that takes `allow` widens the list by what its user says there, and nothing else does.
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fairat_lightning.data import DataModule
+
+TARGETS = ("fairat_lightning.", "torch.", "torchvision.", "lightning.", "torchmetrics.", "timm.")
+WRONG_INPUT = (
+    *(ValueError, TypeError, ModuleNotFoundError, MisconfigurationException),
+    *(InstantiationException, HydraException, OmegaConfBaseException),
+)
+
+
+def part(cfg: DictConfig, group: str, **values: Any) -> Any:
+    """Call what `cfg[group]._target_` names. `values` go past Hydra, which would turn our dataclasses into configurations."""
+    node = {key: value for key, value in cfg[group].items() if key != "suggests"}
+    if "_target_" not in node:
+        raise ValueError(f"{group}.{next(iter(node))} is set, but the chosen option of {group} takes none: a recipe's leftover?")
+    if clash := [key for key in values if node.get(key) not in (None, values[key])]:
+        raise ValueError(f"{group}.{clash[0]}={node[clash[0]]} is not yours to set: here it is {values[clash[0]]}")
+    with naming(group):
+        return instantiate(node, _partial_=True, _convert_="all")(**values)
+
+
+def network(cfg: DictConfig, data: DataModule) -> Any:
+    """The network that `cfg.model` names, for the classes, channels and image size of `data`."""
+    shape = {"num_classes": data.num_classes, "in_channels": data.channels}
+    if "image_size" in cfg.model:
+        shape["image_size"] = data.image_size
+    return part(cfg, "model", **shape)
+
+
+@contextmanager
+def naming(group: str) -> Iterator[None]:
+    """Say which group a call that does not fit its constructor belongs to."""
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(f"{group}: {error}; see the keys of each option in conf/{group}/, and what a recipe sets") from error
+
+
+def check_targets(node: Any, allow: Sequence[str] = ()) -> None:
+    """Raise ValueError for a `_target_` anywhere in `node` that begins with none of TARGETS and `allow`."""
+    if isinstance(node, dict):
+        target = node.get("_target_")
+        if target is not None and not str(target).startswith((*TARGETS, *allow)):
+            raise ValueError(f"_target_={target} is not allowed: it must begin with one of {', '.join((*TARGETS, *allow))}")
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            check_targets(child, allow)
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(cfg))
+
+
+def refuse_seed(seed: Any) -> None:
+    """Raise ValueError unless `seed` can seed every generator."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed} must be a whole number from 0 to 4294967295")
+
+
+def short(path: Path) -> Path:
+    """`path` from the working directory if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def quieten() -> None:
+    """Lightning's hints about workers, hardware and loggers are noise in a command that has chosen them."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
+
+
+def on_terminal() -> bool:
+    return sys.stdout.isatty()

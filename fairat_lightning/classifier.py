@@ -1,0 +1,123 @@
+"""Any classifier, for the commands that judge or export one: a run of ours, or a network and a file with its weights.
+
+`checkpoint=RUN` brings the run's own model, data and threat model; words of the command change them. Any other file needs
+`model=` and `data=`. `model._target_=mypackage.MyNet` with `allow=[mypackage.]` names a class of one's own: it is called with
+the `model.*` words alone, and with `num_classes` and `in_channels` where it takes them; `model.mean` and `model.std`, where it
+does not take them, are put in front of it, because images are in [0,1].
+"""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
+
+from fairat_lightning.__main__ import CONF
+from fairat_lightning.build import TARGETS, check_targets, naming, network, part, plain, quieten
+from fairat_lightning.data import DataModule
+from fairat_lightning.models import Normalized, load_weights
+
+GROUPS = ("model", "data", "attack")
+
+
+@dataclass
+class Classifier:
+    """A network in eval mode that maps images in [0,1] to logits, its data, and the run it comes from, if it is one of ours."""
+
+    net: Normalized
+    data: DataModule
+    cfg: DictConfig
+    run: Path | None
+
+
+def compose(name: str, words: Sequence[str]) -> DictConfig:
+    """`conf/<name>.yaml` with the command's words, on top of the model, data and attack of the run that `checkpoint` names.
+
+    Raises what WRONG_INPUT lists.
+    """
+    parsed = [(word, OverridesParser.create().parse_override(word)) for word in words]
+    given = {o.key_or_group: (word, o.value()) for word, o in parsed}
+    run = run_folder(given["checkpoint"][1]) if "checkpoint" in given else None
+    own_class = "model._target_" in given
+    ours = GROUPS if run else ()
+    dotted = [key for key in given if "." in key and (key.split(".")[0] in ours or (own_class and key.startswith("model.")))]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose(name, [word for key, (word, _) in given.items() if key not in dotted])
+    with open_dict(cfg):
+        if run is not None:
+            saved = _saved(run)
+            for group in [group for group in GROUPS if group not in given and group in saved]:
+                cfg[group] = saved[group]
+        if own_class:
+            cfg.model = {}
+        for key in dotted:
+            word, value = given[key]
+            if not (own_class and key.startswith("model.")) and not word.startswith("+"):
+                parent, _, leaf = key.rpartition(".")
+                if leaf not in (OmegaConf.select(cfg, parent) or {}):
+                    raise ValueError(f"there is no key {key} in the configuration of {run}")
+            OmegaConf.update(cfg, key, value)
+    return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[return-value]
+
+
+def load(cfg: DictConfig) -> Classifier:
+    """Build the network, load the weights of `cfg.checkpoint` into it, and read the data."""
+    quieten()
+    if cfg.checkpoint is None:
+        raise ValueError("checkpoint=PATH must be given: a run folder, a checkpoint or a state dict")
+    if not isinstance(cfg.checkpoint, str):
+        raise ValueError(f"checkpoint={cfg.checkpoint} must be a path")
+    check_targets(plain(cfg), _allowed(cfg))
+    data: DataModule = part(cfg, "data")
+    data.prepare()
+    ours = str(cfg.model.get("_target_", TARGETS[0])).startswith(TARGETS)
+    net = network(cfg, data) if ours else _foreign(cfg, data)
+    load_weights(net, cfg.checkpoint)
+    return Classifier(net.eval(), data, cfg, run_folder(cfg.checkpoint))
+
+
+def run_folder(checkpoint: Any) -> Path | None:
+    """The run that a checkpoint belongs to: its folder, or the folder above its `checkpoints/`; None for any other file."""
+    path = Path(str(checkpoint)).expanduser()
+    for folder in (path, path.parent.parent if path.parent.name == "checkpoints" else path):
+        if (folder / "config.yaml").is_file():
+            return folder
+    return None
+
+
+def _saved(run: Path) -> dict[str, Any]:
+    try:
+        saved = yaml.safe_load((run / "config.yaml").read_text())
+    except (OSError, yaml.YAMLError):
+        saved = None
+    if not isinstance(saved, dict):
+        raise ValueError(f"{run / 'config.yaml'} cannot be read: it is no configuration of a run")
+    return saved
+
+
+def _allowed(cfg: DictConfig) -> list[str]:
+    allow = cfg.get("allow")
+    if not OmegaConf.is_list(allow) or not all(isinstance(prefix, str) and prefix.endswith(".") for prefix in allow):
+        raise ValueError(f"allow={allow} must be a list of prefixes that end in a dot: allow=[mypackage.]")
+    return list(allow)
+
+
+def _foreign(cfg: DictConfig, data: DataModule) -> Normalized:
+    values = {str(key): value for key, value in plain(cfg)["model"].items() if key != "_target_"}
+    target = get_object(cfg.model._target_)
+    takes = inspect.signature(target).parameters
+    shape = {"num_classes": data.num_classes, "in_channels": data.channels}
+    values |= {key: value for key, value in shape.items() if key in takes and key not in values}
+    front = {key: values.pop(key) for key in ("mean", "std") if key in values and key not in takes}
+    with naming("model"):
+        net = target(**values)
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}, not a torch.nn.Module")
+    return Normalized(net.float(), front.get("mean", [0.0]), front.get("std", [1.0]), in_channels=data.channels)
