@@ -1,12 +1,23 @@
 """The attacks a run is judged by, the same for every method.
 
-PGD with s steps and CW with s steps (PGD on the margin loss of Carlini and Wagner, S&P 2017) under the run's threat
-model: its norm and eps, step eps/4, one random start per image. The start is a hash of the image's index in its set, so
-that a number depends neither on the batch size nor on the number of processes. Everything runs in full precision.
+Under the run's threat model, its norm and eps, with step eps/4 and a random start:
+
+    fgsm           one step of size eps from the image itself (Goodfellow et al., ICLR 2015, arXiv 1412.6572)
+    pgd<s>         s steps on the cross-entropy (Madry et al., ICLR 2018, arXiv 1706.06083)
+    cw20           20 steps on the margin loss of Carlini and Wagner (S&P 2017, arXiv 1608.04644)
+    pgd100         100 steps, 5 restarts
+    multitargeted  20 steps on z_t - z_y towards each of the min(9, C-1) classes t nearest at the clean image (Gowal et al.,
+                   arXiv 1910.09338)
+    noise          no step: the best of 10 random points of the ball
+
+Of several restarts or targets the first that is misclassified counts, else the last. A start is a hash of the image's index
+in its set, so that a number depends neither on the batch size nor on the number of processes. Everything runs in full
+precision.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -15,16 +26,35 @@ from torch import Tensor, nn
 from fairat_lightning.attacks import PGD, unit_offset
 from fairat_lightning.objectives import logits_of, margin
 
-# name -> (loss that the attack maximises, steps)
+
+@dataclass(frozen=True)
+class Spec:
+    """An attack: the `loss` it maximises ("cross_entropy", "margin" or "targeted"), its steps, and its restarts or targets."""
+
+    loss: str
+    steps: int
+    tries: int = 1
+    start: str = "random"
+
+
 ATTACKS = {
-    "pgd10": ("cross_entropy", 10),
-    "pgd20": ("cross_entropy", 20),
-    "cw20": ("margin", 20),
+    "fgsm": Spec("cross_entropy", 1, start="zero"),
+    "pgd10": Spec("cross_entropy", 10),
+    "pgd20": Spec("cross_entropy", 20),
+    "cw20": Spec("margin", 20),
+    "pgd100": Spec("cross_entropy", 100, tries=5),
+    "multitargeted": Spec("targeted", 20, tries=9),
+    "noise": Spec("cross_entropy", 0, tries=10),
 }
 
 
-def predict(net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: PGD, attack: str | None = None) -> Tensor:
-    """Predicted classes (B,) at clean images, or at images crafted by one of ATTACKS under `threat`.
+def predict(net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: PGD, attack: str | Spec | None = None) -> Tensor:
+    """Predicted classes (B,), see `logits_under`."""
+    return logits_under(net, x, y, index, threat, attack).argmax(1)
+
+
+def logits_under(net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: PGD, attack: str | Spec | None = None) -> Tensor:
+    """Logits (B,C) at clean images, or at images crafted by one of ATTACKS under `threat`.
 
     `x` (B,C,H,W) in [0,1], labels `y` (B,), `index` (B,) position of each image in its set. `net` must be in eval mode.
     """
@@ -34,7 +64,7 @@ def predict(net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: PGD, at
         x, y, index = x.clone(), y.clone(), index.clone()
         if attack is not None:
             x = craft(net, x, y, index, threat, attack)
-        return logits_of(net, x).argmax(1)
+        return logits_of(net, x)
 
 
 @contextmanager
@@ -50,20 +80,50 @@ def full_float32() -> Iterator[None]:
         cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
-def craft(net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: PGD, attack: str) -> Tensor:
-    """The adversarial images (B,C,H,W) that `predict` looks at."""
-    kind, steps = ATTACKS[attack]
+def craft(net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: PGD, attack: str | Spec) -> Tensor:
+    """The adversarial images (B,C,H,W) that `logits_under` looks at."""
+    spec = attack if isinstance(attack, Spec) else ATTACKS[attack]
+    pgd = threat.with_steps(spec.steps)
+    if spec.start == "zero":
+        pgd = replace(pgd, step=threat.eps, start="zero")
+    tries, nearest = spec.tries, y[:, None]
+    if spec.loss == "targeted":
+        nearest = _nearest(logits_of(net, x), y, spec.tries)
+        tries = nearest.shape[1]
+    result, left = x, torch.arange(len(x), device=x.device)
+    for k in range(tries):
+        part, labels, target = x[left], y[left], nearest[left, min(k, nearest.shape[1] - 1)]
+        start = seeded_start(part, index[left], threat, k) if spec.start == "random" else None
+        adv = pgd(_loss(net, spec.loss, labels, target), part, start=start)
+        result = result.index_copy(0, left, adv)
+        if k + 1 < tries:
+            left = left[logits_of(net, adv).argmax(1) == labels]
+        if not len(left):
+            break
+    return result
 
+
+def _loss(net: nn.Module, kind: str, y: Tensor, target: Tensor) -> Callable[[Tensor], Tensor]:
     def loss(image: Tensor) -> Tensor:
         logits = logits_of(net, image)
-        return margin(logits, y) if kind == "margin" else F.cross_entropy(logits, y, reduction="none")
+        if kind == "cross_entropy":
+            return F.cross_entropy(logits, y, reduction="none")
+        if kind == "margin":
+            return margin(logits, y)
+        return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
 
-    return threat.with_steps(steps)(loss, x, start=seeded_start(x, index, threat))
+    return loss
 
 
-def seeded_start(x: Tensor, index: Tensor, threat: PGD) -> Tensor:
-    """A random offset in the threat model's ball, a pure function of each image's index: (B,C,H,W)."""
-    u = seeded_uniform(index, x[0].numel() + 1).to(x.dtype)
+def _nearest(logits: Tensor, y: Tensor, most: int) -> Tensor:
+    """The wrong classes of highest logit, nearest first: (B, min(most, C-1))."""
+    others = logits.scatter(1, y[:, None], -torch.inf)
+    return others.topk(min(most, logits.shape[1] - 1), dim=1).indices
+
+
+def seeded_start(x: Tensor, index: Tensor, threat: PGD, restart: int = 0) -> Tensor:
+    """A random offset in the threat model's ball, a pure function of each image's index and the restart: (B,C,H,W)."""
+    u = seeded_uniform(index + (restart << 32), x[0].numel() + 1).to(x.dtype)
     noise = u[:, 1:].view_as(x) * 2 - 1
     return float(threat.eps) * unit_offset(noise, u[:, 0].view(-1, 1, 1, 1), threat.norm)
 

@@ -27,7 +27,7 @@ NAME = "samples.jsonl"
 
 @dataclass(frozen=True)
 class Batch:
-    """One line: the stage, and for its images index, label and predicted class, (B,) each, and where it means something the loss."""
+    """One line: the stage, and index, label, predicted class and, where it means something, cross-entropy of its images."""
 
     stage: str
     index: list[int]

@@ -1,0 +1,217 @@
+"""An audit: attacks ("stages") on the test images of one classifier, batch by batch, with every verdict in a journal.
+
+A stage that the journal already holds is not run again, in whole or in part, so that an audit goes on exactly where it
+was stopped. The suites (`suites.py`, `autoattack.py`, `corruptions.py`) say which stages there are and what follows from them.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.live import Live
+from rich.table import Table
+from torch import Tensor, nn
+
+from fairat_lightning.attacks import PGD
+from fairat_lightning.data import as_float
+from fairat_lightning.evaluation import Spec, logits_under
+from fairat_lightning.metrics import class_accuracy, confusion_matrix, summary
+from fairat_lightning.samples import Batch, Journal
+
+Report = Callable[[Batch], None]
+
+
+@dataclass
+class Check:
+    """A sanity check: `passed` is None where it could not be run."""
+
+    name: str
+    passed: bool | None
+    detail: str
+
+
+@dataclass
+class Findings:
+    """What a suite found: one `metrics.summary` a key, the keys' titles, and the keys worth a column in a table."""
+
+    metrics: dict[str, dict[str, Any]]
+    titles: dict[str, str]
+    headline: list[str]
+    notes: list[str] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Audit:
+    """A network in eval mode, test images and the threat model that its robustness is measured under.
+
+    `pixels` (N,C,H,W) uint8 or floating in [0,1], `labels` (N,), `index` (N,) the images' places in their set. Batches of
+    `batch_size` images go to `device`. No weight keeps a gradient. ValueError for images outside [0,1] and labels outside
+    the classes; while it runs, for a network that does not return finite logits (B,C).
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        pixels: Tensor,
+        labels: Tensor,
+        index: Tensor,
+        classes: Sequence[str],
+        *,
+        threat: PGD,
+        journal: Journal,
+        batch_size: int = 250,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ):
+        if not len(pixels) == len(labels) == len(index) or not len(labels):
+            raise ValueError(f"{len(pixels)} images, {len(labels)} labels, {len(index)} indices: as many are needed, and at least one")
+        if pixels.is_floating_point() and not (pixels.amin() >= 0 and pixels.amax() <= 1):
+            raise ValueError(f"images from {pixels.amin():.3g} to {pixels.amax():.3g}: they must lie in [0,1]")
+        confusion_matrix(labels, labels, len(classes))
+        self.device = torch.device(device)
+        self.net = net.to(self.device).eval().requires_grad_(False)
+        self.pixels, self.labels, self.index, self.classes = pixels, labels, index, list(classes)
+        self.threat, self.journal, self.batch_size, self.seed = threat, journal, batch_size, seed
+        self.losses: dict[str, Tensor] = {}
+        self.progress = Progress(self.classes)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The network's logits (B,C) of images (B,C,H,W); ValueError unless they are that, and finite."""
+        return self.checked(self.net(x))
+
+    def checked(self, logits: Any) -> Tensor:
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != len(self.classes):
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f"the network returns {shape}: logits (images, {len(self.classes)}) are needed")
+        if not logits.isfinite().all():
+            raise ValueError("the network returns nan or infinite logits: it cannot be judged")
+        return logits
+
+    def images(self, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images in [0,1], labels and indices at `places` (B,), on the device."""
+        x = as_float(self.pixels[places]).to(self.device)
+        return x, self.labels[places].to(self.device), self.index[places].to(self.device)
+
+    def stage(
+        self,
+        name: str,
+        attack: str | Spec | None,
+        *,
+        threat: PGD | None = None,
+        places: Tensor | None = None,
+        change: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """The predictions (n,) for the images at `places` (n,), all by default, attacked under `threat`, the audit's by default.
+
+        `change` maps images and indices to other images before the attack.
+        """
+        places = torch.arange(len(self.labels)) if places is None else places
+        todo = list(places.split(self.batch_size))
+        done = [batch for batch in self.journal.batches if batch.stage == name]
+        self.progress.begin(name, sum(map(len, todo[len(done) :])))
+        for part in todo[len(done) :]:
+            began = time.perf_counter()
+            x, y, index = self.images(part)
+            x = x if change is None else change(x, index)
+            logits = self.checked(logits_under(self.net, x, y, index, threat or self.threat, attack))
+            loss = F.cross_entropy(logits, y, reduction="none")
+            found = Batch(name, *_lists(index, y, logits.argmax(1)), [float(f"{v:.6g}") for v in loss.tolist()])
+            self.journal.append(found)
+            done.append(found)
+            self.progress.step(name, len(part), time.perf_counter() - began, self._so_far(done))
+        self.losses[name] = torch.tensor([v for b in done for v in b.loss or []], dtype=torch.float64)
+        return torch.tensor([v for b in done for v in b.predicted])
+
+    def confusion(self, predicted: Tensor, places: Tensor | None = None) -> Tensor:
+        """Counts (C,C) of labels against predictions."""
+        labels = self.labels if places is None else self.labels[places]
+        return confusion_matrix(labels, predicted, len(self.classes))
+
+    def summary(self, name: str, predicted: Tensor) -> dict[str, Any]:
+        """The `metrics.summary` of a stage over all images, with the class-wise loss."""
+        confusion, loss = self.confusion(predicted), self.losses[name]
+        counts = confusion.sum(1).double()
+        sums = torch.zeros_like(counts).index_add_(0, self.labels, loss)
+        return summary(confusion, self.classes, sums / torch.where(counts > 0, counts, torch.nan))
+
+    def _so_far(self, done: Sequence[Batch]) -> Tensor:
+        label, predicted = (torch.tensor([v for b in done for v in getattr(b, k)]) for k in ("label", "predicted"))
+        return class_accuracy(confusion_matrix(label, predicted, len(self.classes)))
+
+
+class Progress:
+    """What is done and how long the rest will take, class by class, on the terminal; a line now and then where there is none.
+
+    `plan` holds the cost of an image in each stage still to come, in forward passes. The rate is measured on the batches of this
+    session, and a stage that later ones shorten (survivors only) makes the time an upper bound, which the line then says.
+    """
+
+    def __init__(self, classes: Sequence[str]):
+        self.classes = list(classes)
+        self.plan: dict[str, float] = {}
+        self.at_most = False
+        self.left: dict[str, int] = {}
+        self.spent, self.units, self.said = 0.0, 0.0, time.perf_counter()
+        self.live: Live | None = None
+
+    def expect(self, plan: Mapping[str, float], images: int, *, at_most: bool = False) -> None:
+        """Stages with their cost per image, each of `images`."""
+        self.plan, self.at_most = dict(plan), at_most
+        self.left = dict.fromkeys(plan, images)
+
+    def begin(self, stage: str, images: int) -> None:
+        self.plan.setdefault(stage, 1.0)
+        self.left[stage] = images
+
+    def shorten(self, stages: Sequence[str], images: int) -> None:
+        """No more than `images` are left for any of `stages`."""
+        self.left |= {stage: min(self.left[stage], images) for stage in stages}
+
+    def step(self, stage: str, images: int, seconds: float, accuracy: Tensor) -> None:
+        """`images` of `stage` took `seconds`; `accuracy` (C,) is what the classes have now, nan where nothing is known."""
+        self.left[stage] -= images
+        self.spent, self.units = self.spent + seconds, self.units + images * self.plan[stage]
+        if self.live is not None:
+            self.live.update(self._table(stage, accuracy))
+        elif time.perf_counter() - self.said > 30:
+            self.said = time.perf_counter()
+            known = [(a, name) for a, name in zip(accuracy.tolist(), self.classes, strict=True) if a == a]
+            lowest = f"   weakest so far {min(known)[1]} {100 * min(known)[0]:.1f}" if known else ""
+            print(f"{stage:14} {self.left[stage]:>6,} images left{lowest}   {self.remaining()}", flush=True)
+
+    def remaining(self) -> str:
+        """The time to the end of the audit in words."""
+        if not self.units:
+            return ""
+        seconds = self.spent / self.units * sum(self.left[stage] * cost for stage, cost in self.plan.items())
+        hours, minutes = divmod(round(seconds / 60), 60)
+        text = f"{hours} h {minutes:02} min" if hours else f"{minutes} min" if seconds >= 90 else f"{seconds:.0f} s"
+        return f"{'at most about' if self.at_most else 'about'} {text} to go"
+
+    def _table(self, stage: str, accuracy: Tensor) -> Table:
+        table = Table(box=None, title=f"{stage}: {self.left[stage]:,} images left   {self.remaining()}", title_justify="left")
+        table.add_column("class")
+        table.add_column("so far", justify="right")
+        rows = sorted((a, name) for a, name in zip(accuracy.tolist(), self.classes, strict=True) if a == a)
+        for a, name in rows[:20]:
+            table.add_row(name, f"{100 * a:.1f}")
+        return table
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of names, types, shapes and contents."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return digest.hexdigest()[:16]
+
+
+def _lists(*tensors: Tensor) -> tuple[list[int], ...]:
+    return tuple(tensor.tolist() for tensor in tensors)

@@ -1,0 +1,146 @@
+"""AutoAttack, class by class and exactly resumable.
+
+Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks", ICML 2020,
+arXiv 2003.01690. The standard suite runs APGD-CE, APGD-T, FAB-T and Square one after the other, each only on images that
+survived those before. The attacks are pyautoattack's, bit-identical to the authors'; this is a driver around them.
+
+Each attack seeds torch's generator when it begins a batch, so that a verdict depends on the seed and on which images are in
+the batch, and on nothing before. Batches are packed from a stage's survivors in the order of the test set, as the authors' loop
+does; so they are the same after a kill, and verdicts equal those of the authors' loop at the same batch size.
+
+Targets are min(9, C-1). Below 4 classes the targeted DLR loss does not exist: APGD-T is left out, and the result is not called
+AutoAttack; nor is it with fewer steps or queries than the standard.
+"""
+
+import logging
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairat_lightning.attacks import PGD
+from fairat_lightning.audit import Audit, Findings
+from fairat_lightning.evaluation import full_float32
+from fairat_lightning.metrics import class_accuracy, summary
+from fairat_lightning.samples import Batch
+
+STEPS, QUERIES = 100, 5000
+TITLES = {"apgd_ce": "APGD-CE", "apgd_t": "APGD-T", "fab_t": "FAB-T", "square": "Square"}
+MISSING = "pyautoattack is not installed: pip install 'fairat-lightning[autoattack]'"
+
+
+def available() -> bool:
+    """Whether the extra is installed."""
+    try:
+        import pyautoattack  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+class AutoAttack:
+    """The standard suite; fewer `steps` of the gradient attacks or `queries` of Square make it a reduced one."""
+
+    def __init__(self, steps: int = STEPS, queries: int = QUERIES):
+        for key, value in (("steps", steps), ("queries", queries)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"suite.{key}={value} must be a whole number, 1 or more")
+        self.steps, self.queries = steps, queries
+
+    def header(self) -> dict[str, Any]:
+        """What verdicts depend on besides the audit's own."""
+        from importlib.metadata import version
+
+        return {"pyautoattack": version("pyautoattack")} if available() else {}
+
+    def __call__(self, audit: Audit) -> Findings:
+        """Run what the journal does not hold yet; ValueError without the extra."""
+        if not available():
+            raise ValueError(f"suite=autoattack: not run, {MISSING}")
+        stages = [name for name in TITLES if name != "apgd_t" or len(audit.classes) > 3]
+        targets = min(9, len(audit.classes) - 1)
+        cost = {
+            "apgd_ce": 3.0 * self.steps,
+            "apgd_t": 3.0 * self.steps * targets,
+            "fab_t": 4.0 * self.steps * targets,
+            "square": float(self.queries),
+        }
+        audit.progress.expect({"clean": 1.0, **{name: cost[name] for name in stages}}, len(audit.labels), at_most=True)
+        predicted = audit.stage("clean", None)
+        summaries = {"clean": audit.summary("clean", predicted)}
+        for position, name in enumerate(stages):
+            audit.progress.shorten(stages[position:], int((predicted == audit.labels).sum()))
+            predicted = self._stage(audit, name, predicted, stages[position:])
+            summaries[name] = summary(audit.confusion(predicted), audit.classes)
+        return self._findings(audit, summaries, stages)
+
+    def _stage(self, audit: Audit, name: str, before: Tensor, coming: list[str]) -> Tensor:
+        """Attack the survivors of `before`, predictions (N,); the predictions after it."""
+        after = before.clone()
+        survivors = (before == audit.labels).nonzero().flatten()
+        done = [batch for batch in audit.journal.batches if batch.stage == name]
+        todo = list(survivors.split(audit.batch_size)) if len(survivors) else []
+        audit.progress.begin(name, sum(map(len, todo[len(done) :])))
+        for k, part in enumerate(todo):
+            if k < len(done):
+                if done[k].index != audit.index[part].tolist():
+                    raise ValueError(f"{audit.journal.path} does not fit: batch {k} of {name} holds other images; overwrite=true")
+                after[part] = torch.tensor(done[k].predicted)
+                continue
+            began = time.perf_counter()
+            x, y, _ = audit.images(part)
+            verdict = attack(name, audit, x, y, steps=self.steps, queries=self.queries)
+            audit.journal.append(Batch(name, audit.index[part].tolist(), audit.labels[part].tolist(), verdict.tolist()))
+            after[part] = verdict
+            alive = int((after == audit.labels).sum())
+            audit.progress.shorten(coming[1:], alive)
+            accuracy = class_accuracy(audit.confusion(after))
+            audit.progress.step(name, len(part), time.perf_counter() - began, accuracy)
+        return after
+
+    def _findings(self, audit: Audit, summaries: dict[str, Any], stages: list[str]) -> Findings:
+        standard = len(stages) == 4 and (self.steps, self.queries) == (STEPS, QUERIES)
+        titles = {"clean": "clean", **{name: f"after {TITLES[name]}" for name in stages}}
+        notes = ["Survival after a stage before the last is an upper bound on robustness."]
+        last = stages[-1]
+        if standard:
+            summaries["autoattack"] = summaries.pop(last)
+            titles["autoattack"] = "AutoAttack"
+            del titles[last]
+            last = "autoattack"
+        else:
+            few = f"{len(audit.classes)} classes are too few for APGD-T" if len(stages) < 4 else ""
+            cut = "" if (self.steps, self.queries) == (STEPS, QUERIES) else f"{self.steps} steps and {self.queries} queries, reduced"
+            notes.append(f"This is not the standard AutoAttack: {', '.join(filter(None, (few, cut)))}.")
+            titles[last] += " (reduced)" if cut else ""
+        notes.append(f"Batches of {audit.batch_size} images, seed {audit.seed}: verdicts depend on both.")
+        return Findings(summaries, titles, ["clean", last], notes)
+
+
+def attack(name: str, audit: Audit, x: Tensor, y: Tensor, *, steps: int = STEPS, queries: int = QUERIES) -> Tensor:
+    """The classes (B,), on the CPU, that images (B,C,H,W) with labels (B,) are taken for after one of TITLES."""
+    from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+    from pyautoattack.fab_pt import FABAttack_PT
+    from pyautoattack.square import SquareAttack
+
+    threat, classes = audit.threat, len(audit.classes)
+    common: dict[str, Any] = {"norm": _norm(threat), "eps": threat.eps, "seed": audit.seed, "device": audit.device, "verbose": False}
+    gradient = {"n_restarts": 1, "n_iter": steps}
+    apgd = {"eot_iter": 1, "rho": 0.75, "logger": logging.getLogger("autoattack")}  # its warnings are our checks' affair
+    targets = {"n_target_classes": min(9, classes - 1)}
+    with torch.inference_mode(False), torch.no_grad(), full_float32():
+        if name == "apgd_ce":
+            crafted = APGDAttack(audit.logits, **gradient, **apgd, **common).perturb(x, y)
+        elif name == "apgd_t":
+            crafted = APGDAttack_targeted(audit.logits, **gradient, **apgd, **targets, **common).perturb(x, y)
+        elif name == "fab_t":
+            crafted = FABAttack_PT(audit.logits, targeted=True, **gradient, **targets, **common).perturb(x, y)
+        else:
+            square = SquareAttack(audit.logits, p_init=0.8, n_queries=queries, n_restarts=1, resc_schedule=False, **common)
+            crafted = square.perturb(x, y)
+        return audit.logits(crafted).argmax(1).cpu()
+
+
+def _norm(threat: PGD) -> str:
+    return {"linf": "Linf", "l2": "L2"}[threat.norm]
