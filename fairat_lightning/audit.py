@@ -69,7 +69,7 @@ class Audit:
         device: str | torch.device = "cpu",
     ):
         if not len(pixels) == len(labels) == len(index) or not len(labels):
-            raise ValueError(f"{len(pixels)} images, {len(labels)} labels, {len(index)} indices: as many are needed, and at least one")
+            raise ValueError(f"{len(pixels)} images, {len(labels)} labels, {len(index)} indices: as many are needed, one or more")
         if pixels.is_floating_point() and not (pixels.amin() >= 0 and pixels.amax() <= 1):
             raise ValueError(f"images from {pixels.amin():.3g} to {pixels.amax():.3g}: they must lie in [0,1]")
         confusion_matrix(labels, labels, len(classes))
@@ -120,7 +120,8 @@ class Audit:
             x = x if change is None else change(x, index)
             logits = self.checked(logits_under(self.net, x, y, index, threat or self.threat, attack))
             loss = F.cross_entropy(logits, y, reduction="none")
-            found = Batch(name, *_lists(index, y, logits.argmax(1)), [float(f"{v:.6g}") for v in loss.tolist()])
+            losses = [float(f"{v:.6g}") for v in loss.tolist()]
+            found = Batch(name, index.tolist(), y.tolist(), logits.argmax(1).tolist(), losses)
             self.journal.append(found)
             done.append(found)
             self.progress.step(name, len(part), time.perf_counter() - began, self._so_far(done))
@@ -211,7 +212,3 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     return digest.hexdigest()[:16]
-
-
-def _lists(*tensors: Tensor) -> tuple[list[int], ...]:
-    return tuple(tensor.tolist() for tensor in tensors)

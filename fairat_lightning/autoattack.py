@@ -14,12 +14,12 @@ AutoAttack; nor is it with fewer steps or queries than the standard.
 
 import logging
 import time
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fairat_lightning.attacks import PGD
 from fairat_lightning.audit import Audit, Findings
 from fairat_lightning.evaluation import full_float32
 from fairat_lightning.metrics import class_accuracy, summary
@@ -40,24 +40,22 @@ def available() -> bool:
 
 
 class AutoAttack:
-    """The standard suite; fewer `steps` of the gradient attacks or `queries` of Square make it a reduced one."""
+    """The standard suite; fewer `steps` of the gradient attacks or `queries` of Square make it a reduced one.
+
+    ValueError without the extra.
+    """
 
     def __init__(self, steps: int = STEPS, queries: int = QUERIES):
         for key, value in (("steps", steps), ("queries", queries)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"suite.{key}={value} must be a whole number, 1 or more")
         self.steps, self.queries = steps, queries
-
-    def header(self) -> dict[str, Any]:
-        """What verdicts depend on besides the audit's own."""
-        from importlib.metadata import version
-
-        return {"pyautoattack": version("pyautoattack")} if available() else {}
-
-    def __call__(self, audit: Audit) -> Findings:
-        """Run what the journal does not hold yet; ValueError without the extra."""
         if not available():
             raise ValueError(f"suite=autoattack: not run, {MISSING}")
+        self.versions = {"pyautoattack": version("pyautoattack")}
+
+    def __call__(self, audit: Audit) -> Findings:
+        """Run what the journal does not hold yet."""
         stages = [name for name in TITLES if name != "apgd_t" or len(audit.classes) > 3]
         targets = min(9, len(audit.classes) - 1)
         cost = {
@@ -111,7 +109,8 @@ class AutoAttack:
             last = "autoattack"
         else:
             few = f"{len(audit.classes)} classes are too few for APGD-T" if len(stages) < 4 else ""
-            cut = "" if (self.steps, self.queries) == (STEPS, QUERIES) else f"{self.steps} steps and {self.queries} queries, reduced"
+            full = (self.steps, self.queries) == (STEPS, QUERIES)
+            cut = "" if full else f"its {self.steps} steps and {self.queries} queries are reduced"
             notes.append(f"This is not the standard AutoAttack: {', '.join(filter(None, (few, cut)))}.")
             titles[last] += " (reduced)" if cut else ""
         notes.append(f"Batches of {audit.batch_size} images, seed {audit.seed}: verdicts depend on both.")
@@ -125,7 +124,8 @@ def attack(name: str, audit: Audit, x: Tensor, y: Tensor, *, steps: int = STEPS,
     from pyautoattack.square import SquareAttack
 
     threat, classes = audit.threat, len(audit.classes)
-    common: dict[str, Any] = {"norm": _norm(threat), "eps": threat.eps, "seed": audit.seed, "device": audit.device, "verbose": False}
+    norm = {"linf": "Linf", "l2": "L2"}[threat.norm]
+    common: dict[str, Any] = {"norm": norm, "eps": threat.eps, "seed": audit.seed, "device": audit.device, "verbose": False}
     gradient = {"n_restarts": 1, "n_iter": steps}
     apgd = {"eot_iter": 1, "rho": 0.75, "logger": logging.getLogger("autoattack")}  # its warnings are our checks' affair
     targets = {"n_target_classes": min(9, classes - 1)}
@@ -140,7 +140,3 @@ def attack(name: str, audit: Audit, x: Tensor, y: Tensor, *, steps: int = STEPS,
             square = SquareAttack(audit.logits, p_init=0.8, n_queries=queries, n_restarts=1, resc_schedule=False, **common)
             crafted = square.perturb(x, y)
         return audit.logits(crafted).argmax(1).cpu()
-
-
-def _norm(threat: PGD) -> str:
-    return {"linf": "Linf", "l2": "L2"}[threat.norm]

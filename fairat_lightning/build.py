@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fairat_lightning.data import DataModule
 
 TARGETS = ("fairat_lightning.", "torch.", "torchvision.", "lightning.", "torchmetrics.", "timm.")
+OURS = ("suggests", "suite")  # keys that the configuration keeps beside a constructor's
 WRONG_INPUT = (
     *(ValueError, TypeError, ModuleNotFoundError, MisconfigurationException),
     *(InstantiationException, HydraException, OmegaConfBaseException),
@@ -29,7 +30,7 @@ WRONG_INPUT = (
 
 def part(cfg: DictConfig, group: str, **values: Any) -> Any:
     """Call what `cfg[group]._target_` names. `values` go past Hydra, which would turn our dataclasses into configurations."""
-    node = {key: value for key, value in cfg[group].items() if key != "suggests"}
+    node = {key: value for key, value in cfg[group].items() if key not in OURS}
     if "_target_" not in node:
         raise ValueError(f"{group}.{next(iter(node))} is set, but the chosen option of {group} takes none: a recipe's leftover?")
     if clash := [key for key in values if node.get(key) not in (None, values[key])]:

@@ -83,6 +83,15 @@ def load(cfg: DictConfig) -> Classifier:
     return Classifier(net.eval(), data, cfg, run_folder(cfg.checkpoint))
 
 
+def other_eps(*, _root_: DictConfig) -> Any:
+    """The data set's eps in the norm that the threat model is not in; None where it suggests none."""
+    norm = "l2" if _root_.attack.norm == "linf" else "linf"
+    return OmegaConf.select(_root_, f"data.suggests.eps.{norm}")
+
+
+OmegaConf.register_new_resolver("other_eps", other_eps, replace=True)
+
+
 def run_folder(checkpoint: Any) -> Path | None:
     """The run that a checkpoint belongs to: its folder, or the folder above its `checkpoints/`; None for any other file."""
     path = Path(str(checkpoint)).expanduser()

@@ -29,15 +29,18 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from fairat_lightning import __version__
 
-FILES = ("config.yaml", "metrics.json", "run.json", "history.csv", "classes.png", "checkpoints", "tensorboard", "wandb")
+FILES = (
+    *("config.yaml", "metrics.json", "run.json", "samples.jsonl", "history.csv", "classes.png", "hardest.npz"),
+    *("checkpoints", "evaluation", "tensorboard", "wandb"),
+)
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 
 
-def environment(seed: int) -> dict[str, Any]:
+def environment(seed: int, module: str = "fairat_lightning") -> dict[str, Any]:
     """What a reader needs to repeat the run: command, versions, seed, hardware, git revision and start time."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "command": shlex.join(["python", "-m", "fairat_lightning", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "seed": seed,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
@@ -17,12 +18,13 @@ from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig
 from rich.console import Console
 
-from fairat_lightning import record
+from fairat_lightning import record, samples
 from fairat_lightning.build import check_targets, naming, network, part, plain, quieten, refuse_seed, short
 from fairat_lightning.data import DataModule
 from fairat_lightning.methods.base import Method
 from fairat_lightning.models.weights import load_weights
 from fairat_lightning.report import class_table, draw_classes
+from fairat_lightning.samples import Batch
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")  # the weights stay in float32 or better
 
@@ -134,12 +136,17 @@ def _execute(job: Run) -> None:
         _introduce(job)
     job.trainer.fit(job.method, job.datamodule, ckpt_path=job.resume, weights_only=True)
     trained = time.perf_counter()
+    kept = job.method.keepsakes(job.datamodule.train.pixels)  # before the best epoch's state takes the last one's place
     best = job.folder / "checkpoints" / "best.ckpt"
     selected = torch.load(best, map_location="cpu", weights_only=True)["epoch"]
     job.trainer.test(job.method, job.datamodule, ckpt_path=best, weights_only=True, verbose=False)
     if job.trainer.is_global_zero:
         seconds = {"train": round(record.trained_seconds(job.folder), 1), "test": round(time.perf_counter() - trained, 1)}
         draw_classes({job.folder.name: job.method.results}, job.folder / "classes.png")
+        batches = [Batch(name, *(t.tolist() for t in rows)) for name, rows in job.method.verdicts.items()]
+        samples.write(job.folder / samples.NAME, {"config": plain(job.cfg)}, batches)
+        if kept:
+            np.savez(job.folder / "hardest.npz", **{key: value.numpy() for key, value in kept.items()})
         record.close_folder(job.folder, job.method.results, seconds=seconds, selected_epoch=selected)
         show(job.folder)
 

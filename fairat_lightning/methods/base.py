@@ -17,6 +17,7 @@ from fairat_lightning.classwise import ClassMeans, global_mean
 from fairat_lightning.evaluation import predict
 from fairat_lightning.metrics import average, class_accuracy, selection_score, summary, worst
 from fairat_lightning.objectives import Objective, Terms
+from fairat_lightning.samples import Verdicts
 
 VALIDATION = {"clean": None, "robust": "pgd10"}
 TEST = {"clean": None, "pgd20": "pgd20", "cw20": "cw20"}
@@ -30,7 +31,8 @@ class Method(L.LightningModule):
     evaluation. `optim`: `(parameters, epochs=, steps=) -> Lightning's optimiser dictionary` (see `optim.py`).
     `select`: what the best checkpoint maximises on validation. `num_samples`: the size of the training set, for methods that
     keep a state per example. After an evaluation, `matrices` holds its confusion matrices
-    (C,C) as "val/robust", and after a test `results` holds one `metrics.summary` per attack.
+    (C,C) as "val/robust"; after a test `results` holds one `metrics.summary` per attack, and `verdicts` index, label and
+    predicted class of every test image, (N,) each.
     """
 
     def __init__(
@@ -64,7 +66,9 @@ class Method(L.LightningModule):
                 for name in attacks
             }
         )
+        self.recorded = nn.ModuleDict({name: Verdicts() for name in TEST})
         self.matrices: dict[str, Tensor] = {}
+        self.verdicts: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         self.results: dict[str, dict[str, Any]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,7 +142,15 @@ class Method(L.LightningModule):
                 self.log("val/select", selection_score(accuracy, self.select))
 
     def on_test_epoch_end(self) -> None:
+        for name in TEST:
+            recorded = cast(Verdicts, self.recorded[name])
+            self.verdicts[name] = recorded.compute()
+            recorded.reset()
         self.results = {name: summary(matrix, self.classes) for name, matrix in self._matrices("test", TEST).items()}
+
+    def keepsakes(self, pixels: Tensor) -> dict[str, Tensor]:
+        """What else a finished run leaves, by name, from the training images uint8 (N,C,H,W); nothing unless a method says so."""
+        return {}
 
     def log_classes(self, key: str, values: Tensor) -> None:
         """Log a (C,) tensor as `key/<class>`, "/" in a class's name as "-"; an absent class (nan) is left out."""
@@ -148,7 +160,10 @@ class Method(L.LightningModule):
     def _count(self, split: str, attacks: dict[str, str | None], batch: Any) -> None:
         x, y, index = self.unpack(batch)
         for name, attack in attacks.items():
-            self._metric(split, name).update(predict(self.net, x, y, index, self.attack, attack), y)
+            predicted = predict(self.net, x, y, index, self.attack, attack)
+            self._metric(split, name).update(predicted, y)
+            if split == "test":
+                cast(Verdicts, self.recorded[name]).update(index, y, predicted)
 
     def _matrices(self, split: str, attacks: dict[str, str | None]) -> dict[str, Tensor]:
         matrices = {}

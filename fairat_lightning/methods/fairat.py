@@ -25,6 +25,7 @@ from fairat_lightning.methods.base import Method
 from fairat_lightning.objectives import logits_of
 
 SUBSETS = ("hard", "random", "all", "none")
+SHOWN = 24  # images that a report shows
 
 
 class FairAT(Method):
@@ -36,6 +37,8 @@ class FairAT(Method):
 
     sample_loss: Tensor
     augmented: Tensor
+    times: Tensor
+    labels: Tensor
 
     def __init__(
         self,
@@ -67,6 +70,8 @@ class FairAT(Method):
         self.generator: torch.Generator | None = None
         self.register_buffer("sample_loss", torch.full((num_samples,), torch.nan))
         self.register_buffer("augmented", torch.zeros(num_samples, dtype=torch.bool))
+        self.register_buffer("times", torch.zeros(num_samples, dtype=torch.long))  # epochs for which each was chosen
+        self.register_buffer("labels", torch.zeros(num_samples, dtype=torch.long))
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and (size := len(self._scoring_loader().dataset)) != len(self.sample_loss):
@@ -92,18 +97,32 @@ class FairAT(Method):
             return
         self.sample_loss.copy_(self.score_training_set())
         self.augmented.copy_(self.choose())
+        self.times += self.augmented
         self.log("train/augmented", self.augmented.float().mean())
+        chosen, counts = (y.bincount(minlength=self.num_classes) for y in (self.labels[self.augmented], self.labels))
+        self.log_classes("train/augmented_class", chosen / torch.where(counts > 0, counts, torch.nan))
+
+    def keepsakes(self, pixels: Tensor) -> dict[str, Tensor]:
+        """The hardest images: chosen for most epochs and, among those, of the highest last cross-entropy."""
+        order = sorted(range(len(self.times)), key=lambda i: (-int(self.times[i]), -float(self.sample_loss[i])))[:SHOWN]
+        if self.sample_loss.isnan().all():
+            return {}
+        index = torch.tensor(order)
+        found = {"label": self.labels, "loss": self.sample_loss, "times": self.times}
+        return {"pixels": pixels[index], "index": index, **{key: value.cpu()[index] for key, value in found.items()}}
 
     @torch.no_grad()
     def score_training_set(self) -> Tensor:
         """The clean cross-entropy of every training example under the current weights: (N,), in nats."""
-        losses = torch.zeros_like(self.sample_loss)
+        losses, labels = torch.zeros_like(self.sample_loss), torch.zeros_like(self.labels)
         with mode(self.net, training=False):
             for batch in self._scoring_loader():
                 x, y, index = (t.to(self.device) for t in self.unpack(batch))
                 with self.trainer.precision_plugin.forward_context():
                     logits = logits_of(self.net, as_float(x))
                 losses[index] = F.cross_entropy(logits, y, reduction="none").to(losses.dtype)
+                labels[index] = y
+        self.labels.copy_(global_sum(labels))
         return global_sum(losses)
 
     def choose(self) -> Tensor:

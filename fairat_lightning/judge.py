@@ -1,0 +1,181 @@
+"""One evaluation: build the classifier and the suite, run it, write the record. `evaluate.py` is its command.
+
+<run>/evaluation/<name>/   config.yaml, run.json, metrics.json, samples.jsonl, classes.png, as in the run's own folder
+"""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.live import Live
+from torch import Tensor
+
+from fairat_lightning import record
+from fairat_lightning.audit import Audit, Findings, fingerprint
+from fairat_lightning.build import on_terminal, part, plain, refuse_seed, short
+from fairat_lightning.classifier import Classifier, compose, load
+from fairat_lightning.data.stratified import stratified
+from fairat_lightning.report import class_table, draw_classes
+from fairat_lightning.samples import NAME, Journal
+
+NOT_IDENTITY = ("overwrite", "to", "device", "allow")
+WIDE = 8  # columns that fit a terminal
+MARKS = {True: "[green]passed[/]", False: "[bold red]FAILED[/]", None: "[yellow]not run[/]"}
+
+
+def main(words: list[str]) -> None:
+    """Evaluate what the words say, or show the evaluation if it is finished. Raises what `build.WRONG_INPUT` lists."""
+    cfg = compose("evaluate", words)
+    _check(cfg)
+    suite = part(cfg, "suite")
+    judged = load(cfg)
+    folder = _folder(cfg, judged.run)
+    audit = _audit(cfg, judged, folder, suite)
+    if record.read_metrics(folder) is not None:
+        print("This evaluation is finished: overwrite=true runs it anew.\n")
+    else:
+        _close(folder, cfg, audit, _run(audit, suite))
+    show(folder)
+
+
+def _audit(cfg: DictConfig, judged: Classifier, folder: Path, suite: Any) -> Audit:
+    """The audit, with the journal opened in `folder`; everything is checked before anything is written."""
+    places = _places(cfg, judged)
+    test = judged.data.test.subset(places)
+    threat, config = part(cfg, "attack"), {key: value for key, value in plain(cfg).items() if key not in NOT_IDENTITY}
+    header = {
+        "config": config,
+        "weights": fingerprint(judged.net.state_dict()),
+        "images": fingerprint({"pixels": test.pixels, "targets": test.targets, "index": places}),
+        "torch": torch.__version__,
+        **suite.versions,
+    }
+    if cfg.overwrite:
+        for name in record.FILES:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        journal = Journal(folder / NAME, header)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written to: {error.strerror}") from error
+    if not (folder / "run.json").exists():
+        record.write(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        record.write_json(folder / "run.json", record.environment(cfg.seed, "fairat_lightning.evaluate"))
+    device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    return Audit(
+        *(judged.net, test.pixels, test.targets, places, judged.data.classes),
+        threat=threat,
+        journal=journal,
+        batch_size=cfg.batch_size,
+        seed=cfg.seed,
+        device=device,
+    )
+
+
+def _run(audit: Audit, suite: Any) -> Findings:
+    size, eps = len(audit.labels), audit.threat.eps
+    print(f"{size:,} images, {audit.threat.norm} eps {eps:.4g}, batches of {audit.batch_size}, {audit.device}", flush=True)
+    if audit.journal.batches:
+        print(f"resumed: {len(audit.journal.batches)} finished batches are kept", flush=True)
+    if not on_terminal():
+        return suite(audit)
+    with Live(refresh_per_second=4, transient=True) as live:
+        audit.progress.live = live
+        return suite(audit)
+
+
+def _close(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings) -> None:
+    """Write what was found; metrics.json last, whose presence says that the evaluation is finished."""
+    notes = list(findings.notes)
+    counts = audit.labels.bincount(minlength=len(audit.classes)).tolist()
+    if empty := [name for name, count in zip(audit.classes, counts, strict=True) if not count]:
+        notes.append(f"No image of {', '.join(empty[:20])}: {'they take' if len(empty) > 1 else 'it takes'} part in nothing.")
+    if cfg.samples_per_class is not None:
+        notes.append(f"{cfg.samples_per_class} images of each class.")
+    shown = {key: findings.metrics[key] for key in findings.headline or list(findings.metrics)[:3]}
+    draw_classes({folder.name: shown}, folder / "classes.png", attacks=tuple(shown), titles=findings.titles)
+    record.close_folder(
+        folder,
+        findings.metrics,
+        suite=cfg.suite.suite,
+        threat={"norm": audit.threat.norm, "eps": audit.threat.eps},
+        batch_size=audit.batch_size,
+        images=len(audit.labels),
+        classes=audit.classes,
+        titles=findings.titles,
+        headline=findings.headline,
+        notes=notes,
+        checks=[asdict(check) for check in findings.checks],
+        seconds=round(audit.progress.spent, 1),
+        **findings.extra,
+    )
+
+
+def show(folder: Path) -> None:
+    """Print what a finished evaluation found, failed checks first, and where its files are."""
+    console, metrics = Console(), record.read_metrics(folder)
+    assert metrics is not None
+    run = json.loads((folder / "run.json").read_text())
+    if failed := [check for check in run["checks"] if check["passed"] is False]:
+        console.print(f"[bold red]{len(failed)} of {len(run['checks'])} sanity checks failed: do not trust this robustness")
+        for check in failed:
+            console.print(f"[red]  {check['name']}: {check['detail']}[/]", highlight=False)
+    keys = list(run["titles"]) if len(run["titles"]) <= WIDE else run["headline"]
+    console.print(class_table({folder.name: metrics}, keys, run["titles"]))
+    for check in run["checks"]:
+        console.print(f"{MARKS[check['passed']]}  {check['name']} [dim]({check['detail']})[/]", highlight=False, soft_wrap=True)
+    for note in run["notes"]:
+        console.print(f"[dim]{note}[/]", highlight=False, soft_wrap=True)
+    for name, what in (("metrics.json", "figures"), (NAME, "images"), ("classes.png", "picture")):
+        console.print(f"[dim]{what:8}[/] {short(folder.absolute() / name)}", soft_wrap=True, highlight=False)
+
+
+def _folder(cfg: DictConfig, run: Path | None) -> Path:
+    if cfg.to is not None:
+        return Path(str(cfg.to)).expanduser() / "evaluation" / cfg.name
+    return (run or Path("runs") / f"audit-{Path(cfg.checkpoint).stem}") / "evaluation" / cfg.name
+
+
+def _places(cfg: DictConfig, judged: Classifier) -> Tensor:
+    """Which test images are judged: (n,), in their order."""
+    names, targets = judged.data.classes, judged.data.test.targets
+    chosen = [str(name) for name in cfg.classes] if cfg.classes is not None else names
+    if unknown := [name for name in chosen if name not in names]:
+        few = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+        raise ValueError(f"classes={unknown[0]} is unknown: the data has {few}")
+    sizes = targets.bincount(minlength=len(names))
+    if cfg.classes is not None and (empty := [name for name in chosen if not sizes[names.index(name)]]):
+        raise ValueError(f"classes={empty[0]}: there is no test image of this class")
+    wanted = torch.tensor([name in chosen for name in names]) & (sizes > 0)
+    if cfg.samples_per_class is None:
+        return wanted[targets].nonzero().flatten()
+    counts = torch.where(wanted, cfg.samples_per_class, 0)
+    if (counts > sizes).any():
+        least = int(torch.where(wanted, sizes, sizes.max()).argmin())
+        raise ValueError(f"samples_per_class={cfg.samples_per_class}: class {names[least]!r} has only {sizes[least]} test images")
+    return stratified(targets, counts[: int(targets.max()) + 1])
+
+
+def _check(cfg: DictConfig) -> None:
+    refuse_seed(cfg.seed)
+    for key in ("batch_size", "samples_per_class"):
+        value = cfg[key]
+        if not (value is None and key == "samples_per_class") and (type(value) is not int or value < 1):
+            raise ValueError(f"{key}={value} must be a whole number, 1 or more")
+    if not isinstance(cfg.overwrite, bool):
+        raise ValueError(f"overwrite={cfg.overwrite} must be true or false")
+    if cfg.classes is not None and (isinstance(cfg.classes, str | int) or not len(cfg.classes)):
+        raise ValueError(f"classes={cfg.classes} must be a list of names: classes=[cat,dog]")
+    if not isinstance(cfg.name, str) or not cfg.name or "/" in cfg.name or cfg.name.startswith("."):
+        raise ValueError(f"name={cfg.name} must be a plain name")
+    if cfg.device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device={cfg.device} is unknown: choose auto, cpu or cuda")
+    if cfg.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda: torch finds no CUDA on this machine")
