@@ -144,7 +144,7 @@ def _prepare() -> None:
 def _one_line(text: str) -> str:
     """Our own errors are one line already; Hydra's and OmegaConf's say it in several, with their own affairs below."""
     if found := re.match(r"Could not override '(.+)'", text):
-        return f"there is no key {found[1]}: --help lists the usual ones, --cfg job prints them all"
+        return f"there is no key {found[1]}: --help lists the usual ones"
     if found := re.match(r"(?s).*?Could not find '(\S+)/(\S+)'.*?Available options in '\S+':(.+?)(Config search path|$)", text):
         return f"{found[1]}={found[2]} is unknown: choose one of {', '.join(found[3].split())}"
     if "override_grammar" in text:

@@ -46,6 +46,19 @@ class Findings:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+class Suite:
+    """What an audit consists of."""
+
+    versions: dict[str, str] = {}  # of libraries that verdicts depend on
+
+    def check(self, pixels: Tensor, labels: Tensor, index: Tensor) -> None:
+        """Raise ValueError, before anything is written, where these images cannot be judged so."""
+
+    def __call__(self, audit: "Audit") -> Findings:
+        """Run what the audit's journal does not hold yet."""
+        raise NotImplementedError
+
+
 class Audit:
     """A network in eval mode, test images and the threat model that its robustness is measured under.
 
@@ -161,9 +174,17 @@ class Progress:
         self.live: Live | None = None
 
     def expect(self, plan: Mapping[str, float], images: int, *, at_most: bool = False) -> None:
-        """Stages with their cost per image, each of `images`."""
-        self.plan, self.at_most = dict(plan), at_most
-        self.left = dict.fromkeys(plan, images)
+        """Stages to come with their cost per image, each of `images`."""
+        self.plan, self.at_most = self.plan | dict(plan), at_most
+        self.left |= dict.fromkeys(plan, images)
+
+    def report(self, title: str, accuracy: Tensor) -> None:
+        """Say what every class has after a stage; of more than 20 classes the weakest ten."""
+        known = [(a, name) for a, name in zip(accuracy.tolist(), self.classes, strict=True) if a == a]
+        shown = known if len(known) <= 20 else sorted(known)[:10]
+        line = "  ".join(f"{name} {100 * a:.1f}" for a, name in shown)
+        say = print if self.live is None else self.live.console.print
+        say(f"{title}: average {100 * accuracy.nanmean():.1f}   {line}")
 
     def begin(self, stage: str, images: int) -> None:
         self.plan.setdefault(stage, 1.0)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairat_lightning.audit import Audit, Findings
+from fairat_lightning.audit import Audit, Findings, Suite
 from fairat_lightning.evaluation import full_float32
 from fairat_lightning.metrics import class_accuracy, summary
 from fairat_lightning.samples import Batch
@@ -39,7 +39,7 @@ def available() -> bool:
     return True
 
 
-class AutoAttack:
+class AutoAttack(Suite):
     """The standard suite; fewer `steps` of the gradient attacks or `queries` of Square make it a reduced one.
 
     ValueError without the extra.
@@ -55,7 +55,6 @@ class AutoAttack:
         self.versions = {"pyautoattack": version("pyautoattack")}
 
     def __call__(self, audit: Audit) -> Findings:
-        """Run what the journal does not hold yet."""
         stages = [name for name in TITLES if name != "apgd_t" or len(audit.classes) > 3]
         targets = min(9, len(audit.classes) - 1)
         cost = {
@@ -71,6 +70,7 @@ class AutoAttack:
             audit.progress.shorten(stages[position:], int((predicted == audit.labels).sum()))
             predicted = self._stage(audit, name, predicted, stages[position:])
             summaries[name] = summary(audit.confusion(predicted), audit.classes)
+            audit.progress.report(f"after {TITLES[name]}", class_accuracy(audit.confusion(predicted)))
         return self._findings(audit, summaries, stages)
 
     def _stage(self, audit: Audit, name: str, before: Tensor, coming: list[str]) -> Tensor:

@@ -9,18 +9,18 @@ does not take them, are put in front of it, because images are in [0,1].
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import hydra
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from fairat_lightning.__main__ import CONF
-from fairat_lightning.build import TARGETS, check_targets, naming, network, part, plain, quieten
+from fairat_lightning.build import TARGETS, check_targets, network, part, plain, quieten
 from fairat_lightning.data import DataModule
 from fairat_lightning.models import Normalized, load_weights
 
@@ -120,13 +120,19 @@ def _allowed(cfg: DictConfig) -> list[str]:
 
 def _foreign(cfg: DictConfig, data: DataModule) -> Normalized:
     values = {str(key): value for key, value in plain(cfg)["model"].items() if key != "_target_"}
-    target = get_object(cfg.model._target_)
+    module, _, name = str(cfg.model._target_).rpartition(".")
+    try:
+        target = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"model._target_={cfg.model._target_} cannot be imported: {error}") from error
     takes = inspect.signature(target).parameters
     shape = {"num_classes": data.num_classes, "in_channels": data.channels}
     values |= {key: value for key, value in shape.items() if key in takes and key not in values}
     front = {key: values.pop(key) for key in ("mean", "std") if key in values and key not in takes}
-    with naming("model"):
+    try:
         net = target(**values)
+    except Exception as error:  # another's class, and whatever it raises
+        raise ValueError(f"model: {name} cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(net, nn.Module):
         raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}, not a torch.nn.Module")
     return Normalized(net.float(), front.get("mean", [0.0]), front.get("std", [1.0]), in_channels=data.channels)

@@ -7,7 +7,6 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -17,11 +16,11 @@ from rich.live import Live
 from torch import Tensor
 
 from fairat_lightning import record
-from fairat_lightning.audit import Audit, Findings, fingerprint
+from fairat_lightning.audit import Audit, Findings, Suite, fingerprint
 from fairat_lightning.build import on_terminal, part, plain, refuse_seed, short
 from fairat_lightning.classifier import Classifier, compose, load
 from fairat_lightning.data.stratified import stratified
-from fairat_lightning.report import class_table, draw_classes
+from fairat_lightning.report import class_bars, class_table, save
 from fairat_lightning.samples import NAME, Journal
 
 NOT_IDENTITY = ("overwrite", "to", "device", "allow")
@@ -33,7 +32,7 @@ def main(words: list[str]) -> None:
     """Evaluate what the words say, or show the evaluation if it is finished. Raises what `build.WRONG_INPUT` lists."""
     cfg = compose("evaluate", words)
     _check(cfg)
-    suite = part(cfg, "suite")
+    suite: Suite = part(cfg, "suite")
     judged = load(cfg)
     folder = _folder(cfg, judged.run)
     audit = _audit(cfg, judged, folder, suite)
@@ -44,10 +43,11 @@ def main(words: list[str]) -> None:
     show(folder)
 
 
-def _audit(cfg: DictConfig, judged: Classifier, folder: Path, suite: Any) -> Audit:
+def _audit(cfg: DictConfig, judged: Classifier, folder: Path, suite: Suite) -> Audit:
     """The audit, with the journal opened in `folder`; everything is checked before anything is written."""
     places = _places(cfg, judged)
     test = judged.data.test.subset(places)
+    suite.check(test.pixels, test.targets, places)
     threat, config = part(cfg, "attack"), {key: value for key, value in plain(cfg).items() if key not in NOT_IDENTITY}
     header = {
         "config": config,
@@ -79,7 +79,7 @@ def _audit(cfg: DictConfig, judged: Classifier, folder: Path, suite: Any) -> Aud
     )
 
 
-def _run(audit: Audit, suite: Any) -> Findings:
+def _run(audit: Audit, suite: Suite) -> Findings:
     size, eps = len(audit.labels), audit.threat.eps
     print(f"{size:,} images, {audit.threat.norm} eps {eps:.4g}, batches of {audit.batch_size}, {audit.device}", flush=True)
     if audit.journal.batches:
@@ -100,7 +100,7 @@ def _close(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings) -> N
     if cfg.samples_per_class is not None:
         notes.append(f"{cfg.samples_per_class} images of each class.")
     shown = {key: findings.metrics[key] for key in findings.headline or list(findings.metrics)[:3]}
-    draw_classes({folder.name: shown}, folder / "classes.png", attacks=tuple(shown), titles=findings.titles)
+    save(class_bars({folder.name: shown}, tuple(shown), findings.titles), folder / "classes.png")
     record.close_folder(
         folder,
         findings.metrics,

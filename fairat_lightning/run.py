@@ -146,7 +146,8 @@ def _execute(job: Run) -> None:
         batches = [Batch(name, *(t.tolist() for t in rows)) for name, rows in job.method.verdicts.items()]
         samples.write(job.folder / samples.NAME, {"config": plain(job.cfg)}, batches)
         if kept:
-            np.savez(job.folder / "hardest.npz", **{key: value.numpy() for key, value in kept.items()})
+            arrays: dict[str, Any] = {key: value.numpy() for key, value in kept.items()}
+            np.savez(job.folder / "hardest.npz", **arrays)
         record.close_folder(job.folder, job.method.results, seconds=seconds, selected_epoch=selected)
         show(job.folder)
 

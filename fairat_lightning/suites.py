@@ -18,9 +18,10 @@ from torch import Tensor
 
 from fairat_lightning import autoattack
 from fairat_lightning.attacks import PGD, number
-from fairat_lightning.audit import Audit, Check, Findings
+from fairat_lightning.audit import Audit, Check, Findings, Suite
 from fairat_lightning.data.stratified import evenly, stratified
 from fairat_lightning.evaluation import ATTACKS, Spec, seeded_start
+from fairat_lightning.samples import Batch
 
 TITLES = {
     "clean": "clean",
@@ -28,7 +29,7 @@ TITLES = {
     "pgd20": "PGD-20",
     "cw20": "CW-20",
     "pgd100": "PGD-100 x5",
-    "multitargeted": "MultiTargeted",
+    "multitargeted": "Targeted",
 }
 QUICK = ("clean", "fgsm", "pgd20", "cw20")
 STANDARD = (*QUICK, "pgd100", "multitargeted")
@@ -37,17 +38,15 @@ NOTHING_LEFT = 0.05
 SQUARE_QUERIES = 1000
 
 
-class Quick:
+class Quick(Suite):
     """Clean, FGSM, PGD-20 and CW-20."""
-
-    versions: dict[str, str] = {}  # of libraries that verdicts depend on
 
     def __call__(self, audit: Audit) -> Findings:
         audit.progress.expect({name: _cost(name, audit) for name in QUICK}, len(audit.labels))
         return Findings(_summaries(audit, QUICK), {name: TITLES[name] for name in QUICK}, ["clean", "pgd20", "cw20"])
 
 
-class Standard:
+class Standard(Suite):
     """`Quick` with PGD-100, MultiTargeted, PGD-20 in the other norm at `other_eps` (None: left out), and the sanity checks on
     about `check_images` images."""
 
@@ -69,12 +68,12 @@ class Standard:
             name, threat = f"pgd20_{other}", replace(audit.threat, norm=other, eps=self.other_eps, step=None)
             predicted = audit.stage(name, "pgd20", threat=threat)
             findings.metrics[name] = audit.summary(name, predicted)
-            findings.titles[name] = f"PGD-20 {other} {self.other_eps:.4g}"
+            findings.titles[name] = f"PGD-20 {'L2' if other == 'l2' else 'Linf'}"
         findings.checks = sanity_checks(audit, self.check_images)
         return findings
 
 
-class Sweep:
+class Sweep(Suite):
     """PGD-20 at every multiple of the threat model's eps in `multiples`: a curve of robust accuracy per class."""
 
     def __init__(self, multiples: Sequence[float]):
@@ -82,7 +81,6 @@ class Sweep:
         if not numbers or not all(isinstance(m, int | float) and not isinstance(m, bool) and m >= 0 for m in numbers):
             raise ValueError(f"suite.multiples={numbers} must be numbers, 0 or more")
         self.multiples = sorted(set(map(float, numbers)))
-        self.versions: dict[str, str] = {}
 
     def __call__(self, audit: Audit) -> Findings:
         eps = [_limit(audit.threat, float(audit.threat.eps) * m) for m in self.multiples]
@@ -91,7 +89,7 @@ class Sweep:
         metrics = {}
         for key, value in zip(keys, eps, strict=True):
             metrics[key] = audit.summary(key, audit.stage(key, "pgd20", threat=replace(audit.threat, eps=value, step=None)))
-        titles = {key: f"PGD-20 at {value:.4g}" for key, value in zip(keys, eps, strict=True)}
+        titles = {key: f"eps {value:.4g}" for key, value in zip(keys, eps, strict=True)}
         return Findings(metrics, titles, [], extra={"curve": {"eps": eps, "keys": keys}})
 
 
@@ -101,17 +99,22 @@ def sanity_checks(audit: Audit, images: int) -> list[Check]:
     places = stratified(audit.labels, evenly(min(images, len(audit.labels)), sizes)[: int(audit.labels.max()) + 1])
     right: dict[str, Tensor] = {}
 
-    def run(name: str, attack: str | Spec | None, threat: PGD | None = None) -> Tensor:
-        predicted = audit.stage(f"check_{name}", attack, threat=threat, places=places)
+    def judge(name: str, predicted: Tensor) -> None:
         right[name] = predicted == audit.labels[places]
-        return right[name]
+
+    def run(name: str, attack: str | Spec, threat: PGD | None = None) -> None:
+        judge(name, audit.stage(f"check_{name}", attack, threat=threat, places=places))
 
     def at(eps: float) -> PGD:
         return replace(audit.threat, eps=_limit(audit.threat, eps), step=None)
 
     eps, slack = float(audit.threat.eps), max(SLACK, 2 / len(places))
-    for name in ("clean", "fgsm", "pgd20", "cw20", "multitargeted", "noise"):
-        run(name, None if name == "clean" else name)
+    costs = {"noise": 20.0, "pgd1": 3.0, "pgd5": 15.0, "pgd100": 300.0, "square": float(SQUARE_QUERIES)}
+    costs |= dict.fromkeys(("eps_half", "eps_double", "eps_large"), 60.0)
+    audit.progress.expect({f"check_{name}": cost for name, cost in costs.items()}, len(places))
+    for name in ("clean", "fgsm", "pgd20", "cw20", "multitargeted"):
+        judge(name, audit.stage(name, None if name == "clean" else name)[places])
+    run("noise", "noise")
     for steps in (1, 5, 100):
         run(f"pgd{steps}", Spec("cross_entropy", steps))
     run("eps_half", "pgd20", at(eps / 2))
@@ -161,12 +164,11 @@ def _black_box(audit: Audit, places: Tensor, right: dict[str, Tensor], slack: fl
     if not autoattack.available():
         return Check(name, None, f"Square was not run: {autoattack.MISSING}")
     done = [batch for batch in audit.journal.batches if batch.stage == "check_square"]
-    audit.progress.begin("check_square", 0)
     verdicts = [v for batch in done for v in batch.predicted]
     for part in places.split(audit.batch_size)[len(done) :]:
         x, y, _ = audit.images(part)
         verdict = autoattack.attack("square", audit, x, y, queries=SQUARE_QUERIES).tolist()
-        audit.journal.append(autoattack.Batch("check_square", audit.index[part].tolist(), audit.labels[part].tolist(), verdict))
+        audit.journal.append(Batch("check_square", audit.index[part].tolist(), audit.labels[part].tolist(), verdict))
         verdicts += verdict
     square = torch.tensor(verdicts) == audit.labels[places]
     white = torch.stack([right[k] for k in ("pgd20", "pgd100", "cw20", "multitargeted")])
