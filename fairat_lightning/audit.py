@@ -59,6 +59,23 @@ class Suite:
         raise NotImplementedError
 
 
+class Checked(nn.Module):
+    """`net`, which must return finite logits (B, num_classes); ValueError where it does not."""
+
+    def __init__(self, net: nn.Module, num_classes: int):
+        super().__init__()
+        self.net, self.num_classes = net, num_classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.net(x)
+        if not isinstance(logits, Tensor) or logits.shape != (len(x), self.num_classes):
+            what = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise ValueError(f"the network returns {what} for {len(x)} images: logits (images, {self.num_classes}) are needed")
+        if not logits.isfinite().all():
+            raise ValueError("the network returns nan or infinite logits: it cannot be judged")
+        return logits
+
+
 class Audit:
     """A network in eval mode, test images and the threat model that its robustness is measured under.
 
@@ -87,23 +104,11 @@ class Audit:
             raise ValueError(f"images from {pixels.amin():.3g} to {pixels.amax():.3g}: they must lie in [0,1]")
         confusion_matrix(labels, labels, len(classes))
         self.device = torch.device(device)
-        self.net = net.to(self.device).eval().requires_grad_(False)
+        self.net = Checked(net, len(classes)).to(self.device).eval().requires_grad_(False)
         self.pixels, self.labels, self.index, self.classes = pixels, labels, index, list(classes)
         self.threat, self.journal, self.batch_size, self.seed = threat, journal, batch_size, seed
         self.losses: dict[str, Tensor] = {}
         self.progress = Progress(self.classes)
-
-    def logits(self, x: Tensor) -> Tensor:
-        """The network's logits (B,C) of images (B,C,H,W); ValueError unless they are that, and finite."""
-        return self.checked(self.net(x))
-
-    def checked(self, logits: Any) -> Tensor:
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != len(self.classes):
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"the network returns {shape}: logits (images, {len(self.classes)}) are needed")
-        if not logits.isfinite().all():
-            raise ValueError("the network returns nan or infinite logits: it cannot be judged")
-        return logits
 
     def images(self, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images in [0,1], labels and indices at `places` (B,), on the device."""
@@ -125,13 +130,13 @@ class Audit:
         """
         places = torch.arange(len(self.labels)) if places is None else places
         todo = list(places.split(self.batch_size))
-        done = [batch for batch in self.journal.batches if batch.stage == name]
+        done = self.finished(name, todo)
         self.progress.begin(name, sum(map(len, todo[len(done) :])))
         for part in todo[len(done) :]:
             began = time.perf_counter()
             x, y, index = self.images(part)
             x = x if change is None else change(x, index)
-            logits = self.checked(logits_under(self.net, x, y, index, threat or self.threat, attack))
+            logits = logits_under(self.net, x, y, index, threat or self.threat, attack)
             loss = F.cross_entropy(logits, y, reduction="none")
             losses = [float(f"{v:.6g}") for v in loss.tolist()]
             found = Batch(name, index.tolist(), y.tolist(), logits.argmax(1).tolist(), losses)
@@ -140,6 +145,13 @@ class Audit:
             self.progress.step(name, len(part), time.perf_counter() - began, self._so_far(done))
         self.losses[name] = torch.tensor([v for b in done for v in b.loss or []], dtype=torch.float64)
         return torch.tensor([v for b in done for v in b.predicted])
+
+    def finished(self, name: str, parts: Sequence[Tensor]) -> list[Batch]:
+        """The batches of a stage that the journal holds, which must be the first of `parts`."""
+        done = [batch for batch in self.journal.batches if batch.stage == name]
+        if [b.index for b in done] != [self.index[part].tolist() for part in parts[: len(done)]]:
+            raise ValueError(f"{self.journal.path} does not fit: {name} has other images in its batches; overwrite=true starts anew")
+        return done
 
     def confusion(self, predicted: Tensor, places: Tensor | None = None) -> Tensor:
         """Counts (C,C) of labels against predictions."""

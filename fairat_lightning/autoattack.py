@@ -77,13 +77,11 @@ class AutoAttack(Suite):
         """Attack the survivors of `before`, predictions (N,); the predictions after it."""
         after = before.clone()
         survivors = (before == audit.labels).nonzero().flatten()
-        done = [batch for batch in audit.journal.batches if batch.stage == name]
         todo = list(survivors.split(audit.batch_size)) if len(survivors) else []
+        done = audit.finished(name, todo)
         audit.progress.begin(name, sum(map(len, todo[len(done) :])))
         for k, part in enumerate(todo):
             if k < len(done):
-                if done[k].index != audit.index[part].tolist():
-                    raise ValueError(f"{audit.journal.path} does not fit: batch {k} of {name} holds other images; overwrite=true")
                 after[part] = torch.tensor(done[k].predicted)
                 continue
             began = time.perf_counter()
@@ -131,12 +129,12 @@ def attack(name: str, audit: Audit, x: Tensor, y: Tensor, *, steps: int = STEPS,
     targets = {"n_target_classes": min(9, classes - 1)}
     with torch.inference_mode(False), torch.no_grad(), full_float32():
         if name == "apgd_ce":
-            crafted = APGDAttack(audit.logits, **gradient, **apgd, **common).perturb(x, y)
+            crafted = APGDAttack(audit.net, **gradient, **apgd, **common).perturb(x, y)
         elif name == "apgd_t":
-            crafted = APGDAttack_targeted(audit.logits, **gradient, **apgd, **targets, **common).perturb(x, y)
+            crafted = APGDAttack_targeted(audit.net, **gradient, **apgd, **targets, **common).perturb(x, y)
         elif name == "fab_t":
-            crafted = FABAttack_PT(audit.logits, targeted=True, **gradient, **targets, **common).perturb(x, y)
+            crafted = FABAttack_PT(audit.net, targeted=True, **gradient, **targets, **common).perturb(x, y)
         else:
-            square = SquareAttack(audit.logits, p_init=0.8, n_queries=queries, n_restarts=1, resc_schedule=False, **common)
+            square = SquareAttack(audit.net, p_init=0.8, n_queries=queries, n_restarts=1, resc_schedule=False, **common)
             crafted = square.perturb(x, y)
-        return audit.logits(crafted).argmax(1).cpu()
+        return audit.net(crafted).argmax(1).cpu()

@@ -51,12 +51,13 @@ def interval(correct: ArrayLike, counts: ArrayLike, figure: str = "worst", *, dr
     value = float(FIGURES[figure](right / n))
     drawn = FIGURES[figure](np.random.default_rng(seed).binomial(n, right / n, (draws, len(n))) / n)
     low, high = 2 * value - np.quantile(drawn, [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
+    if np.ptp(drawn) == 0:  # all right or all wrong: nothing to resample, so the exact (Clopper-Pearson) end of n like draws
+        width = 1 - ((1 - LEVEL) / 2) ** (1 / n.min())
+        low, high = value - width, value + width
     return Interval(value, float(max(low, 0.0)), float(min(high, 1.0)), float(drawn.mean() - value))
 
 
-def compare(
-    a: ArrayLike, b: ArrayLike, y: ArrayLike, figure: str = "worst", *, draws: int = DRAWS, seed: int = 0
-) -> Comparison:
+def compare(a: ArrayLike, b: ArrayLike, y: ArrayLike, figure: str = "worst", *, draws: int = DRAWS, seed: int = 0) -> Comparison:
     """Whether A's figure is above B's on the same images: whether each is right (N,), (N,), and their labels (N,).
 
     ValueError for arrays of different lengths or without images.

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from fairat_lightning.__main__ import CONF
+from fairat_lightning.audit import Checked
 from fairat_lightning.build import TARGETS, check_targets, network, part, plain, quieten
-from fairat_lightning.data import DataModule
+from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.models import Normalized, load_weights
 
 GROUPS = ("model", "data", "attack")
@@ -79,8 +81,11 @@ def load(cfg: DictConfig) -> Classifier:
     data.prepare()
     ours = str(cfg.model.get("_target_", TARGETS[0])).startswith(TARGETS)
     net = network(cfg, data) if ours else _foreign(cfg, data)
+    if not isinstance(net, Normalized):
+        raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}: name one of conf/model's functions")
     load_weights(net, cfg.checkpoint)
-    return Classifier(net.eval(), data, cfg, run_folder(cfg.checkpoint))
+    _try(net.eval(), data)
+    return Classifier(net, data, cfg, run_folder(cfg.checkpoint))
 
 
 def other_eps(*, _root_: DictConfig) -> Any:
@@ -116,6 +121,19 @@ def _allowed(cfg: DictConfig) -> list[str]:
     if not OmegaConf.is_list(allow) or not all(isinstance(prefix, str) and prefix.endswith(".") for prefix in allow):
         raise ValueError(f"allow={allow} must be a list of prefixes that end in a dot: allow=[mypackage.]")
     return list(allow)
+
+
+@torch.no_grad()
+def _try(net: nn.Module, data: DataModule) -> None:
+    """Two test images, before anything is written."""
+    images = as_float(data.test.pixels[:2])
+    try:
+        Checked(net, data.num_classes)(images)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever its layers raise
+        shape, reason = tuple(images.shape[1:]), (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"the network does not take images of shape {shape}: {reason}") from error
 
 
 def _foreign(cfg: DictConfig, data: DataModule) -> Normalized:

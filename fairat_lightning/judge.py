@@ -49,8 +49,8 @@ def _audit(cfg: DictConfig, judged: Classifier, folder: Path, suite: Suite) -> A
     test = judged.data.test.subset(places)
     suite.check(test.pixels, test.targets, places)
     threat, config = part(cfg, "attack"), {key: value for key, value in plain(cfg).items() if key not in NOT_IDENTITY}
-    header = {
-        "config": config,
+    header = {  # not where the weights lie, but what they are
+        "config": {key: value for key, value in config.items() if key not in ("checkpoint", "name")},
         "weights": fingerprint(judged.net.state_dict()),
         "images": fingerprint({"pixels": test.pixels, "targets": test.targets, "index": places}),
         "torch": torch.__version__,

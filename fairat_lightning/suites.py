@@ -150,7 +150,7 @@ def _gradients(audit: Audit, places: Tensor) -> Check:
         x, y, index = audit.images(part)
         x = (x + seeded_start(x, index, audit.threat)).clamp(0, 1).requires_grad_(True)
         with torch.enable_grad():
-            loss = F.cross_entropy(audit.logits(x), y, reduction="sum")
+            loss = F.cross_entropy(audit.net(x), y, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, x, allow_unused=True) if loss.requires_grad else (None,)
         flat = torch.zeros_like(x).flatten(1) if gradient is None else gradient.flatten(1)
         zero += int((flat == 0).all(1).sum())
@@ -163,9 +163,10 @@ def _black_box(audit: Audit, places: Tensor, right: dict[str, Tensor], slack: fl
     name = "a black box is not stronger"
     if not autoattack.available():
         return Check(name, None, f"Square was not run: {autoattack.MISSING}")
-    done = [batch for batch in audit.journal.batches if batch.stage == "check_square"]
+    parts = places.split(audit.batch_size)
+    done = audit.finished("check_square", parts)
     verdicts = [v for batch in done for v in batch.predicted]
-    for part in places.split(audit.batch_size)[len(done) :]:
+    for part in parts[len(done) :]:
         x, y, _ = audit.images(part)
         verdict = autoattack.attack("square", audit, x, y, queries=SQUARE_QUERIES).tolist()
         audit.journal.append(Batch("check_square", audit.index[part].tolist(), audit.labels[part].tolist(), verdict))

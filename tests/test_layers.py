@@ -7,9 +7,13 @@ PACKAGE = Path(__file__).resolve().parent.parent / "fairat_lightning"
 LEVEL = {
     "fairat_lightning": 0,
     "fairat_lightning.__main__": 5,
+    "fairat_lightning.evaluate": 5,
+    "fairat_lightning.judge": 5,
+    "fairat_lightning.export": 5,
+    "fairat_lightning.classifier": 5,
+    "fairat_lightning.build": 4,
     "fairat_lightning.run": 4,
     "fairat_lightning.dashboards": 3.5,
-    "fairat_lightning.report": 3.5,
     "fairat_lightning.methods": 3,
     "fairat_lightning.methods.base": 2,
 }
@@ -18,6 +22,8 @@ LEVEL = {
 def level(module: str) -> float:
     if module in LEVEL:
         return LEVEL[module]
+    if module.split(".")[:2] == ["fairat_lightning", "report"]:
+        return 3.5
     return 2.5 if module.startswith("fairat_lightning.methods.") else 1
 
 

@@ -1,0 +1,217 @@
+"""The rows in numbers: mean, spread and interval of every figure, and which differences are more than noise.
+
+One seed a row: the bootstrap interval of its record, and the paired bootstrap of `bootstrap.py` on the verdicts of both runs
+on the same images. Several seeds: mean, sample standard deviation, the 95 % interval of the mean by Student's t, and Welch's
+t-test. A row of one seed against a row of several is not tested. Figures are in [0,1] here, in percent where a person reads.
+"""
+
+import warnings
+from collections.abc import Iterable
+from math import isnan, nan, sqrt
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from fairat_lightning import bootstrap, metrics
+from fairat_lightning.report.gather import Group
+from fairat_lightning.report.groups import Report, comparable
+
+LEVEL, ALPHA = 0.95, 0.05
+MAIN_FIGURES = ("average", "worst")
+UNTESTED = (
+    "A test takes several seeds of both rows, or one run of each with its verdicts on the same images under one threat model."
+)
+Cell = dict[str, Any]
+
+
+def cell(group: Group, key: str, figure: str) -> Cell:
+    """Mean, sample standard deviation and values of one figure over the seeds, and where there is one its interval.
+
+    None stands for what does not exist: the mean without values, the deviation with one value.
+    """
+    values = group.values(key, figure)
+    present = [v for v in values if v is not None]
+    result: Cell = {
+        "mean": mean(present) if present else None,
+        "std": stdev(present) if len(present) > 1 else None,
+        "values": values,
+    }
+    if len(present) > 1:
+        half = float(stats.t.ppf((1 + LEVEL) / 2, len(present) - 1)) * result["std"] / sqrt(len(present))
+        low, high = result["mean"] - half, result["mean"] + half
+        # Outside of these an accuracy cannot lie; other figures may.
+        result |= {"low": max(low, 0.0), "high": min(high, 1.0)} if figure in MAIN_FIGURES else {"low": low, "high": high}
+    elif len(present) == 1:
+        interval = next(run.summaries[key].get("interval", {}).get(figure) for run in group.runs if key in run.summaries)
+        result |= {"low": interval[0], "high": interval[1]} if interval else {}
+    return result
+
+
+def rows(report: Report) -> list[dict[str, Any]]:
+    """For each row "label", "runs" and `cell`s "<attack>_<figure>", with "best" where `best` says so; and "<attack>_rho"."""
+    present = dict.fromkeys(key for group in report.groups for run in group.runs for key in run.summaries)
+    found = []
+    for group in report.groups:
+        row: dict[str, Any] = {"label": group.label, "runs": len(group.runs)}
+        for key in present:
+            extra = (name for run in group.runs for name in run.summaries.get(key, {}).get("figures", ()))
+            for figure in dict.fromkeys([*MAIN_FIGURES, *extra, "worst_bias"]):
+                if figure in MAIN_FIGURES or any(v is not None for v in group.values(key, figure)):
+                    row[f"{key}_{figure}"] = cell(group, key, figure)
+        found.append(row)
+    for key in report.keys:
+        for figure in MAIN_FIGURES:
+            winner = best(report, key, figure)
+            for group, row in zip(report.groups, found, strict=True):
+                if group is winner:
+                    row[f"{key}_{figure}"]["best"] = True
+    for row in found if len(found) > 1 else ():
+        for key in report.robust:
+            row[f"{key}_rho"] = {"mean": _rho(row, found[0], key), "std": None, "values": []}
+    return found
+
+
+def difference(a: Group, b: Group, key: str, figure: str) -> bootstrap.Comparison | None:
+    """figure(A) - figure(B) with its interval and p-value; None where it cannot be tested."""
+    if not comparable(a, b, key) or a.classes(key) != b.classes(key):
+        return None
+    mine, other = ([v for v in group.values(key, figure) if v is not None] for group in (a, b))
+    if len(mine) > 1 and len(other) > 1:
+        if stdev(mine) == stdev(other) == 0:
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of seeds that agree to the last bit
+            test = stats.ttest_ind(mine, other, equal_var=False)
+            interval = test.confidence_interval(LEVEL)
+        return bootstrap.Comparison(mean(mine) - mean(other), float(interval.low), float(interval.high), float(test.pvalue))
+    if len(a.runs) == len(b.runs) == len(mine) == len(other) == 1:
+        first, second = a.runs[0].verdicts.get(key), b.runs[0].verdicts.get(key)
+        if first is None or second is None:
+            return None
+        if np.array_equal(first.image, second.image) and np.array_equal(first.label, second.label):
+            return bootstrap.compare(first.predicted == first.label, second.predicted == second.label, first.label, figure)
+    return None
+
+
+def significant(found: bootstrap.Comparison | None) -> bool:
+    return found is not None and found.p < ALPHA
+
+
+def best(report: Report, key: str, figure: str) -> Group | None:
+    """The row that is better than every other row that has the figure, each at p < .05; None as a rule, and for one row."""
+    means = {k: cell(group, key, figure)["mean"] for k, group in enumerate(report.groups)}
+    ranked = sorted((k for k, v in means.items() if v is not None), key=lambda k: -means[k])
+    if len(ranked) < 2 or means[ranked[0]] == means[ranked[1]]:
+        return None
+    top = report.groups[ranked[0]]
+    # The runner-up first: where it is not beaten, the others need no test.
+    return top if all(significant(difference(top, report.groups[k], key, figure)) for k in ranked[1:]) else None
+
+
+def headline(report: Report) -> list[str]:
+    """What the report finds, in sentences: of one row what it is, of two how they differ, of more whether one stands out."""
+    title, key = report.titles[report.main], report.main
+    first = report.groups[0]
+    worst = {id(group): cell(group, key, "worst")["mean"] for group in report.groups}
+    if len(report.groups) == 1:
+        average = cell(first, key, "average")["mean"]
+        if average is None:
+            return [f"No class of {first.label} has an image: there is nothing to say."]
+        name = weakest(first, key)
+        return [
+            f"{first.label} under {title}: {100 * average:.1f} % of the images right, averaged over the classes, and "
+            f"{100 * worst[id(first)]:.1f} % in its worst class" + (f", {name}." if name else ".")
+        ]
+    if len(report.groups) == 2:
+        found = [sentence(first, report.groups[1], attack, report.titles[attack]) for attack in report.robust or report.keys]
+        return [*found, UNTESTED] if any(text.startswith("Not tested") for text in found) else found
+    ranked = sorted((g for g in report.groups if worst[id(g)] is not None), key=lambda g: -worst[id(g)])
+    if not ranked:
+        return [f"No row has figures for {title}."]
+    value = f"{100 * worst[id(ranked[0])]:.1f} %"
+    if best(report, key, "worst") is ranked[0]:
+        return [f"{ranked[0].label} has the best worst class under {title}: {value}, better than every other row at p < .05."]
+    return [f"No row's worst class under {title} is significantly better than all others'; {ranked[0].label} has {value}."]
+
+
+def against_first(report: Report) -> list[str]:
+    """With more than two rows: each against the first under the main attack."""
+    if len(report.groups) < 3:
+        return []
+    first, *others = report.groups
+    return [sentence(first, other, report.main, report.titles[report.main]) for other in others]
+
+
+def sentence(base: Group, other: Group, key: str, title: str) -> str:
+    """Whether one of two rows is fairer: has the better worst class under the attack `key`."""
+    found = difference(other, base, key, "worst")
+    if found is None:
+        low, high = cell(base, key, "worst")["mean"], cell(other, key, "worst")["mean"]
+        gap = "" if None in (low, high) else f" (worst class {_points(high - low)} points)"
+        return f"Not tested: whether {other.label} is fairer than {base.label} under {title}{gap}."
+    sign, winner, loser = (1, other, base) if found.difference > 0 or not significant(found) else (-1, base, other)
+    text = f"{title} worst class {_test(found, sign)}"
+    if (cost := difference(other, base, key, "average")) is not None:
+        text += f"; average {_test(cost, sign)}"
+    if significant(found):
+        return f"{winner.label} is fairer than {loser.label}: {text}."
+    return f"No significant difference between {other.label} and {base.label}: {text}."
+
+
+def weakest(group: Group, key: str) -> str | None:
+    """The class with the lowest mean accuracy over the seeds."""
+    means = {name: mean(v) for name in group.classes(key) if (v := group.class_values(key, name))}
+    return min(means, key=means.__getitem__, default=None)
+
+
+def mean_of(group: Group) -> dict[str, Any]:
+    """The summaries of several seeds as one: every figure the mean over those that have it; `worst` is the mean of the worst."""
+
+    def over(values: Iterable[float | None]) -> float | None:
+        present = [v for v in values if v is not None]
+        return mean(present) if present else None
+
+    result = {}
+    for key in dict.fromkeys(key for run in group.runs for key in run.summaries):
+        per_class = {name: over(group.class_values(key, name)) for name in group.classes(key)}
+        present = {c: a for c, a in per_class.items() if a is not None}
+        result[key] = {
+            "average": over(group.values(key, "average")),
+            "worst": over(group.values(key, "worst")),
+            "worst_class": min(present, key=present.__getitem__, default=None),
+            "per_class": per_class,
+        }
+    return result
+
+
+def bias_note(report: Report) -> str | None:
+    """How far the worst class is expected to lie too low because each class has few images; None where nothing says."""
+    biases = [cell(group, report.main, "worst_bias")["mean"] for group in report.groups]
+    points = sorted(max(0.0, -100 * b) for b in biases if b is not None)
+    if not points:
+        return None
+    low, high = f"{points[0]:.1f}", f"{points[-1]:.1f}"
+    return (
+        "The lowest of several measured accuracies tends to lie below the lowest true one, the more so the fewer images a class "
+        f"has: under {report.titles[report.main]} by an estimated {low if low == high else f'{low} to {high}'} points here. "
+        "Bootstrap intervals of single runs take this off; the figures themselves, and means over seeds, do not."
+    )
+
+
+def _rho(row: dict[str, Any], first: dict[str, Any], key: str) -> float | None:
+    values = [r[f"{key}_{figure}"]["mean"] for r in (row, first) for figure in ("worst", "average")]
+    found = nan if None in values else metrics.rho(*values)
+    return None if isnan(found) else found
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _test(found: bootstrap.Comparison, sign: int) -> str:
+    low, high = sorted((sign * found.low, sign * found.high))
+    p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}" if found.p < 0.1 else f"p = {found.p:.2f}"
+    interval = f"95 % interval {100 * low:.1f} to {100 * high:.1f}".replace("-", "−")
+    return f"{_points(sign * found.difference)} points ({interval}, {p})"

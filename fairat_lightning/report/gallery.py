@@ -1,0 +1,107 @@
+"""Which figures a report has, with the words that go with each."""
+
+from collections.abc import Iterator
+from re import sub
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from fairat_lightning.report import curves, figures
+from fairat_lightning.report.gather import Group
+from fairat_lightning.report.groups import Report
+
+MOST_ROWS = 12  # that get a figure of their own for what is shown row by row
+
+
+class Picture(NamedTuple):
+    """A figure, the name of its files, the section of the page it stands in, and what it shows in words."""
+
+    name: str
+    section: str
+    caption: str
+    figure: Figure
+
+
+def pictures(report: Report) -> list[Picture]:
+    """Every figure for which the runs hold the data, in the order of the page."""
+    return [*_by_class(report), *_under_shift(report), *_over_time(report)]
+
+
+def _by_class(report: Report) -> Iterator[Picture]:
+    key, title, groups = report.main, report.titles[report.main], report.groups
+    text = f"Error per class under {title}, lower is better"
+    whiskers = "whiskers are one standard deviation, over seeds or, of a single run, of the sampling of its images"
+    yield Picture(
+        "class_errors",
+        "classes",
+        f"{text}; {whiskers}." if len(groups) <= figures.MOST_BARS else f"{text}.",
+        figures.class_errors(groups, key, title),
+    )
+    if key != "clean" and any("clean" in run.summaries for group in groups for run in group.runs):
+        yield Picture(
+            "clean_against_robust",
+            "classes",
+            f"Each class: clean accuracy against {title} accuracy. The height below the dotted line is what the attack takes.",
+            figures.clean_against_robust(groups, key, title),
+        )
+    for name, group in _named(report, "confusion"):
+        found = [run.verdicts[key] for run in group.runs if key in run.verdicts]
+        if found:
+            over = f" over {len(found)} seeds" if len(found) > 1 else ""
+            yield Picture(
+                name,
+                "confusion",
+                f"{group.label}: share (%) of each true class that is taken for each class under {title}{over}.",
+                figures.confusion(found, group.classes(key), group.label),
+            )
+
+
+def _under_shift(report: Report) -> Iterator[Picture]:
+    key, title = report.main, report.titles[report.main]
+    if any("shift" in run.summaries.get(key, {}) for group in report.groups for run in group.runs):
+        yield Picture(
+            "shift",
+            "shift",
+            f"The largest expected error under {title} when classes may become more or less frequent: at 0 the average error, "
+            "far to the right that of the worst class.",
+            curves.shift_curve(report.groups, key, title),
+        )
+    for name, group in _named(report, "eps"):
+        if any(run.curve and run.curve[0] for run in group.runs):
+            yield Picture(
+                name, "eps", f"{group.label}: robust accuracy of each class as the attack's eps grows.", curves.eps_curve(group)
+            )
+
+
+def _over_time(report: Report) -> Iterator[Picture]:
+    trained = [group for group in report.groups if any("val/robust" in row for run in group.runs for row in run.history)]
+    if trained:
+        yield Picture(
+            "training",
+            "training",
+            "Validation accuracy over the epochs: clean, robust average, robust worst class. Bands are one standard deviation "
+            "over seeds; a dot is the epoch that validation selected.",
+            curves.training_curves(trained),
+        )
+    for name, group in _named(report, "class_weights"):
+        if curves.classes_over_time(group, curves.WEIGHT):
+            text = f"{group.label}: the weight that FAAL gives each class, over the epochs; 1 is no preference."
+            yield Picture(name, "training", text, curves.class_weights(group))
+    for name, group in _named(report, "hard"):
+        if curves.classes_over_time(group, curves.SHARE):
+            text = f"{group.label}: who is hard over time, the share of each class's examples that FairAT augments."
+            yield Picture(name, "training", text, curves.hard_share(group))
+    for name, group in _named(report, "hardest"):
+        run = next((run for run in group.runs if run.hardest is not None and len(run.hardest.label)), None)
+        if run is not None and run.hardest is not None:
+            classes = max((list(s["per_class"]) for s in run.summaries.values()), key=len)
+            seed = f", seed {run.facts['seed']}" if len(group.runs) > 1 and "seed" in run.facts else ""
+            text = f"{group.label}{seed}: the hardest training images, each with class, loss and the epochs it was hard in."
+            yield Picture(name, "training", text, curves.hardest_images(run.hardest, classes, group.label + seed))
+
+
+def _named(report: Report, kind: str) -> Iterator[tuple[str, Group]]:
+    """The first rows, each with a file name of its own."""
+    for k, group in enumerate(report.groups[:MOST_ROWS], 1):
+        words = sub(r"[^a-z0-9.]+", "_", group.label.lower()).strip("_.")[:40]
+        yield f"{kind}_{k}_{words}".rstrip("_"), group

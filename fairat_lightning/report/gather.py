@@ -1,0 +1,234 @@
+"""Run folders read back: the run's own test, later evaluations, history and images, grouped into rows of seeds.
+
+A folder needs one finished part: metrics.json, or evaluation/<name>/metrics.json. Everything else may be missing. Where a
+figure was measured twice, the evaluation is kept if it saw at least as many images under the same threat model.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from zipfile import BadZipFile
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from fairat_lightning import samples
+from fairat_lightning.record import read_metrics
+
+TITLES = {
+    "clean": "clean",
+    "fgsm": "FGSM",
+    "pgd10": "PGD-10",
+    "pgd20": "PGD-20",
+    "pgd100": "PGD-100",
+    "pgd20_l2": "PGD-20 (l2)",
+    "cw20": "CW-20",
+    "multitargeted": "multi-targeted",
+    "apgd_ce": "APGD-CE",
+    "apgd_t": "APGD-T",
+    "fab_t": "FAB-T",
+    "square": "Square",
+    "autoattack": "AutoAttack",
+}
+LAYOUT = ("titles", "headline", "classes", "curve", "checks", "notes")  # of run.json: said elsewhere in a report
+Summary = Mapping[str, Any]
+T = TypeVar("T")
+
+
+class Verdicts(NamedTuple):
+    """For one stage the place in the test set, label and predicted class of every image, (N,) each, in the order of places."""
+
+    image: NDArray[np.int64]
+    label: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+
+
+class Hardest(NamedTuple):
+    """The training images that FairAT found hard most often: pixels uint8 (M,C,H,W), then (M,) each."""
+
+    pixels: NDArray[np.uint8]
+    label: NDArray[np.int64]
+    loss: NDArray[np.float64]
+    times: NDArray[np.int64]
+
+
+@dataclass
+class Run:
+    """One folder. `summaries`, `verdicts`, `threats` go by attack; `facts` is run.json, `audits` those of the evaluations."""
+
+    folder: Path
+    summaries: dict[str, Summary] = field(default_factory=dict)
+    verdicts: dict[str, Verdicts] = field(default_factory=dict)
+    threats: dict[str, tuple[str, float] | None] = field(default_factory=dict)
+    titles: dict[str, str] = field(default_factory=dict)
+    headline: list[str] = field(default_factory=list)
+    curve: tuple[list[float], list[str]] | None = None
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    audits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    config: dict[str, Any] | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    hardest: Hardest | None = None
+
+
+@dataclass
+class Group:
+    """A row of the report: the seeds of one configuration."""
+
+    label: str
+    runs: list[Run]
+
+    def values(self, key: str, figure: str) -> list[float | None]:
+        """The figure of each seed, in [0,1]; None where it is missing."""
+        found = [run.summaries.get(key, {}) for run in self.runs]
+        return [s.get("figures", {}).get(figure, s.get(figure)) for s in found]
+
+    def classes(self, key: str) -> list[str]:
+        return list(dict.fromkeys(c for run in self.runs for c in run.summaries.get(key, {"per_class": ()})["per_class"]))
+
+    def class_values(self, key: str, name: str) -> list[float]:
+        """The accuracy of one class for each seed that has it."""
+        found = [run.summaries[key]["per_class"].get(name) for run in self.runs if key in run.summaries]
+        return [a for a in found if a is not None]
+
+
+def read_run(folder: Path) -> Run:
+    """Everything in one folder. ValueError, one line with the path, if nothing in it is finished or a file is damaged."""
+    run = Run(folder)
+    run.config = _config(folder / "config.yaml")
+    run.facts = _object(folder / "run.json")
+    _absorb(run, folder, "", run.facts, run.config)
+    places = folder / "evaluation"
+    for place in sorted(p for p in places.iterdir() if p.is_dir()) if places.is_dir() else ():
+        if (place / "metrics.json").exists():
+            facts = run.audits[place.name] = _object(place / "run.json")
+            _absorb(run, place, place.name, facts, _config(place / "config.yaml"))
+        else:
+            run.notes.append(f"The evaluation {place.name} has begun and is not finished: its figures are missing.")
+    if not run.summaries:
+        raise ValueError(f"{folder} holds no finished run: there is no metrics.json in it")
+    run.history = _checked(folder / "history.csv", _history, [])
+    run.hardest = _checked(folder / "hardest.npz", _hardest, None)
+    return run
+
+
+def _absorb(run: Run, place: Path, suite: str, facts: dict[str, Any], config: dict[str, Any] | None) -> None:
+    """Add one finished test, the run's own or a later suite, to `run`."""
+    metrics = read_metrics(place)
+    if metrics is None:
+        return
+    found = samples.read(place / samples.NAME) if (place / samples.NAME).exists() else None
+    stages = {k: Verdicts(*(t.numpy() for t in v)) for k, v in samples.by_stage(found[1]).items()} if found else {}
+    threat = _threat(facts.get("threat") or (config or {}).get("attack"))
+    for key, summary in metrics.items():
+        _check_summary(place / "metrics.json", summary)
+        here = None if key == "clean" else threat
+        if key in run.summaries:
+            if None not in (here, run.threats[key]) and here != run.threats[key]:
+                run.notes.append(f"{suite}: {key} was also measured under another threat model; the first is shown.")
+                continue
+            if _images(summary) < _images(run.summaries[key]):
+                continue
+        run.summaries[key], run.threats[key] = summary, here
+        run.verdicts.pop(key, None)
+        if (verdicts := verdicts_of(key, summary, stages)) is not None:
+            run.verdicts[key] = verdicts
+    try:
+        run.titles |= {str(k): str(v) for k, v in facts.get("titles", {}).items()}
+        run.headline += [k for k in facts.get("headline", ()) if k in metrics and k not in run.headline]
+        run.checks += [{**check, "suite": suite, "name": str(check["name"])} for check in facts.get("checks", ())]
+        run.notes += [f"Evaluation {suite}: {note}" if suite else str(note) for note in facts.get("notes", ())]
+        if curve := facts.get("curve"):
+            pairs = [(float(e), k) for e, k in zip(curve["eps"], curve["keys"], strict=True) if k in metrics]
+            run.curve = ([e for e, _ in pairs], [k for _, k in pairs])
+    except (TypeError, ValueError, AttributeError, KeyError):
+        raise ValueError(f"{place / 'run.json'} is not the record of an evaluation") from None
+
+
+def verdicts_of(key: str, summary: Summary, stages: Mapping[str, Verdicts]) -> Verdicts | None:
+    """The verdicts that `summary` was made of: those of the stage `key`, or what survived all stages up to it; else None.
+
+    Verdicts that do not give the summary's class accuracies belong to something else, and are not used.
+    """
+    attacks = [name for name in stages if name != "clean"]
+    until = attacks[: attacks.index(key) + 1] if key in attacks else attacks
+    candidates = [stages[key]] if key in stages else []
+    if key != "clean" and until:
+        candidates += [_survival([stages[name] for name in until])]
+        candidates += [_survival([stages[name] for name in ("clean", *until)])] if "clean" in stages else []
+    for verdicts in candidates:
+        expected = list(summary["per_class"].values())
+        counts = np.bincount(verdicts.label, minlength=len(expected))
+        right = np.bincount(verdicts.label[verdicts.label == verdicts.predicted], minlength=len(expected))
+        if len(counts) == len(expected) and all(
+            (n == 0) if a is None else n > 0 and abs(r / n - a) < 1e-6 for a, n, r in zip(expected, counts, right, strict=True)
+        ):
+            return verdicts
+    return None
+
+
+def _survival(stages: Sequence[Verdicts]) -> Verdicts:
+    """Each image with its first wrong prediction, or its label if no stage changed it."""
+    label: dict[int, int] = {}
+    predicted: dict[int, int] = {}
+    for stage in stages:
+        for i, y, p in zip(*(part.tolist() for part in stage), strict=True):
+            if predicted.get(i, y) == y:
+                label[i], predicted[i] = y, p
+    index = sorted(label)
+    return Verdicts(np.array(index), np.array([label[i] for i in index]), np.array([predicted[i] for i in index]))
+
+
+def _images(summary: Summary) -> int:
+    return sum(summary.get("counts", {}).values())
+
+
+def _threat(node: Any) -> tuple[str, float] | None:
+    try:
+        return str(node["norm"]), round(float(Fraction(str(node["eps"]))), 9)
+    except (TypeError, KeyError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _check_summary(path: Path, summary: Any) -> None:
+    numbers = [summary["average"], summary["worst"], *summary["per_class"].values()]
+    if not all(v is None or (isinstance(v, int | float) and 0 <= v <= 1) for v in numbers):
+        raise ValueError(f"{path} is not a run's metrics.json: an accuracy in it is not in [0, 1]")
+
+
+def _checked(path: Path, read: Callable[[Path], T], missing: T) -> T:
+    """`read(path)`, or `missing` without such a file; ValueError with the path for whatever is wrong in it."""
+    if not path.exists():
+        return missing
+    try:
+        return read(path)
+    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, BadZipFile, yaml.YAMLError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"{path} cannot be read: {reason}") from None
+
+
+def _object(path: Path) -> dict[str, Any]:
+    return _checked(path, lambda p: dict(json.loads(p.read_text()).items()), {})
+
+
+def _config(path: Path) -> dict[str, Any] | None:
+    return _checked(path, lambda p: dict(yaml.safe_load(p.read_text()).items()), None)
+
+
+def _history(path: Path) -> list[dict[str, float]]:
+    with path.open(newline="") as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file, strict=True)]
+
+
+def _hardest(path: Path) -> Hardest:
+    with np.load(path, allow_pickle=False) as stored:
+        found = Hardest(*(stored[name] for name in Hardest._fields))
+    if found.pixels.ndim != 4 or found.pixels.dtype != np.uint8 or any(len(part) != len(found.pixels) for part in found):
+        raise ValueError(f"pixels {found.pixels.dtype} {found.pixels.shape} must be uint8 (M,C,H,W)")
+    return found

@@ -1,0 +1,181 @@
+"""Which runs make one row, what the row is called, and what of it can be compared with the others."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairat_lightning.report.gather import TITLES, Group, Run, read_run
+
+NOT_CONFIGURATION = ("seed", "init_from", "overwrite")
+OBJECTIVES = {"AT": "PGD-AT", "TRADES": "TRADES", "MART": "MART"}
+STRONGEST = ("autoattack", "pgd20")
+
+
+@dataclass
+class Report:
+    """The rows in the order of the command, and the attacks: `keys` those worth a column, `main` the one that figures show."""
+
+    groups: list[Group]
+    titles: dict[str, str]
+    keys: list[str]
+    main: str
+    notes: list[str]
+    checks: list[dict[str, Any]]
+
+    @property
+    def robust(self) -> list[str]:
+        return [key for key in self.keys if key != "clean"]
+
+    @property
+    def failed(self) -> list[dict[str, Any]]:
+        return [check for check in self.checks if check.get("passed") is False]
+
+
+def gather(words: Sequence[str]) -> Report:
+    """The report of the runs named by `words`, each "RUN" or "LABEL=RUN". ValueError, one line, for what cannot be read.
+
+    Runs of one label are seeds of one row. Without labels, so are runs whose configurations differ only in the seed and in
+    what they started from.
+    """
+    named: list[tuple[str | None, Run]] = []
+    seen: dict[Path, str] = {}
+    for word in words:
+        label, folder = split(word)
+        if (place := folder.resolve()) in seen:
+            raise ValueError(f"{word} names the same folder as {seen[place]}: a run counts once")
+        seen[place] = word
+        named.append((label, read_run(folder)))
+    keyed: dict[Any, list[Run]] = {}
+    for label, run in named:
+        key = ("label", label) if label is not None else ("configuration", _fingerprint(run))
+        keyed.setdefault(key, []).append(run)
+    chosen = {key[1] for key in keyed if key[0] == "label"}
+    unnamed = [runs for key, runs in keyed.items() if key[0] != "label"]
+    names = iter(_labels(unnamed, taken=chosen))
+    return report_of([Group(key[1] if key[0] == "label" else next(names), runs) for key, runs in keyed.items()])
+
+
+def report_of(groups: list[Group]) -> Report:
+    """What the rows have in common."""
+    runs = [run for group in groups for run in group.runs]
+    present = list(dict.fromkeys(key for run in runs for key in run.summaries))
+    asked = [key for run in runs for key in ("pgd20", "cw20", *run.headline) if key in present]
+    keys = list(dict.fromkeys(["clean", *asked])) if asked else present[:5]
+    keys = [key for key in keys if key in present]
+    titles = {key: key for key in present} | TITLES | {k: v for run in runs for k, v in run.titles.items()}
+    shared = [key for key in keys if key != "clean" and all(group.classes(key) for group in groups)]
+    robust = shared or [key for key in keys if key != "clean"]
+    main = next((key for key in STRONGEST if key in robust), (robust or keys)[0])
+    return Report(groups, titles, keys, main, _notes(groups, keys, titles), _checks(groups))
+
+
+def split(word: str) -> tuple[str | None, Path]:
+    """The label, if there is one, and the folder of one word; a folder's own "=" is not taken for a label's."""
+    if Path(word).is_dir():
+        return None, Path(word)
+    parts = word.split("=")
+    for k in range(1, len(parts)):
+        folder = Path("=".join(parts[k:]))
+        if str(folder) != "." and folder.is_dir():
+            return _label("=".join(parts[:k]), word), folder
+    label, found, name = word.rpartition("=")
+    return (_label(label, word) if found else None), Path(name)
+
+
+def comparable(a: Group, b: Group, key: str) -> bool:
+    """Whether all runs of both rows were attacked under one threat model, as far as they say."""
+    known = {run.threats.get(key) for group in (a, b) for run in group.runs} - {None}
+    return len(known) <= 1
+
+
+def _label(label: str, word: str) -> str:
+    if not label.strip() or not label.isprintable():
+        raise ValueError(f"{word!r} has an unreadable label: give LABEL=RUN")
+    return label
+
+
+def _fingerprint(run: Run) -> Any:
+    """Equal for seeds of one configuration; a folder without one stands alone."""
+    return json.dumps(configuration(run), sort_keys=True, default=str) if run.config else run.folder.resolve()
+
+
+def configuration(run: Run) -> dict[str, Any]:
+    """The run's configuration without what differs between seeds."""
+    config = {key: value for key, value in (run.config or {}).items() if key not in NOT_CONFIGURATION}
+    data = config.get("data")
+    return {**config, "data": {k: v for k, v in data.items() if k != "seed"}} if isinstance(data, Mapping) else config
+
+
+def _labels(rows: Sequence[Sequence[Run]], taken: set[Any]) -> list[str]:
+    """A short name for each row: its method; where rows share one, what sets them apart; at last the folder."""
+    names = [_method(runs[0]) or runs[0].folder.resolve().name for runs in rows]
+    flat = [_leaves(configuration(runs[0])) for runs in rows]
+    result: list[str] = []
+    for k, name in enumerate(names):
+        twins = [flat[j] for j in range(len(rows)) if names[j] == name]
+        if len(twins) > 1:
+            differing = [key for key in flat[k] if len({str(twin.get(key)) for twin in twins}) > 1]
+            name = ", ".join([name, *(f"{key.rpartition('.')[2].replace('_', ' ')} {flat[k][key]}" for key in differing)])
+        folder = str(rows[k][0].folder)
+        result.append(name if name not in {*taken, *result} and len(name) <= 60 else Path(folder).resolve().name)
+        if result[-1] in {*taken, *result[:-1]}:
+            result[-1] = folder
+    return result
+
+
+def _method(run: Run) -> str | None:
+    """ "FAAL", "PGD-AT", "FairAT, TRADES, AWP": the parts of the configuration that a table's row is known by."""
+    config = run.config or {}
+    parts = {group: str((config.get(group) or {}).get("_target_", "")).rpartition(".")[2] for group in ("method", "objective")}
+    if not parts["method"]:
+        return None
+    objective = OBJECTIVES.get(parts["objective"], parts["objective"])
+    words = [objective if parts["method"] == "AdversarialTraining" else parts["method"]]
+    if parts["method"] not in ("AdversarialTraining", "Standard") and parts["objective"] not in ("", "AT"):
+        words.append(objective)
+    words += [name for group, name in (("awp", "AWP"), ("averaging", "EMA")) if (config.get(group) or {}).get("_target_")]
+    return ", ".join(words)
+
+
+def _leaves(node: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(node, Mapping):
+        return {k: v for key, child in node.items() for k, v in _leaves(child, f"{prefix}.{key}" if prefix else str(key)).items()}
+    return {prefix: node}
+
+
+def _notes(groups: Sequence[Group], keys: Sequence[str], titles: Mapping[str, str]) -> list[str]:
+    """What a reader must know before comparing the rows; what holds for one row only names it."""
+    found: dict[str, list[str]] = {}
+    for group in groups:
+        for run in group.runs:
+            for note in run.notes:
+                found.setdefault(note, []).append(group.label)
+        seeds = [run.facts["seed"] for run in group.runs if "seed" in run.facts]
+        if len(seeds) != len(set(seeds)):
+            found.setdefault("One seed occurs twice, so the runs are not independent.", []).append(group.label)
+    notes = [
+        note if len(set(labels)) == len(groups) else f"{', '.join(dict.fromkeys(labels))}: {note}"
+        for note, labels in found.items()
+    ]
+    for key in keys:
+        with_key = [group for group in groups if group.classes(key)]
+        if not all(comparable(with_key[0], group, key) for group in with_key):
+            notes.append(f"The rows met {titles[key]} under different threat models: it does not compare them.")
+        if len({tuple(sorted(group.classes(key))) for group in with_key}) > 1:
+            notes.append(f"The rows have different classes under {titles[key]}: it does not compare them.")
+        sizes = {sum(run.summaries[key]["counts"].values()) for g in with_key for run in g.runs if _counted(run, key)}
+        if len(sizes) > 1:
+            few, many = min(sizes), max(sizes)
+            notes.append(f"{titles[key]} was measured on {few} images in some runs and on {many} in others.")
+    return notes
+
+
+def _counted(run: Run, key: str) -> bool:
+    return "counts" in run.summaries.get(key, {})
+
+
+def _checks(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    runs = [(group.label, run) for group in groups for run in group.runs]
+    return [{"label": label, "run": str(run.folder), **check} for label, run in runs for check in run.checks]

@@ -1,0 +1,259 @@
+"""The whole report as one HTML page that loads nothing: styles, script and figures are inside, all text from files is escaped.
+
+Its policy forbids every request and every script but its own, so that not even an unescaped label could run.
+"""
+
+import base64
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from statistics import mean
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from fairat_lightning.report import compare, style, tables
+from fairat_lightning.report.gallery import Picture
+from fairat_lightning.report.gather import LAYOUT
+from fairat_lightning.report.groups import Report
+
+LARGEST_SVG = 400_000  # characters; a larger drawing is embedded as a PNG
+SECTIONS = {
+    "classes": "Class by class",
+    "confusion": "What is taken for what",
+    "shift": "If the class distribution shifts",
+    "eps": "As the attack grows",
+    "training": "Training",
+}
+VERDICTS = {True: ("yes", "passed"), False: ("no", "FAILED"), None: ("open", "not run")}
+NOT_SHOWN = ("label", "started", "resumed", "suite", "threat", *LAYOUT)
+READING = (
+    "<b>Worst class.</b> The accuracy of the weakest class, in each run for itself; over seeds, the mean of these. One row is "
+    "called fairer than another if its worst class is better.",
+    "<b>Interval.</b> With several seeds, the 95 % Student-t interval of the mean: how the training varies. With one run, "
+    "the 95 % bootstrap interval over its test images, drawn within each class: how far a test set of this size can be trusted. "
+    "Neither knows of the other.",
+    "<b>Bold.</b> Better than every other row, each at p &lt; .05: by Welch’s t-test over the seeds’ values, or for single runs "
+    "by a paired bootstrap on the same test images. A row of one run is not tested against one of several.",
+    "<b>Attacks.</b> An attack gives an upper bound of robust accuracy: a stronger one may find more. Compare figures of "
+    "the same attack, threat model and test images only.",
+    "<b>Shift.</b> The largest expected error over all class distributions in a Kullback-Leibler ball around the uniform one.",
+)
+
+
+def page(report: Report, rows: Sequence[Mapping[str, Any]], pictures: Sequence[Picture]) -> str:
+    """The HTML of the report."""
+    rules, script = (files(__package__).joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    title = "Robust accuracy, class by class"
+    sections = {name: _section(report, pictures, name) for name in SECTIONS}
+    links = [
+        ("table", "Table"),
+        *((n, SECTIONS[n]) for n, text in sections.items() if text),
+        ("runs", "Runs"),
+        ("reading", "Reading"),
+    ]
+    findings = "".join(f'<p class="lead">{escape(text)}</p>\n' for text in compare.headline(report))
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<title>{escape(title)}: {escape(", ".join(group.label for group in report.groups[:3]))}</title>
+<style>
+{rules}</style>
+</head>
+<body>
+<main>
+{_failed(report)}<header>
+<div><h1>{title}</h1>
+<p>{escape(_about(report))}</p></div>
+<button id="theme" type="button" aria-label="Switch between light and dark" hidden>Dark</button>
+</header>
+{findings}<nav aria-label="Sections">{"".join(f'<a href="#{name}">{escape(text)}</a>' for name, text in links)}</nav>
+<section id="table">
+<h2>Table</h2>
+{_table(report, rows)}
+{_against(report)}{_notes(report)}</section>
+{"".join(sections.values())}{_runs(report)}
+<section id="reading">
+<h2>How to read this</h2>
+{"".join(f"<p>{text}</p>" for text in READING)}
+</section>
+</main>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def svg(figure: Figure, name: str, words: str) -> str:
+    """The figure as inline SVG in the colours of the page, its ids made unique by `name`; as an <img> if it is too large."""
+    text = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with style.styled():
+        figure.savefig(text, format="svg", facecolor="none", metadata=nothing)
+    drawing = text.getvalue()
+    width = figure.get_size_inches()[0]
+    if len(drawing) > LARGEST_SVG:
+        pixels = io.BytesIO()
+        with style.styled():
+            figure.savefig(pixels, format="png", dpi=130, facecolor=style.PAPER)
+        data = base64.b64encode(pixels.getvalue()).decode()
+        return f'<img alt="{escape(words)}" style="min-width:{60 * width:.0f}px" src="data:image/png;base64,{data}">'
+    drawing = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", drawing[drawing.index("<svg") :], flags=re.S)
+    box = re.search(r'viewBox="[^"]*"', drawing)
+    assert box is not None
+    shape = f"min-width:{56 * width:.0f}px;max-width:{104 * width:.0f}px"
+    opening = f'<svg {box.group()} role="img" aria-label="{escape(words)}" style="{shape}">'
+    body = opening + drawing[drawing.index(">") + 1 :]
+    body = re.sub(r'(<[^>]*\sid=")', rf"\1{name}-", body)
+    body = body.replace('xlink:href="#', f'xlink:href="#{name}-').replace("url(#", f"url(#{name}-")
+    return body.replace(style.INK, "currentColor")
+
+
+def _section(report: Report, pictures: Sequence[Picture], name: str) -> str:
+    here = [picture for picture in pictures if picture.section == name]
+    if not here:
+        return ""
+    drawn = "\n".join(
+        f'<figure><div class="scroll" tabindex="0">{svg(p.figure, p.name, p.caption)}</div>'
+        f"<figcaption>{escape(p.caption)}</figcaption></figure>"
+        for p in here
+    )
+    narrow = len(here) > 1 and name in ("confusion", "eps") and all(p.figure.get_size_inches()[0] <= 7 for p in here)
+    beside = f'<div class="side">{drawn}</div>' if narrow else drawn
+    table = _class_table(report) if name == "classes" else ""
+    return f'<section id="{name}">\n<h2>{SECTIONS[name]}</h2>\n{beside}\n{table}</section>\n'
+
+
+def _failed(report: Report) -> str:
+    found = tables.failures(report)
+    if not found:
+        return ""
+    head = "A sanity check failed" if len(found) == 1 else f"{len(found)} sanity checks failed"
+    why = "do not trust the robust accuracies before you know why"
+    return f'<div class="failed" role="alert"><h2>{head}: {why}</h2>{_listed(found)}</div>\n'
+
+
+def _about(report: Report) -> str:
+    runs = [run for group in report.groups for run in group.runs]
+    summaries = [run.summaries[report.main] for run in runs if report.main in run.summaries]
+    parts = [_count(len(report.groups), "row"), _count(len(runs), "run"), _count(len(summaries[0]["per_class"]), "class")]
+    images = {sum(s["counts"].values()) for s in summaries if "counts" in s}
+    threats = {run.threats.get(report.main) for run in runs} - {None}
+    parts += [f"{images.pop():,} test images"] if len(images) == 1 else []
+    parts += [f"{norm} eps {eps:.4g}" for norm, eps in threats] if len(threats) == 1 else []  # type: ignore[misc]
+    return ", ".join(parts)
+
+
+def _table(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
+    shown = tables.columns(report)
+    heads = [_head("", "text", "Row"), _head("", "number", "Runs")]
+    heads += [_head(escape(report.titles[key]), "number", figure) for key, figure, _ in shown]
+    lines = []
+    for k, row in enumerate(rows):
+        colour = style.COLOURS[k % len(style.COLOURS)]
+        mark = f'<span class="swatch" style="background:{colour}"></span>' if len(rows) <= len(style.COLOURS) else ""
+        cells = "".join(_cell(row.get(f"{key}_{figure}")) for key, figure, _ in shown)
+        lines.append(
+            f'<tr><th scope="row">{mark}{escape(row["label"])}</th><td data-value="{row["runs"]}">{row["runs"]}</td>{cells}</tr>'
+        )
+    text = escape(tables.caption(report))
+    return _scrolling("rows", heads, lines) + f'<p class="caption">{text}</p>'
+
+
+def _class_table(report: Report) -> str:
+    key = report.main
+    names = list(dict.fromkeys(name for group in report.groups for name in group.classes(key)))
+    heads = [_head("", "text", "Class"), *(_head("", "number", escape(group.label)) for group in report.groups)]
+    lines = []
+    for name in names:
+        values = [mean(v) if (v := group.class_values(key, name)) else None for group in report.groups]
+        cells = "".join(_cell({"mean": v, "std": None}) for v in values)
+        lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
+    return (
+        f"<details><summary>{escape(report.titles[key])} accuracy of every class, in percent</summary>"
+        f"{_scrolling('every-class', heads, lines)}</details>\n"
+    )
+
+
+def _runs(report: Report) -> str:
+    """What was run: what all have in common once, then each run with its evaluations and their checks."""
+    records = [{"label": group.label, **run.facts} for group in report.groups for run in group.runs]
+    both = tables.shared(records)
+    parts = [_facts(both["common"])] if len(records) > 1 else []
+    runs = [(group.label, run) for group in report.groups for run in group.runs]
+    for (label, run), record in zip(runs, both["runs"] if len(records) > 1 else records, strict=True):
+        seed = f", seed {run.facts['seed']}" if "seed" in run.facts else ""
+        inside = _facts({"folder": str(run.folder), **record})
+        for suite, facts in run.audits.items():
+            inside += f"<p><b>Evaluation {escape(suite)}</b></p>{_facts(facts)}"
+        for check in run.checks:
+            state, word = VERDICTS[check.get("passed")]
+            detail = f": {escape(str(check['detail']))}" if check.get("detail") else ""
+            inside += f'<p><span class="verdict {state}">{word}</span> {escape(check["name"])}{detail}</p>'
+        parts.append(f"<details><summary>{escape(label + seed)}</summary>{inside}</details>")
+    return f'<section id="runs">\n<h2>What was run</h2>\n{"".join(parts)}</section>'
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    lines = []
+    for key, value in facts.items():
+        if key not in NOT_SHOWN and value not in (None, {}, []):
+            said = f"<code>{_said(value)}</code>" if key == "command" else _said(value)
+            lines.append(f"<dt>{escape(str(key).replace('_', ' '))}</dt><dd>{said}</dd>")
+    return f"<dl>{''.join(lines)}</dl>" if lines else ""
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return escape(", ".join(f"{key} {item}" for key, item in value.items() if item is not None))
+    return escape(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+
+
+def _against(report: Report) -> str:
+    found = compare.against_first(report)
+    if not found:
+        return ""
+    return f"<details open><summary>Each against {escape(report.groups[0].label)}</summary>{_listed(found)}</details>\n"
+
+
+def _notes(report: Report) -> str:
+    found = tables.notes(report)
+    return f'<div class="notes"><h3>Notes</h3>{_listed(found)}</div>' if found else ""
+
+
+def _listed(lines: Iterable[str]) -> str:
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<ul>{items}</ul>\n" if items else ""
+
+
+def _scrolling(name: str, heads: Sequence[str], lines: Sequence[str]) -> str:
+    head, body = "".join(heads), "\n".join(lines)
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Table"><table class="wide" id="{name}-table">'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _head(over: str, kind: str, text: str) -> str:
+    return f'<th scope="col" data-kind="{kind}"><button type="button">{over}{"<br>" if over else ""}{text}</button></th>'
+
+
+def _cell(cell: Mapping[str, Any] | None) -> str:
+    if cell is None or cell["mean"] is None:
+        return "<td>–</td>"
+    text = escape(tables.spread(dict(cell)))
+    text = f"<strong>{text}</strong>" if cell.get("best") else text
+    span = tables.interval(dict(cell))
+    return f'<td data-value="{cell["mean"]}">{text}' + (f'<span class="interval">{span}</span>' if span else "") + "</td>"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "es" if what.endswith("s") else "s")

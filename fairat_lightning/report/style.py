@@ -1,0 +1,68 @@
+"""The look of every figure, and how one is written.
+
+Colours are Paul Tol's bright scheme, which colour-blind readers can tell apart; hatches and markers say the same again.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
+HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++")
+MARKERS = "osD^vPX<>ph"  # as many as share no factor with the colours, so that the first 66 pairs differ
+INK, GREY, PAPER = "#1c2024", "#8b929a", "#ffffff"
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "text.parse_math": False,  # a "$" in a name is a "$"
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "hatch.linewidth": 0.6,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "lines.linewidth": 1.6,
+    **{name: INK for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")},
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The report's style, inside a `with` or over a function."""
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+# From nothing to a strong colour, so that empty cells are the page's own ground.
+BLUE = LinearSegmentedColormap.from_list("blue", [(0.27, 0.47, 0.67, a) for a in (0, 0.45, 0.8, 1)])
+RED = LinearSegmentedColormap.from_list("red", [(0.80, 0.27, 0.33, a) for a in (0, 1)])
+
+
+@styled()
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure at `path` in the format of its suffix, without a time in it."""
+    metadata = {"CreationDate": None} if path.suffix == ".pdf" else None
+    figure.savefig(path, dpi=150, facecolor=PAPER, metadata=metadata)
+
+
+def legend(figure: Figure, axes: Axes) -> None:
+    """Above the axes, in as many columns as the longest label leaves room for."""
+    longest = max((len(text) for text in axes.get_legend_handles_labels()[1]), default=1)
+    columns = max(1, min(4, int(figure.get_size_inches()[0] * 12) // (longest + 5)))
+    # Of these axes only: panels of one figure share their legend.
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=columns)
+
+
+def fill(i: int) -> dict[str, Any]:
+    """What the bars of series `i` look like."""
+    return {"color": COLOURS[i % len(COLOURS)], "hatch": HATCHES[i % len(HATCHES)], "edgecolor": PAPER, "linewidth": 0}

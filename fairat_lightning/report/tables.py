@@ -1,0 +1,154 @@
+"""The rows as Markdown, CSV and LaTeX; all text that comes from outside is escaped for each."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fairat_lightning.report.compare import Cell, against_first, bias_note, headline
+from fairat_lightning.report.groups import Report
+
+Row = Mapping[str, Any]
+LATEX = {
+    "\\": r"\textbackslash{}",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+}
+
+
+def columns(report: Report) -> list[tuple[str, str, str]]:
+    """Attack, figure and title of each column: the clean average, then average and worst class of every robust test."""
+    found = []
+    for key in report.keys:
+        for figure in ("average",) if key == "clean" and len(report.keys) > 1 else ("average", "worst"):
+            found.append((key, figure, f"{report.titles[key]} {figure}"))
+    return found
+
+
+def spread(cell: Cell | None) -> str:
+    """ "39.7 ± 4.4", in percent; a dash for what is missing."""
+    if cell is None or cell["mean"] is None:
+        return "–"
+    return f"{100 * cell['mean']:.1f}" + ("" if cell["std"] is None else f" ± {100 * cell['std']:.1f}")
+
+
+def interval(cell: Cell | None) -> str:
+    """ "[34.2, 45.2]", in percent; empty where there is none."""
+    return "" if cell is None or "low" not in cell else f"[{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
+
+
+def caption(report: Report) -> str:
+    """What the numbers of the table are, and what bold means."""
+    sizes = {len(group.runs) for group in report.groups}
+    parts = ["Accuracy in percent."]
+    if max(sizes) > 1:
+        parts.append("Mean ± sample standard deviation over seeds, in brackets the 95 % Student-t interval of the mean.")
+    if 1 in sizes:
+        parts.append("For a single run, in brackets the 95 % bootstrap interval over its test images.")
+    if len(report.groups) > 1:
+        parts.append(
+            "Bold only where better than every other row at p < .05 (Welch's t-test over seeds; paired bootstrap on the same "
+            "test images for single runs); what cannot be tested is not bold."
+        )
+    return " ".join(parts)
+
+
+def markdown(rows: Sequence[Row], report: Report) -> str:
+    """The table with failed checks above it, and below it the caption, the findings and the notes."""
+    shown = columns(report)
+    lines = [f"> **FAILED CHECK** {markdown_text(text)}" for text in failures(report)]
+    lines += [""] if lines else []
+    lines.append("| | runs | " + " | ".join(markdown_text(title) for _, _, title in shown) + " |")
+    lines.append("|---|" + "---:|" * (len(shown) + 1))
+    for row in rows:
+        cells = []
+        for key, figure, _ in shown:
+            cell = row.get(f"{key}_{figure}")
+            text = f"**{spread(cell)}**" if cell and cell.get("best") else spread(cell)
+            cells.append(f"{text} {interval(cell)}".strip())
+        lines.append("| " + " | ".join([markdown_text(row["label"]), str(row["runs"]), *cells]) + " |")
+    lines += ["", markdown_text(caption(report)), ""]
+    lines += [f"- {markdown_text(text)}" for text in (*headline(report), *against_first(report), *notes(report))]
+    return "\n".join(lines) + "\n"
+
+
+def latex(rows: Sequence[Row], report: Report) -> str:
+    """A tabular for the booktabs package; its caption is a comment above it."""
+    shown = columns(report)
+    lines = [f"% FAILED CHECK {_one_line(text)}" for text in failures(report)]
+    lines += [f"% {caption(report)}", "% Needs \\usepackage{booktabs}."]
+    lines += [rf"\begin{{tabular}}{{l{'r' * (len(shown) + 1)}}}", r"\toprule"]
+    lines.append(" & ".join(["", "runs", *(latex_text(title) for _, _, title in shown)]) + r" \\")
+    lines.append(r"\midrule")
+    for row in rows:
+        cells = [latex_text(row["label"]), str(row["runs"])]
+        for key, figure, _ in shown:
+            cell = row.get(f"{key}_{figure}")
+            text = latex_text(spread(cell))
+            text = rf"\textbf{{{text}}}" if cell and cell.get("best") else text
+            cells.append(text + (rf" {{\scriptsize {interval(cell)}}}" if interval(cell) else ""))
+        lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def comma_separated(rows: Sequence[Row]) -> str:
+    """Every figure of every attack, in [0,1]: mean, and where they exist _std, _low and _high; empty for what is missing."""
+    names = dict.fromkeys(
+        (key, part)
+        for row in rows
+        for key, cell in row.items()
+        if isinstance(cell, Mapping)
+        for part in ("mean", "std", "low", "high")
+        if any(isinstance(r.get(key), Mapping) and r[key].get(part) is not None for r in rows) or part == "mean"
+    )
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["label", "runs", *(key if part == "mean" else f"{key}_{part}" for key, part in names)])
+    for row in rows:
+        table.writerow([row["label"], row["runs"], *(row.get(key, {}).get(part) for key, part in names)])
+    return text.getvalue()
+
+
+def shared(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The run records with what they all have in common (versions, hardware, revision, as a rule) said once."""
+    common = {key: value for key, value in records[0].items() if all(r.get(key) == value for r in records)}
+    return {"common": common, "runs": [{k: v for k, v in r.items() if k not in common} for r in records]}
+
+
+def failures(report: Report) -> list[str]:
+    """One sentence for each failed sanity check."""
+    found = []
+    for check in report.failed:
+        where = f"{check['label']} ({check['run']})" + (f", {check['suite']}" if check["suite"] else "")
+        found.append(f"{where}: {check['name']}" + (f": {check['detail']}" if check.get("detail") else ""))
+    return found
+
+
+def notes(report: Report) -> list[str]:
+    """What a reader must know besides: of the runs, and of the worst class on few images."""
+    bias = bias_note(report)
+    return [*report.notes, *([bias] if bias else [])]
+
+
+def markdown_text(text: str) -> str:
+    """`text` as itself on one line of Markdown."""
+    return _replaced(_one_line(text), {c: f"\\{c}" for c in "\\`*_{}[]<>#|~$"} | {"&": "&amp;"})
+
+
+def latex_text(text: str) -> str:
+    """`text` as itself on one line of LaTeX."""
+    return _replaced(_one_line(text), LATEX)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _replaced(characters: Iterable[str], by: Mapping[str, str]) -> str:
+    return "".join(by.get(c, c) for c in characters)

@@ -1,0 +1,67 @@
+"""The rows for the terminal, within 80 columns."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from fairat_lightning.report.gather import TITLES
+from fairat_lightning.report.groups import Report
+from fairat_lightning.report.tables import Row, spread
+
+Metrics = Mapping[str, Any]
+SHOWN = 10  # of more than 20 classes, the weakest
+
+
+def class_table(
+    runs: Mapping[str, Metrics], keys: Sequence[str] = ("clean", "pgd20", "cw20"), titles: Mapping[str, str] = TITLES
+) -> Table:
+    """Accuracy in percent per class, average and worst, for each attack of each run; the worst class stands out."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    table.add_column("class")
+    columns = [(label, name, m[name]) for label, m in runs.items() for name in keys if name in m]
+    for label, name, _ in columns:
+        title = escape(titles.get(name, name))
+        table.add_column(f"{escape(label)}\n{title}" if len(runs) > 1 else title, justify="right")
+    classes = list(dict.fromkeys(c for _, _, s in columns for c in s["per_class"]))
+    shown = classes if len(classes) <= 20 else _weakest(columns[-1][2]["per_class"], classes)
+    for name in shown:
+        cells = [_cell(s["per_class"].get(name), name == s["worst_class"]) for _, _, s in columns]
+        table.add_row(escape(name), *cells)
+    if len(shown) < len(classes):
+        table.add_row(f"({len(classes) - len(shown)} stronger classes)", *[""] * len(columns))
+    table.add_section()
+    table.add_row("average", *[_cell(s["average"], False) for _, _, s in columns])
+    table.add_row("worst class", *[_cell(s["worst"], True) for _, _, s in columns])
+    return table
+
+
+def row_table(rows: Sequence[Row], report: Report) -> Table:
+    """Four columns at most, mean ± standard deviation: clean average, the main attack, the worst class of one more."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    table.add_column("percent" + (", mean ± std" if any(row["runs"] > 1 for row in rows) else ""), overflow="fold")
+    table.add_column("runs", justify="right")
+    covered = {key: sum(bool(group.classes(key)) for group in report.groups) for key in report.robust if key != report.main}
+    others = [key for key, count in covered.items() if count == max(covered.values())]
+    shown = [("clean", "average")] if "clean" in report.keys and report.main != "clean" else []
+    shown += [(report.main, "average"), (report.main, "worst"), *((key, "worst") for key in others[-1:])]
+    for name, figure in shown:
+        table.add_column(f"{escape(report.titles[name])}\n{figure}", justify="right", no_wrap=True)
+    for row in rows:
+        cells = []
+        for name, figure in shown:
+            cell = row.get(f"{name}_{figure}")
+            cells.append(f"[bold]{spread(cell)}[/bold]" if cell and cell.get("best") else spread(cell))
+        table.add_row(escape(row["label"]), str(row["runs"]), *cells)
+    return table
+
+
+def _weakest(accuracy: Mapping[str, float | None], classes: Sequence[str]) -> list[str]:
+    return sorted(classes, key=lambda c: 2.0 if (a := accuracy.get(c)) is None else a)[:SHOWN]
+
+
+def _cell(value: float | None, strong: bool) -> str:
+    text = "–" if value is None else f"{100 * value:.1f}"
+    return f"[bold red]{text}[/bold red]" if strong else text

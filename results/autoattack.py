@@ -1,0 +1,108 @@
+"""AutoAttack at full budgets against the authors' loop, sample for sample, and against kill -9 at random moments.
+
+    python results/autoattack.py RUN --to FILE.json [words of the evaluate command]
+
+evaluates RUN three times: with our command, with our command killed again and again, and with pyautoattack's own
+`run_standard_evaluation` at the same batch size, seed and images. Every predicted class must be the same.
+"""
+
+import argparse
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyautoattack
+import torch
+
+from fairat_lightning import record
+from fairat_lightning.attacks import PGD
+from fairat_lightning.build import part
+from fairat_lightning.classifier import compose, load
+from fairat_lightning.data import as_float
+from fairat_lightning.samples import by_stage, read
+
+
+def ours(run: Path, name: str, words: list[str], *, seconds_between_kills: float | None) -> tuple[int, float]:
+    """Evaluate until it is finished; how often it was killed, and the seconds of the last start to the end."""
+    command = [sys.executable, "-m", "fairat_lightning.evaluate", f"checkpoint={run}", "suite=autoattack", f"name={name}", *words]
+    kills = 0
+    while True:
+        began = time.perf_counter()
+        process = subprocess.Popen(command)
+        try:
+            patience = None if seconds_between_kills is None else 8 + random.random() * seconds_between_kills
+            if process.wait(patience) != 0:
+                raise SystemExit("the evaluation failed")
+            return kills, time.perf_counter() - began
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+
+
+def authors(run: Path, words: list[str], index: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """The class that each image is taken for after the authors' loop, and its seconds."""
+    judged = load(compose("evaluate", [f"checkpoint={run}", "suite=autoattack", *words]))
+    threat: PGD = part(judged.cfg, "attack")
+    net = judged.net.requires_grad_(False)
+    norm = {"linf": "Linf", "l2": "L2"}[threat.norm]
+    attack = pyautoattack.AutoAttack(net, norm=norm, eps=threat.eps, seed=judged.cfg.seed, version="standard")
+    attack.verbose = False
+    test = judged.data.test.subset(index)
+    began = time.perf_counter()
+    _, predicted = attack.run_standard_evaluation(as_float(test.pixels), test.targets, batch_size=judged.cfg.batch_size)
+    return predicted, time.perf_counter() - began
+
+
+def verdicts(run: Path, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Index and last predicted class of every image."""
+    found = read(run / "evaluation" / name / "samples.jsonl")
+    assert found is not None
+    stages = by_stage(found[1])
+    index, _, last = (t.clone() for t in stages.pop("clean"))
+    for places, _, predicted in stages.values():
+        last[torch.searchsorted(index, places)] = predicted
+    return index, last
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--to", type=Path, required=True)
+    parser.add_argument("--between-kills", type=float, default=20.0, help="seconds, at most")
+    parser.add_argument("--name", default="autoattack")
+    options, words = parser.parse_known_args()
+    run, name = options.run, options.name
+    random.seed(0)
+    _, whole_seconds = ours(run, name, words, seconds_between_kills=None)
+    kills, _ = ours(run, f"{name}-killed", words, seconds_between_kills=options.between_kills)
+    index, mine = verdicts(run, name)
+    _, killed = verdicts(run, f"{name}-killed")
+    theirs, their_seconds = authors(run, words, index)
+    paths = [run / "evaluation" / n / "samples.jsonl" for n in (name, f"{name}-killed")]
+    facts = json.loads((run / "evaluation" / name / "run.json").read_text())
+    metrics = record.read_metrics(run / "evaluation" / name)
+    assert metrics is not None
+    result = {
+        **record.environment(0, "results.autoattack"),
+        "threat": facts["threat"],
+        "batch_size": facts["batch_size"],
+        "images": len(index),
+        "differences_to_the_authors_loop": int((mine != theirs).sum()),
+        "kills": kills,
+        "record_after_kills_is_the_same": paths[0].read_bytes() == paths[1].read_bytes(),
+        "differences_after_kills": int((mine != killed).sum()),
+        "seconds": {"ours": round(whole_seconds, 1), "authors": round(their_seconds, 1)},
+        "metrics": {key: {k: m[k] for k in ("average", "worst", "worst_class", "per_class")} for key, m in metrics.items()},
+    }
+    options.to.parent.mkdir(parents=True, exist_ok=True)
+    record.write_json(options.to, result)
+    print(json.dumps({k: result[k] for k in list(result)[-8:-1]}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
