@@ -150,7 +150,7 @@ class Audit:
         """The batches of a stage that the journal holds, which must be the first of `parts`."""
         done = [batch for batch in self.journal.batches if batch.stage == name]
         if [b.index for b in done] != [self.index[part].tolist() for part in parts[: len(done)]]:
-            raise ValueError(f"{self.journal.path} does not fit: {name} has other images in its batches; overwrite=true starts anew")
+            raise ValueError(f"{self.journal.path} does not fit: {name} has other images; overwrite=true starts anew")
         return done
 
     def confusion(self, predicted: Tensor, places: Tensor | None = None) -> Tensor:

@@ -149,6 +149,10 @@ def _execute(job: Run) -> None:
             arrays: dict[str, Any] = {key: value.numpy() for key, value in kept.items()}
             np.savez(job.folder / "hardest.npz", **arrays)
         record.close_folder(job.folder, job.method.results, seconds=seconds, selected_epoch=selected)
+        if any(isinstance(logger, WandbLogger) for logger in job.trainer.loggers):
+            from fairat_lightning.dashboards import log_report
+
+            log_report(job.trainer, job.folder)
         show(job.folder)
 
 

@@ -1,5 +1,6 @@
 """W&B offline: what is logged is read back from the run's own file."""
 
+import json
 import time
 
 import pytest
@@ -51,12 +52,20 @@ def test_a_run_logs_bars_confusion_and_weights_and_is_finished(launch):
     # On a busy machine W&B's own process may still be writing when finish() returns.
     for _ in range(100):
         keys = history(folder)
-        if "test/cw20" in " ".join(keys):
+        if "report/table/_type" in keys:
             break
         time.sleep(0.2)
     for key in ("train/loss", "val/robust_worst", "val/robust_class/class_0", "train/class_weight/class_3"):
         assert keys[key] == 2, key
     joined = " ".join(keys)
+    assert keys["val/classes/_type"] == 2 and keys["test/classes/_type"] == 1
+    shown = {key.removesuffix("/_type") for key in keys}
+    assert {"test/examples", "report/table"} <= shown
+    assert {f"report/{name}" for name in ("class_errors", "training", "confusion", "class_weights")} <= shown
+    (media,) = folder.glob("wandb/offline-run-*/files/media")
+    assert len(list((media / "images" / "test").iterdir())) == 4, "an image of each class"
+    table = json.loads(next((media / "table" / "val").glob("classes_*")).read_text())
+    assert table["columns"] == ["class", "clean", "robust"] and [row[0] for row in table["data"]] == [f"class_{k}" for k in range(4)]
     for figure in ("val/robust_bars", "val/robust_confusion", "test/pgd20_confusion", "test/cw20_bars"):
         assert figure in joined, figure
 
