@@ -25,23 +25,20 @@ from fairat_lightning.classifier import compose, load
 from fairat_lightning.data import as_float
 from fairat_lightning.samples import by_stage, read
 
+START = 8.0  # seconds that a process needs to begin
 
-def ours(run: Path, name: str, words: list[str], *, seconds_between_kills: float | None) -> tuple[int, float]:
-    """Evaluate until it is finished; how often it was killed, and the seconds of the last start to the end."""
+
+def ours(run: Path, name: str, words: list[str], *, kills: int = 0, patience: float = 0.0) -> None:
+    """Evaluate to the end, after `kills` kills at random moments, each within `patience` seconds of work."""
     command = [sys.executable, "-m", "fairat_lightning.evaluate", f"checkpoint={run}", "suite=autoattack", f"name={name}", *words]
-    kills = 0
-    while True:
-        began = time.perf_counter()
+    for kill in range(kills + 1):
         process = subprocess.Popen(command)
         try:
-            patience = None if seconds_between_kills is None else 8 + random.random() * seconds_between_kills
-            if process.wait(patience) != 0:
+            if process.wait(None if kill == kills else START + random.random() * patience) != 0:
                 raise SystemExit("the evaluation failed")
-            return kills, time.perf_counter() - began
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-            kills += 1
 
 
 def authors(run: Path, words: list[str], index: torch.Tensor) -> tuple[torch.Tensor, float]:
@@ -73,13 +70,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--to", type=Path, required=True)
-    parser.add_argument("--between-kills", type=float, default=20.0, help="seconds, at most")
+    parser.add_argument("--kills", type=int, default=8)
+    parser.add_argument("--patience", type=float, default=60.0, help="seconds to a kill, at most")
     parser.add_argument("--name", default="autoattack")
     options, words = parser.parse_known_args()
     run, name = options.run, options.name
     random.seed(0)
-    _, whole_seconds = ours(run, name, words, seconds_between_kills=None)
-    kills, _ = ours(run, f"{name}-killed", words, seconds_between_kills=options.between_kills)
+    ours(run, name, words)
+    ours(run, f"{name}-killed", words, kills=options.kills, patience=options.patience)
     index, mine = verdicts(run, name)
     _, killed = verdicts(run, f"{name}-killed")
     theirs, their_seconds = authors(run, words, index)
@@ -93,10 +91,10 @@ def main() -> None:
         "batch_size": facts["batch_size"],
         "images": len(index),
         "differences_to_the_authors_loop": int((mine != theirs).sum()),
-        "kills": kills,
+        "kills": options.kills,
         "record_after_kills_is_the_same": paths[0].read_bytes() == paths[1].read_bytes(),
         "differences_after_kills": int((mine != killed).sum()),
-        "seconds": {"ours": round(whole_seconds, 1), "authors": round(their_seconds, 1)},
+        "seconds": {"ours": facts["seconds"], "authors": round(their_seconds, 1)},
         "metrics": {key: {k: m[k] for k in ("average", "worst", "worst_class", "per_class")} for key, m in metrics.items()},
     }
     options.to.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Two processes equal one: class statistics, FAAL's weights, AWP, FairAT's masks and gradients, in float64, to 1e-9.
+"""Two processes equal one: class statistics, FAAL's weights, AWP, FairAT's masks, gradients and figures, in float64, to 1e-9.
 
 The network has no batch statistics and the attacks start alike. The processes hold unequal shares of the batch.
 """
@@ -17,7 +17,9 @@ from fairat_lightning.attacks import PGD
 from fairat_lightning.awp import AWP
 from fairat_lightning.classwise import global_mean
 from fairat_lightning.methods import FAAL, AdversarialTraining, FairAT
+from fairat_lightning.metrics import ClassFairness
 from fairat_lightning.objectives import TRADES
+from fairat_lightning.samples import Verdicts
 
 ATTACK = PGD(eps=0.1, steps=3)
 
@@ -74,13 +76,25 @@ def masks(method: FairAT, share: list) -> dict[str, torch.Tensor]:
     return found | {"random": method.choose().double()}
 
 
+def metrics(rank: int, world: int) -> dict[str, torch.Tensor]:
+    """The fairness figures and the verdicts of what each process has seen; class 4 is absent."""
+    torch.manual_seed(1)
+    y, predicted, index = torch.randint(4, (31,)), torch.randint(5, (31,)), torch.randperm(31)
+    mine = slice(None) if world == 1 else (slice(0, 20) if rank == 0 else slice(20, 31))
+    fairness, verdicts = ClassFairness(5), Verdicts()
+    fairness.update(predicted[mine], y[mine])
+    verdicts.update(index[mine], y[mine], predicted[mine])
+    found = {name: torch.tensor(value) for name, value in fairness.compute().items()}
+    return found | dict(zip(("index", "label", "predicted"), verdicts.compute(), strict=True))
+
+
 KINDS = ("plain", "faal", "count_weighted", "fairat")
 
 
 def worker(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    results = {kind: gradients(kind, rank, world) for kind in KINDS}
+    results = {kind: gradients(kind, rank, world) for kind in KINDS} | {"metrics": metrics(rank, world)}
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -92,9 +106,9 @@ def two(tmp_path_factory):
     return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(2)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "metrics"])
 def test_two_processes_equal_one(two, kind):
-    one = gradients(kind, 0, 1)
+    one = metrics(0, 1) if kind == "metrics" else gradients(kind, 0, 1)
     for rank in range(2):
         assert set(two[rank][kind]) == set(one)
         for name, value in one.items():

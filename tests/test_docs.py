@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fairat_lightning.__main__ import resolved
+from fairat_lightning.classifier import compose as evaluation
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -32,6 +33,11 @@ def test_every_command_composes(compose, command):
     sweep = "-m" in words
     words = [word.split(",")[0] if sweep else word for word in words if word != "-m"]
     assert resolved(compose(*words))["method"]
+
+
+@pytest.mark.parametrize("line", re.findall(r"^    python -m fairat_lightning\.evaluate ([^#\n]*)", README, re.M))
+def test_every_evaluation_composes(line):
+    assert evaluation("evaluate", shlex.split(line)).suite["_target_"]
 
 
 def test_there_are_commands_to_test():
