@@ -5,6 +5,7 @@ a record and in percent here. This leaf imports `evaluation.py` for the settings
 of the attacks.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,7 @@ gives returned the original's logits bit for bit.
 """
 READING = """The average is the mean over the classes. Intervals are 95 % bootstrap intervals over the test images; another
 seed of the training is another matter. The lowest of several noisy class accuracies tends to lie too low: the bias says by how
-many points, and the interval takes it off. At 0 or 100 % the interval has no width, and says nothing.
+many points, and the interval takes it off.
 """
 
 
@@ -84,7 +85,7 @@ def write(facts: Facts, records: Records) -> str:
         parts.append(_attacks(shown, evaluations))
     parts.append(_limits(facts, shown, records.selected))
     parts += [_training(training, records.method)] if training is not None else []
-    parts.append(f"## Resolved configuration\n\n```yaml\n{records.config.strip()}\n```\n")
+    parts.append(f"## Resolved configuration\n\n```yaml\n{anonymous(records.config.strip())}\n```\n")
     return "\n".join(parts)
 
 
@@ -183,4 +184,9 @@ def _training(record: Mapping[str, Any], method: str | None) -> str:
         "git revision": record.get("git") or "none: not run from a checkout",
     }
     said = [f"- {key}: {text(value)}" for key, value in rows.items() if value is not None]
-    return "\n".join(["## Training\n", f"```sh\n{record.get('command', 'unknown')}\n```\n", *said]) + "\n"
+    return "\n".join(["## Training\n", f"```sh\n{anonymous(str(record.get('command', 'unknown')))}\n```\n", *said]) + "\n"
+
+
+def anonymous(words: str) -> str:
+    """`words` with only the last part of every absolute path: a card is for others, who have other folders."""
+    return re.sub(r"(?<![\w.:/~-])~?(/[\w.@+-]+)+/([\w.@+-]+)", r".../\2", words)
