@@ -65,7 +65,9 @@ def test_a_run_logs_bars_confusion_and_weights_and_is_finished(launch):
     (media,) = folder.glob("wandb/offline-run-*/files/media")
     assert len(list((media / "images" / "test").iterdir())) == 4, "an image of each class"
     table = json.loads(next((media / "table" / "val").glob("classes_*")).read_text())
-    assert table["columns"] == ["class", "clean", "robust"] and [row[0] for row in table["data"]] == [f"class_{k}" for k in range(4)]
+    assert table["columns"] == ["class", "clean", "robust"] and [row[0] for row in table["data"]] == [
+        f"class_{k}" for k in range(4)
+    ]
     for figure in ("val/robust_bars", "val/robust_confusion", "test/pgd20_confusion", "test/cw20_bars"):
         assert figure in joined, figure
 

@@ -57,7 +57,9 @@ def test_quick_repeats_what_the_run_said_of_itself(run, capsys):
 
 
 def test_words_change_the_runs_own(run):
-    evaluate(f"checkpoint={run}", "attack=l2_pgd10", "attack.eps=0.3", "name=l2", "classes=[class_1,class_3]", "samples_per_class=5")
+    evaluate(
+        f"checkpoint={run}", "attack=l2_pgd10", "attack.eps=0.3", "name=l2", "classes=[class_1,class_3]", "samples_per_class=5"
+    )
     facts, found = load(run / "evaluation" / "l2", "run.json"), load(run / "evaluation" / "l2")
     assert facts["threat"] == {"norm": "l2", "eps": 0.3} and facts["images"] == 10
     assert found["clean"]["counts"] == {"class_0": 0, "class_1": 5, "class_2": 0, "class_3": 5}
@@ -76,7 +78,7 @@ def test_another_network_is_another_evaluation(run, capsys):
     evaluate(f"checkpoint={run}", "overwrite=true")
 
 
-OWN = '''
+OWN = """
 import torch
 from torch import nn
 
@@ -89,7 +91,7 @@ class Net(nn.Module):
 
 def nothing():
     return 3
-'''
+"""
 
 
 @pytest.fixture
@@ -167,16 +169,17 @@ WRONG = {
     "checkpoint=net.pt model._target_=mypackage.nothing allow=[mypackage.] data=synthetic": "gives int",
     "checkpoint=net.pt model._target_=mypackage.Net allow=[mypackage.] model.depth=3 data=synthetic": "cannot be built",
     "checkpoint=net.pt model._target_=mypackage.Net allow=[mypackage.] model.hidden=7 data=synthetic": "does not fit",
-    "checkpoint=net.pt model._target_=mypackage.Net allow=[mypackage.] model.hidden=6 data=synthetic data.image_size=9": "(1, 9, 9)",
-    "checkpoint=bad.pt model._target_=mypackage.Net allow=[mypackage.] model.hidden=6 data=synthetic": "nan or infinite",
+    "checkpoint=net.pt {mine} data=synthetic data.image_size=9": "(1, 9, 9)",
+    "checkpoint=bad.pt {mine} data=synthetic": "nan or infinite",
 }
+MINE = "model._target_=mypackage.Net allow=[mypackage.] model.hidden=6"
 
 
 def test_wrong_input_is_one_line_and_nothing_is_written(run, foreign, tmp_path, capsys):
     before = sorted(str(p) for p in tmp_path.rglob("*") if "__pycache__" not in str(p))
     for words, said in WRONG.items():
         with pytest.raises(SystemExit) as stop:
-            evaluate(*words.replace("{run}", str(run)).split())
+            evaluate(*words.replace("{run}", str(run)).replace("{mine}", MINE).split())
         out, err = capsys.readouterr()
         assert stop.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1 and said in err, (words, err)
         assert sorted(str(p) for p in tmp_path.rglob("*") if "__pycache__" not in str(p)) == before, words
