@@ -12,8 +12,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from rich.console import Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 
 from fairat_lightning.attacks import PGD
@@ -227,14 +230,14 @@ class Progress:
         text = f"{hours} h {minutes:02} min" if hours else f"{minutes} min" if seconds >= 90 else f"{seconds:.0f} s"
         return f"{'at most about' if self.at_most else 'about'} {text} to go"
 
-    def _table(self, stage: str, accuracy: Tensor) -> Table:
-        table = Table(box=None, title=f"{stage}: {self.left[stage]:,} images left   {self.remaining()}", title_justify="left")
+    def _table(self, stage: str, accuracy: Tensor) -> Group:
+        table = Table(box=None)
         table.add_column("class")
         table.add_column("so far", justify="right")
         rows = sorted((a, name) for a, name in zip(accuracy.tolist(), self.classes, strict=True) if a == a)
         for a, name in rows[:20]:
-            table.add_row(name, f"{100 * a:.1f}")
-        return table
+            table.add_row(escape(name), f"{100 * a:.1f}")
+        return Group(Text(f"{stage}: {self.left[stage]:,} images left   {self.remaining()}"), table)
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
