@@ -39,7 +39,9 @@ def main(words: list[str]) -> None:
     if record.read_metrics(folder) is not None:
         print("This evaluation is finished: overwrite=true runs it anew.\n")
     else:
-        _close(folder, cfg, audit, _run(audit, suite))
+        resumed = bool(audit.journal.batches)
+        findings = _run(audit, suite)
+        _close(folder, cfg, audit, findings, seconds=None if resumed else round(audit.progress.spent, 1))
     show(folder)
 
 
@@ -91,8 +93,11 @@ def _run(audit: Audit, suite: Suite) -> Findings:
         return suite(audit)
 
 
-def _close(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings) -> None:
-    """Write what was found; metrics.json last, whose presence says that the evaluation is finished."""
+def _close(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings, *, seconds: float | None) -> None:
+    """Write what was found; metrics.json last, whose presence says that the evaluation is finished.
+
+    `seconds` is None where earlier sessions have taken some of them.
+    """
     notes = list(findings.notes)
     counts = audit.labels.bincount(minlength=len(audit.classes)).tolist()
     if empty := [name for name, count in zip(audit.classes, counts, strict=True) if not count]:
@@ -113,7 +118,7 @@ def _close(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings) -> N
         headline=findings.headline,
         notes=notes,
         checks=[asdict(check) for check in findings.checks],
-        seconds=round(audit.progress.spent, 1),
+        seconds=seconds,
         **findings.extra,
     )
 

@@ -9,10 +9,12 @@ evaluates RUN three times: with our command, with our command killed again and a
 import argparse
 import json
 import random
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pyautoattack
@@ -62,7 +64,7 @@ def verdicts(run: Path, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     stages = by_stage(found[1])
     index, _, last = (t.clone() for t in stages.pop("clean"))
     for places, _, predicted in stages.values():
-        last[torch.searchsorted(index, places)] = predicted
+        last[torch.searchsorted(index, places.contiguous())] = predicted
     return index, last
 
 
@@ -86,7 +88,9 @@ def main() -> None:
     metrics = record.read_metrics(run / "evaluation" / name)
     assert metrics is not None
     result = {
-        **record.environment(0, "results.autoattack"),
+        **record.environment(0),
+        "command": shlex.join(["python", *sys.argv]),
+        "pyautoattack": version("pyautoattack"),
         "threat": facts["threat"],
         "batch_size": facts["batch_size"],
         "images": len(index),
