@@ -1,9 +1,9 @@
 """Any classifier, for the commands that judge or export one: a run of ours, or a network and a file with its weights.
 
 `checkpoint=RUN` brings the run's own model, data and threat model; words of the command change them. Any other file needs
-`model=` and `data=`. `model._target_=mypackage.MyNet` with `allow=[mypackage.]` names a class of one's own: it is called with
-the `model.*` words alone, and with `num_classes` and `in_channels` where it takes them; `model.mean` and `model.std`, where it
-does not take them, are put in front of it, because images are in [0,1].
+`model=` and `data=`. `model._target_` names any other function or class: of torchvision or timm, or with `allow=[mypackage.]` of
+one's own. It is called with the `model.*` words alone, and with `num_classes` and `in_channels` where it takes them; `model.mean`
+and `model.std`, where it does not take them, are put in front of it, because images are in [0,1].
 """
 
 import inspect
@@ -22,10 +22,11 @@ from torch import nn
 
 from fairat_lightning.__main__ import CONF
 from fairat_lightning.audit import Checked
-from fairat_lightning.build import TARGETS, check_targets, network, part, plain, quieten
+from fairat_lightning.build import check_targets, network, part, plain, quieten
 from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.models import Normalized, load_weights
 
+OWN = "fairat_lightning."
 GROUPS = ("model", "data", "attack")
 
 
@@ -79,7 +80,7 @@ def load(cfg: DictConfig) -> Classifier:
     check_targets(plain(cfg), _allowed(cfg))
     data: DataModule = part(cfg, "data")
     data.prepare()
-    ours = str(cfg.model.get("_target_", TARGETS[0])).startswith(TARGETS)
+    ours = str(cfg.model.get("_target_", OWN)).startswith(OWN)
     net = network(cfg, data) if ours else _foreign(cfg, data)
     if not isinstance(net, Normalized):
         raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}: name one of conf/model's functions")

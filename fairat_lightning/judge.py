@@ -103,7 +103,7 @@ def _close(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings, *, s
     if empty := [name for name, count in zip(audit.classes, counts, strict=True) if not count]:
         notes.append(f"No image of {', '.join(empty[:20])}: {'they take' if len(empty) > 1 else 'it takes'} part in nothing.")
     if cfg.samples_per_class is not None:
-        notes.append(f"{cfg.samples_per_class} images of each class.")
+        notes.append(f"{cfg.samples_per_class} image{'s' if cfg.samples_per_class > 1 else ''} of each class.")
     shown = {key: findings.metrics[key] for key in findings.headline or list(findings.metrics)[:3]}
     save(class_bars({folder.name: shown}, tuple(shown), findings.titles), folder / "classes.png")
     record.close_folder(

@@ -11,9 +11,10 @@ from fairat_lightning.classifier import compose as evaluation
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+ONE_LINE = re.sub(r"\\\n\s*", "", README)
 COMMANDS = [
     line.split("#")[0].strip()
-    for line in re.sub(r"\\\n\s*", "", README).splitlines()
+    for line in ONE_LINE.splitlines()
     if line.strip().startswith("python -m fairat_lightning ") and "..." not in line
 ]
 
@@ -35,7 +36,7 @@ def test_every_command_composes(compose, command):
     assert resolved(compose(*words))["method"]
 
 
-@pytest.mark.parametrize("line", re.findall(r"^    python -m fairat_lightning\.evaluate ([^#\n]*)", README, re.M))
+@pytest.mark.parametrize("line", re.findall(r"^    python -m fairat_lightning\.evaluate ([^#\n]*)", ONE_LINE, re.M))
 def test_every_evaluation_composes(line):
     assert evaluation("evaluate", shlex.split(line)).suite["_target_"]
 

@@ -137,6 +137,16 @@ def test_an_audit_of_a_timm_model(tmp_path, monkeypatch):
     assert load(tmp_path / "here" / "evaluation" / "quick")["pgd20"]["counts"]["class_0"] == 2
 
 
+def test_an_audit_of_timms_own_network(tmp_path, monkeypatch):
+    """Its stem stays as it is, unlike with `model=timm`."""
+    timm = pytest.importorskip("timm")
+    monkeypatch.chdir(tmp_path)
+    torch.save(timm.create_model("resnet10t", num_classes=4, in_chans=1).state_dict(), tmp_path / "weights.pt")
+    words = ["model._target_=timm.create_model", "model.model_name=resnet10t", "model.num_classes=4", "model.in_chans=1"]
+    evaluate("checkpoint=weights.pt", *words, "data=synthetic", "data.test_size=8", "data.image_size=32", "to=here")
+    assert load(tmp_path / "here" / "evaluation" / "quick")["pgd20"]["counts"]["class_0"] == 2
+
+
 WRONG = {
     "": "checkpoint=PATH must be given",
     "checkpoint=nowhere": "nowhere does not exist",
