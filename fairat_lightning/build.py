@@ -5,7 +5,6 @@ that takes `allow` widens the list by what its user says there, and nothing else
 """
 
 import logging
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -88,7 +87,3 @@ def quieten() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
-
-
-def on_terminal() -> bool:
-    return sys.stdout.isatty()

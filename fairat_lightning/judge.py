@@ -5,6 +5,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from torch import Tensor
 
 from fairat_lightning import record
 from fairat_lightning.audit import Audit, Findings, Suite, fingerprint
-from fairat_lightning.build import on_terminal, part, plain, refuse_seed, short
+from fairat_lightning.build import part, plain, refuse_seed, short
 from fairat_lightning.classifier import Classifier, compose, load
 from fairat_lightning.data.stratified import stratified
+from fairat_lightning.metrics import split_errors
 from fairat_lightning.report import class_bars, class_table, save
 from fairat_lightning.samples import NAME, Journal
 
@@ -86,7 +88,7 @@ def _run(audit: Audit, suite: Suite) -> Findings:
     print(f"{size:,} images, {audit.threat.norm} eps {eps:.4g}, batches of {audit.batch_size}, {audit.device}", flush=True)
     if audit.journal.batches:
         print(f"resumed: {len(audit.journal.batches)} finished batches are kept", flush=True)
-    if not on_terminal():
+    if not sys.stdout.isatty():
         return suite(audit)
     with Live(refresh_per_second=4, transient=True) as live:
         audit.progress.live = live
@@ -104,6 +106,7 @@ def _close(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings, *, s
         notes.append(f"No image of {', '.join(empty[:20])}: {'they take' if len(empty) > 1 else 'it takes'} part in nothing.")
     if cfg.samples_per_class is not None:
         notes.append(f"{cfg.samples_per_class} image{'s' if cfg.samples_per_class > 1 else ''} of each class.")
+    split_errors(findings.metrics)
     shown = {key: findings.metrics[key] for key in findings.headline or list(findings.metrics)[:3]}
     save(class_bars({folder.name: shown}, tuple(shown), findings.titles), folder / "classes.png")
     record.close_folder(

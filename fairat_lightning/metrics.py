@@ -189,9 +189,17 @@ def summary(confusion: Tensor, classes: Sequence[str], class_loss: Tensor | None
     return record
 
 
-def named(summaries: Mapping[str, Any], name: str) -> Tensor:
-    """The class accuracies (C,) of the summary `name`, nan for None."""
-    return torch.tensor([nan if a is None else a for a in summaries[name]["per_class"].values()], dtype=torch.float64)
+def split_errors(summaries: Mapping[str, dict[str, Any]]) -> None:
+    """Add `error_split` to every summary beside the one of "clean": "natural_error" and "boundary_error" per class."""
+
+    def accuracy(record: Mapping[str, Any]) -> Tensor:
+        return torch.tensor([nan if a is None else a for a in record["per_class"].values()], dtype=torch.float64)
+
+    for record in summaries.values():
+        if record is not summaries.get("clean") and "clean" in summaries:
+            errors = error_split(accuracy(summaries["clean"]), accuracy(record))
+            for name, values in zip(("natural_error", "boundary_error"), errors, strict=True):
+                record[name] = dict(zip(record["per_class"], _plain(values), strict=True))
 
 
 def none_if_nan(value: float) -> float | None:

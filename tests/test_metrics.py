@@ -129,6 +129,16 @@ def test_summary():
     assert empty["worst_class"] is None and empty["average"] is None and empty["figures"]["gap"] is None
 
 
+def test_errors_are_split_beside_the_clean_record():
+    records = {"clean": {"per_class": {"a": 0.9, "b": None}}, "pgd20": {"per_class": {"a": 0.6, "b": None}}}
+    metrics.split_errors(records)
+    assert records["pgd20"]["natural_error"] == pytest.approx({"a": 0.1, "b": None})
+    assert records["pgd20"]["boundary_error"] == pytest.approx({"a": 0.3, "b": None}) and "natural_error" not in records["clean"]
+    alone = {"pgd20@0": {"per_class": {"a": 0.9}}}
+    metrics.split_errors(alone)
+    assert list(alone["pgd20@0"]) == ["per_class"]
+
+
 def test_selection():
     accuracy = torch.tensor([0.2, 0.6, torch.nan])
     scores = {s: selection_score(accuracy, s).item() for s in ("sum", "worst", "average")}

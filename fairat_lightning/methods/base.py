@@ -15,7 +15,7 @@ from fairat_lightning.attacks import PGD, mode
 from fairat_lightning.awp import AWP
 from fairat_lightning.classwise import ClassMeans, global_mean
 from fairat_lightning.evaluation import predict
-from fairat_lightning.metrics import average, class_accuracy, selection_score, summary, worst
+from fairat_lightning.metrics import average, class_accuracy, selection_score, split_errors, summary, worst
 from fairat_lightning.objectives import Objective, Terms
 from fairat_lightning.samples import Verdicts
 
@@ -147,6 +147,7 @@ class Method(L.LightningModule):
             self.verdicts[name] = recorded.compute()
             recorded.reset()
         self.results = {name: summary(matrix, self.classes) for name, matrix in self._matrices("test", TEST).items()}
+        split_errors(self.results)
 
     def keepsakes(self, pixels: Tensor) -> dict[str, Tensor]:
         """What else a finished run leaves, by name, from the training images uint8 (N,C,H,W); nothing unless a method says so."""
