@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m fairat_lightning
-.PHONY: run test test-slow check format wheel results-digits results-cifar10 clean
+.PHONY: run test test-slow check format wheel results-digits results-autoattack results-cifar10 clean
 
 run: export OMP_NUM_THREADS = 1   # a second thread does not help so small a network
 run: .venv/.run         ## train a PGD-AT base on scanned digits, make it fairer with FAAL, show both class by class
@@ -30,6 +30,10 @@ wheel: .venv/.dev
 
 results-digits: .venv/.run    ## the digits study of the README, about half an hour on one core
 	PYTHON=$(BIN)/python bash results/digits.sh
+
+results-autoattack: .venv/.run    ## PGD-AT against FAAL on digits under AutoAttack, about an hour on one core
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[autoattack]'
+	PYTHON=$(BIN)/python bash results/digits_autoattack.sh
 
 results-cifar10: .venv/.run   ## CIFAR-10 at a CPU's size; ROOT=FOLDER holds cifar-10-batches-py
 	PYTHON=$(BIN)/python ROOT=$(ROOT) bash results/cifar10_cpu.sh

@@ -176,8 +176,8 @@ class Audit:
 class Progress:
     """What is done and how long the rest will take, class by class, on the terminal; a line now and then where there is none.
 
-    `plan` holds the cost of an image in each stage still to come, in forward passes. The rate is measured on the batches of this
-    session, and a stage that later ones shorten (survivors only) makes the time an upper bound, which the line then says.
+    `plan` holds the cost of an image in each stage, in forward passes. The time of the stage at work follows from its own batches
+    in this session, that of later ones from all of them. Where later stages attack survivors only, it is "up to" that time.
     """
 
     def __init__(self, classes: Sequence[str]):
@@ -186,6 +186,7 @@ class Progress:
         self.at_most = False
         self.left: dict[str, int] = {}
         self.spent, self.units, self.said = 0.0, 0.0, time.perf_counter()
+        self.rates: dict[str, tuple[float, float]] = {}  # seconds and forward passes of each stage
         self.live: Live | None = None
 
     def expect(self, plan: Mapping[str, float], images: int, *, at_most: bool = False) -> None:
@@ -198,8 +199,11 @@ class Progress:
         known = [(a, name) for a, name in zip(accuracy.tolist(), self.classes, strict=True) if a == a]
         shown = known if len(known) <= 20 else sorted(known)[:10]
         line = "  ".join(f"{name} {100 * a:.1f}" for a, name in shown)
-        say = print if self.live is None else self.live.console.print
-        say(f"{title}: average {100 * accuracy.nanmean():.1f}   {line}")
+        text = f"{title}: average {100 * accuracy.nanmean():.1f}   {line}"
+        if self.live is None:
+            print(text, flush=True)
+        else:
+            self.live.console.print(Text(text))
 
     def begin(self, stage: str, images: int) -> None:
         self.plan.setdefault(stage, 1.0)
@@ -212,23 +216,27 @@ class Progress:
     def step(self, stage: str, images: int, seconds: float, accuracy: Tensor) -> None:
         """`images` of `stage` took `seconds`; `accuracy` (C,) is what the classes have now, nan where nothing is known."""
         self.left[stage] -= images
-        self.spent, self.units = self.spent + seconds, self.units + images * self.plan[stage]
+        units = images * self.plan[stage]
+        self.spent, self.units = self.spent + seconds, self.units + units
+        before = self.rates.get(stage, (0.0, 0.0))
+        self.rates[stage] = (before[0] + seconds, before[1] + units)
         if self.live is not None:
             self.live.update(self._table(stage, accuracy))
         elif time.perf_counter() - self.said > 30:
             self.said = time.perf_counter()
-            known = [(a, name) for a, name in zip(accuracy.tolist(), self.classes, strict=True) if a == a]
-            lowest = f"   weakest so far {min(known)[1]} {100 * min(known)[0]:.1f}" if known else ""
-            print(f"{stage:14} {self.left[stage]:>6,} images left{lowest}   {self.remaining()}", flush=True)
+            self.report(f"{stage}, {self.left[stage]:,} images left, {self.remaining()}", accuracy)
 
     def remaining(self) -> str:
         """The time to the end of the audit in words."""
         if not self.units:
             return ""
-        seconds = self.spent / self.units * sum(self.left[stage] * cost for stage, cost in self.plan.items())
+        seconds = 0.0
+        for stage, cost in self.plan.items():
+            spent, units = self.rates.get(stage, (self.spent, self.units))
+            seconds += spent / units * self.left[stage] * cost
         hours, minutes = divmod(round(seconds / 60), 60)
         text = f"{hours} h {minutes:02} min" if hours else f"{minutes} min" if seconds >= 90 else f"{seconds:.0f} s"
-        return f"{'at most about' if self.at_most else 'about'} {text} to go"
+        return f"{'up to about' if self.at_most else 'about'} {text} to go"
 
     def _table(self, stage: str, accuracy: Tensor) -> Group:
         table = Table(box=None)

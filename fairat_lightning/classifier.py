@@ -38,6 +38,7 @@ class Classifier:
     data: DataModule
     cfg: DictConfig
     run: Path | None
+    logits: list[float]  # of the first test images, to three digits: what the weights alone do not say of a network
 
 
 def compose(name: str, words: Sequence[str]) -> DictConfig:
@@ -56,7 +57,9 @@ def compose(name: str, words: Sequence[str]) -> DictConfig:
     with open_dict(cfg):
         if run is not None:
             saved = _saved(run)
-            for group in [group for group in GROUPS if group not in given and group in saved]:
+            for group in [group for group in GROUPS if group not in given]:
+                if not isinstance(saved.get(group), dict):
+                    raise ValueError(f"{run / 'config.yaml'} has no {group}: it is no configuration of a run")
                 cfg[group] = saved[group]
         if own_class:
             cfg.model = {}
@@ -77,6 +80,8 @@ def load(cfg: DictConfig) -> Classifier:
         raise ValueError("checkpoint=PATH must be given: a run folder, a checkpoint or a state dict")
     if not isinstance(cfg.checkpoint, str):
         raise ValueError(f"checkpoint={cfg.checkpoint} must be a path")
+    if Path(cfg.checkpoint).expanduser().is_dir() and run_folder(cfg.checkpoint) is None:
+        raise ValueError(f"checkpoint={cfg.checkpoint} has no config.yaml: name the file with the weights, model= and data=")
     check_targets(plain(cfg), _allowed(cfg))
     data: DataModule = part(cfg, "data")
     data.prepare()
@@ -85,8 +90,7 @@ def load(cfg: DictConfig) -> Classifier:
     if not isinstance(net, Normalized):
         raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}: name one of conf/model's functions")
     load_weights(net, cfg.checkpoint)
-    _try(net.eval(), data)
-    return Classifier(net, data, cfg, run_folder(cfg.checkpoint))
+    return Classifier(net.eval(), data, cfg, run_folder(cfg.checkpoint), _try(net, data))
 
 
 def other_eps(*, _root_: DictConfig) -> Any:
@@ -125,16 +129,21 @@ def _allowed(cfg: DictConfig) -> list[str]:
 
 
 @torch.no_grad()
-def _try(net: nn.Module, data: DataModule) -> None:
-    """Two test images, before anything is written."""
+def _try(net: nn.Module, data: DataModule) -> list[float]:
+    """The logits of two test images, before anything is written; ValueError for what is no classifier of such images."""
     images = as_float(data.test.pixels[:2])
     try:
-        Checked(net, data.num_classes)(images)
+        first, second = (Checked(net, data.num_classes)(images) for _ in range(2))
     except ValueError:
         raise
     except Exception as error:  # whatever its layers raise
         shape, reason = tuple(images.shape[1:]), (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the network does not take images of shape {shape}: {reason}") from error
+    if not torch.allclose(first, second, rtol=1e-4, atol=1e-6):
+        raise ValueError(
+            "the network is random in eval mode: asked twice it answers differently, and no verdict on it would hold"
+        )
+    return [float(f"{v:.3g}") for v in first.flatten().tolist()]
 
 
 def _foreign(cfg: DictConfig, data: DataModule) -> Normalized:

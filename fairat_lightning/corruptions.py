@@ -36,6 +36,8 @@ class Corruptions(Suite):
     """All `kinds` at all `severities`; a kind's figures are over its severities, "corruptions" over everything."""
 
     def __init__(self, root: str | None, kinds: list[str] | None, severities: list[int]):
+        if not isinstance(kinds, list | None) or not isinstance(severities, list):
+            raise ValueError(f"suite.kinds={kinds} and suite.severities={severities} must be lists: suite.kinds=[fog]")
         unknown = [kind for kind in kinds or [] if kind not in KINDS]
         if unknown:
             raise ValueError(f"suite.kinds={unknown[0]} is unknown: choose from {', '.join(KINDS)}")
@@ -46,7 +48,9 @@ class Corruptions(Suite):
 
     def check(self, pixels: Tensor, labels: Tensor, index: Tensor) -> None:
         if self.root is not None:
-            _read(self.root, pixels, labels, index)
+            source = _read(self.root, pixels, labels, index)
+            for kind in self.kinds:
+                source(kind, 1)
         else:
             _generated(pixels)
             self.versions = {"imagecorruptions-imaug": version("imagecorruptions-imaug")}

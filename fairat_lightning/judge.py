@@ -3,20 +3,23 @@
 <run>/evaluation/<name>/   config.yaml, run.json, metrics.json, samples.jsonl, classes.png, as in the run's own folder
 """
 
-import json
 import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
+from rich.text import Text
 from torch import Tensor
 
-from fairat_lightning import record
+from fairat_lightning import __version__, record
 from fairat_lightning.audit import Audit, Findings, Suite, fingerprint
 from fairat_lightning.build import part, plain, refuse_seed, short
 from fairat_lightning.classifier import Classifier, compose, load
@@ -37,50 +40,80 @@ def main(words: list[str]) -> None:
     suite: Suite = part(cfg, "suite")
     judged = load(cfg)
     folder = _folder(cfg, judged.run)
-    audit = _audit(cfg, judged, folder, suite)
-    if record.read_metrics(folder) is not None:
-        print("This evaluation is finished: overwrite=true runs it anew.\n")
-    else:
-        resumed = bool(audit.journal.batches)
-        findings = _run(audit, suite)
-        _close(folder, cfg, audit, findings, seconds=None if resumed else round(audit.progress.spent, 1))
+    header = _header(cfg, judged, suite)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock", timeout=0):
+            try:
+                _evaluate(cfg, _audit(cfg, judged, folder, header), folder, suite)
+            finally:
+                (folder / ".lock").unlink()
+    except Timeout:
+        raise ValueError(f"{folder} is being evaluated by another process") from None
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written to: {error.strerror}") from error
     show(folder)
 
 
-def _audit(cfg: DictConfig, judged: Classifier, folder: Path, suite: Suite) -> Audit:
-    """The audit, with the journal opened in `folder`; everything is checked before anything is written."""
+def _evaluate(cfg: DictConfig, audit: Audit, folder: Path, suite: Suite) -> None:
+    if record.read_metrics(folder) is not None:
+        print("This evaluation is finished: overwrite=true runs it anew.\n")
+        return
+    resumed = bool(audit.journal.batches)
+    findings = _run(audit, suite)
+    _close(folder, cfg, audit, findings, seconds=None if resumed else round(audit.progress.spent, 1))
+
+
+def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]:
+    """All that the verdicts depend on; what cannot be judged is refused here, before anything is written."""
     places = _places(cfg, judged)
     test = judged.data.test.subset(places)
     suite.check(test.pixels, test.targets, places)
-    threat, config = part(cfg, "attack"), {key: value for key, value in plain(cfg).items() if key not in NOT_IDENTITY}
-    header = {  # not where the weights lie, but what they are
-        "config": {key: value for key, value in config.items() if key not in ("checkpoint", "name")},
+    part(cfg, "attack")
+    return {  # not where the weights lie, but what they are
+        "config": {key: value for key, value in _config(cfg).items() if key not in ("checkpoint", "name")},
+        "logits": judged.logits,
+        "device": _device(cfg),
+        "version": __version__,
         "weights": fingerprint(judged.net.state_dict()),
         "images": fingerprint({"pixels": test.pixels, "targets": test.targets, "index": places}),
         "torch": torch.__version__,
         **suite.versions,
     }
+
+
+def _audit(cfg: DictConfig, judged: Classifier, folder: Path, header: dict[str, Any]) -> Audit:
+    """The audit, with its journal opened in `folder`."""
     if cfg.overwrite:
         for name in record.FILES:
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        journal = Journal(folder / NAME, header)
-    except OSError as error:
-        raise ValueError(f"{folder} cannot be written to: {error.strerror}") from error
-    if not (folder / "run.json").exists():
-        record.write(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    if (folder / "metrics.json").exists() and not (folder / NAME).exists():
+        raise ValueError(f"{folder} has figures and no {NAME} that they come from: overwrite=true runs it anew")
+    journal = Journal(folder / NAME, header)
+    if journal.batches:
+        record.read_facts(folder)
+    else:
+        record.write(folder / "config.yaml", yaml.safe_dump(_config(cfg), sort_keys=False))
         record.write_json(folder / "run.json", record.environment(cfg.seed, "fairat_lightning.evaluate"))
-    device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    places = _places(cfg, judged)
+    test = judged.data.test.subset(places)
     return Audit(
         *(judged.net, test.pixels, test.targets, places, judged.data.classes),
-        threat=threat,
+        threat=part(cfg, "attack"),
         journal=journal,
         batch_size=cfg.batch_size,
         seed=cfg.seed,
-        device=device,
+        device=_device(cfg),
     )
+
+
+def _config(cfg: DictConfig) -> dict[str, Any]:
+    return {key: value for key, value in plain(cfg).items() if key not in NOT_IDENTITY}
+
+
+def _device(cfg: DictConfig) -> str:
+    return str(cfg.device) if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _run(audit: Audit, suite: Suite) -> Findings:
@@ -130,25 +163,29 @@ def show(folder: Path) -> None:
     """Print what a finished evaluation found, failed checks first, and where its files are."""
     console, metrics = Console(), record.read_metrics(folder)
     assert metrics is not None
-    run = json.loads((folder / "run.json").read_text())
+    run = record.read_facts(folder)
     if failed := [check for check in run["checks"] if check["passed"] is False]:
         console.print(f"[bold red]{len(failed)} of {len(run['checks'])} sanity checks failed: do not trust this robustness")
         for check in failed:
-            console.print(f"[red]  {check['name']}: {check['detail']}[/]", highlight=False)
+            console.print(Text(f"  {check['name']}: {check['detail']}", style="red"))
     keys = list(run["titles"]) if len(run["titles"]) <= WIDE else run["headline"]
     console.print(class_table({folder.name: metrics}, keys, run["titles"]))
     for check in run["checks"]:
-        console.print(f"{MARKS[check['passed']]}  {check['name']} [dim]({check['detail']})[/]", highlight=False, soft_wrap=True)
+        detail = escape(f"({check['detail']})")
+        console.print(f"{MARKS[check['passed']]}  {check['name']} [dim]{detail}[/]", highlight=False, soft_wrap=True)
     for note in run["notes"]:
-        console.print(f"[dim]{note}[/]", highlight=False, soft_wrap=True)
+        console.print(Text(note, style="dim"), soft_wrap=True)
     for name, what in (("metrics.json", "figures"), (NAME, "images"), ("classes.png", "picture")):
         console.print(f"[dim]{what:8}[/] {short(folder.absolute() / name)}", soft_wrap=True, highlight=False)
 
 
 def _folder(cfg: DictConfig, run: Path | None) -> Path:
-    if cfg.to is not None:
-        return Path(str(cfg.to)).expanduser() / "evaluation" / cfg.name
-    return (run or Path("runs") / f"audit-{Path(cfg.checkpoint).stem}") / "evaluation" / cfg.name
+    """Where the evaluation goes; one of another checkpoint of a run than its best says so in its name."""
+    weights = Path(cfg.checkpoint)
+    other = run is not None and weights.suffix and weights.name != "best.ckpt" and cfg.name == cfg.suite.suite
+    name = f"{cfg.name}-{weights.stem}" if other else cfg.name
+    above = run or Path("runs") / f"audit-{weights.stem}" if cfg.to is None else Path(str(cfg.to)).expanduser()
+    return above / "evaluation" / name
 
 
 def _places(cfg: DictConfig, judged: Classifier) -> Tensor:

@@ -160,7 +160,7 @@ def selection_score(accuracy: Tensor, select: str) -> Tensor:
 def summary(confusion: Tensor, classes: Sequence[str], class_loss: Tensor | None = None) -> dict[str, Any]:
     """The record of one evaluation, in [0,1]; None for what has no samples, and ties for the worst go to the first class.
 
-    "average", "worst", "worst_class", "per_class"; "counts": samples per class; "interval": 95 % bootstrap intervals of
+    "average", "worst", "worst_class", "per_class"; "counts": samples per class; "interval": 95 % intervals of
     average and worst, and "worst_bias", how much the worst of several classes is expected to lie too low (`bootstrap.py`);
     "figures": the rest of `figures`; "shift": the worst-case error, and with `class_loss` (C,) loss, over RADII.
     """

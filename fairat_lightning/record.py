@@ -68,6 +68,8 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         metrics = json.loads(path.read_text())
+        if not metrics:
+            raise ValueError("empty")
         for summary in metrics.values():
             summary["average"], summary["worst"], summary["per_class"].items()
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
@@ -99,7 +101,7 @@ def open_folder(folder: Path, config: dict[str, Any], resume: Path | None) -> No
     write(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     run = environment(config["seed"])
     if resume is not None and (folder / "run.json").exists():
-        before = json.loads((folder / "run.json").read_text())
+        before = read_facts(folder)
         run = {**before, "resumed": [*before.get("resumed", []), run]}
     write_json(folder / "run.json", run)
 
@@ -123,10 +125,20 @@ def trained_seconds(folder: Path) -> float:
         return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
 
+def read_facts(folder: Path) -> dict[str, Any]:
+    """run.json; ValueError if it cannot be read."""
+    try:
+        facts = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError):
+        facts = None
+    if not isinstance(facts, dict):
+        raise ValueError(f"{folder / 'run.json'} is missing or damaged: overwrite=true runs it anew")
+    return facts
+
+
 def close_folder(folder: Path, metrics: Mapping[str, Any], **facts: Any) -> None:
     """Finish a record: what the run has found out about itself, then the metrics, whose presence says that it is finished."""
-    run = json.loads((folder / "run.json").read_text())
-    write_json(folder / "run.json", {**run, **facts})
+    write_json(folder / "run.json", {**read_facts(folder), **facts})
     write_json(folder / "metrics.json", metrics)
 
 

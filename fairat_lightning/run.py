@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from fairat_lightning import record, samples
+from fairat_lightning.audit import fingerprint
 from fairat_lightning.build import check_targets, naming, network, part, plain, quieten, refuse_seed, short
 from fairat_lightning.data import DataModule
 from fairat_lightning.methods.base import Method
@@ -144,7 +145,8 @@ def _execute(job: Run) -> None:
         seconds = {"train": round(record.trained_seconds(job.folder), 1), "test": round(time.perf_counter() - trained, 1)}
         draw_classes({job.folder.name: job.method.results}, job.folder / "classes.png")
         batches = [Batch(name, *(t.tolist() for t in rows)) for name, rows in job.method.verdicts.items()]
-        samples.write(job.folder / samples.NAME, {"config": plain(job.cfg)}, batches)
+        tested = {"config": plain(job.cfg), "weights": fingerprint(job.method.net.state_dict())}
+        samples.write(job.folder / samples.NAME, tested, batches)
         if kept:
             arrays: dict[str, Any] = {key: value.numpy() for key, value in kept.items()}
             np.savez(job.folder / "hardest.npz", **arrays)

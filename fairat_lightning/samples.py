@@ -87,7 +87,7 @@ def read(path: Path) -> tuple[dict[str, Any], list[Batch]] | None:
         if crc != _crc(line):
             raise ValueError(f"{path} is damaged at line {number}: overwrite=true starts anew; what is before it is whole")
         lines.append(line)
-    return (lines[0], [Batch(**line) for line in lines[1:]]) if lines else None
+    return (lines[0], [_batch(path, number, line) for number, line in enumerate(lines[1:], 2)]) if lines else None
 
 
 def write(path: Path, header: dict[str, Any], batches: Sequence[Batch]) -> None:
@@ -128,6 +128,17 @@ class Verdicts(Metric):
         rows = dim_zero_cat(self.rows).cpu()
         index, y, predicted = rows[rows[:, 0].argsort()].unbind(1)
         return index, y, predicted
+
+
+def _batch(path: Path, number: int, line: dict[str, Any]) -> Batch:
+    try:
+        batch = Batch(**line)
+        whole = len(batch.index) == len(batch.label) == len(batch.predicted)
+    except TypeError:
+        whole = False
+    if not whole:
+        raise ValueError(f"{path} is damaged at line {number}: it is no batch; overwrite=true starts anew")
+    return batch
 
 
 def _row(batch: Batch) -> dict[str, Any]:

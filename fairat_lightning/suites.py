@@ -7,6 +7,7 @@ one step, than noise and than a black box, and has gradients to follow. They run
 thresholds are our choice.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from fairat_lightning.attacks import PGD, number
 from fairat_lightning.audit import Audit, Check, Findings, Suite
 from fairat_lightning.data.stratified import evenly, stratified
 from fairat_lightning.evaluation import ATTACKS, Spec, seeded_start
+from fairat_lightning.metrics import class_accuracy
 from fairat_lightning.samples import Batch
 
 TITLES = {
@@ -36,6 +38,8 @@ STANDARD = (*QUICK, "pgd100", "multitargeted")
 SLACK = 0.01  # of accuracy, or two images where that is more
 NOTHING_LEFT = 0.05
 SQUARE_QUERIES = 1000
+CHECKS = {"noise": 20.0, "pgd1": 3.0, "pgd5": 15.0, "pgd100": 300.0, "square": float(SQUARE_QUERIES)}  # forward passes an image
+CHECKS |= dict.fromkeys(("eps_half", "eps_double", "eps_large"), 60.0)
 
 
 class Quick(Suite):
@@ -60,7 +64,11 @@ class Standard(Suite):
     def __call__(self, audit: Audit) -> Findings:
         plan = {name: _cost(name, audit) for name in STANDARD}
         other = "l2" if audit.threat.norm == "linf" else "linf"
-        audit.progress.expect({**plan, f"pgd20_{other}": 60.0}, len(audit.labels))
+        if self.other_eps is not None:
+            plan[f"pgd20_{other}"] = 60.0
+        audit.progress.expect(plan, len(audit.labels))
+        places = _some(audit, self.check_images)
+        audit.progress.expect({f"check_{name}": cost for name, cost in CHECKS.items()}, len(places))
         findings = Findings(_summaries(audit, STANDARD), dict(TITLES), ["clean", "pgd20", "cw20", "multitargeted"])
         if self.other_eps is None:
             findings.notes.append(f"PGD-20 in {other} was not run: set suite.other_eps.")
@@ -68,8 +76,11 @@ class Standard(Suite):
             name, threat = f"pgd20_{other}", replace(audit.threat, norm=other, eps=self.other_eps, step=None)
             predicted = audit.stage(name, "pgd20", threat=threat)
             findings.metrics[name] = audit.summary(name, predicted)
-            findings.titles[name] = f"PGD-20 {'L2' if other == 'l2' else 'Linf'}"
-        findings.checks = sanity_checks(audit, self.check_images)
+            findings.titles[name] = f"PGD-20 {'L2' if other == 'l2' else 'Linf'} {self.other_eps:.3g}"
+            findings.extra["threats"] = {name: {"norm": other, "eps": self.other_eps}}
+        findings.checks = sanity_checks(audit, places)
+        if len(audit.stage("clean", None).unique()) == 1:
+            findings.notes.append("It predicts one and the same class for every image.")
         return findings
 
 
@@ -77,9 +88,9 @@ class Sweep(Suite):
     """PGD-20 at every multiple of the threat model's eps in `multiples`: a curve of robust accuracy per class."""
 
     def __init__(self, multiples: Sequence[float]):
-        numbers = list(multiples)
+        numbers = list(multiples) if isinstance(multiples, Sequence) else []
         if not numbers or not all(isinstance(m, int | float) and not isinstance(m, bool) and m >= 0 for m in numbers):
-            raise ValueError(f"suite.multiples={numbers} must be numbers, 0 or more")
+            raise ValueError(f"suite.multiples={multiples} must be a list of numbers, 0 or more")
         self.multiples = sorted(set(map(float, numbers)))
 
     def __call__(self, audit: Audit) -> Findings:
@@ -93,10 +104,14 @@ class Sweep(Suite):
         return Findings(metrics, titles, [], extra={"curve": {"eps": eps, "keys": keys}})
 
 
-def sanity_checks(audit: Audit, images: int) -> list[Check]:
-    """Every check of the module's docstring, on about `images` images, as equally of each class as there are."""
+def _some(audit: Audit, images: int) -> Tensor:
+    """The places of about `images` images, as equally of each class as there are: (n,)."""
     sizes = audit.labels.bincount(minlength=len(audit.classes))
-    places = stratified(audit.labels, evenly(min(images, len(audit.labels)), sizes)[: int(audit.labels.max()) + 1])
+    return stratified(audit.labels, evenly(min(images, len(audit.labels)), sizes)[: int(audit.labels.max()) + 1])
+
+
+def sanity_checks(audit: Audit, places: Tensor) -> list[Check]:
+    """Every check of the module's docstring, on the images at `places` (n,)."""
     right: dict[str, Tensor] = {}
 
     def judge(name: str, predicted: Tensor) -> None:
@@ -109,9 +124,6 @@ def sanity_checks(audit: Audit, images: int) -> list[Check]:
         return replace(audit.threat, eps=_limit(audit.threat, eps), step=None)
 
     eps, slack = float(audit.threat.eps), max(SLACK, 2 / len(places))
-    costs = {"noise": 20.0, "pgd1": 3.0, "pgd5": 15.0, "pgd100": 300.0, "square": float(SQUARE_QUERIES)}
-    costs |= dict.fromkeys(("eps_half", "eps_double", "eps_large"), 60.0)
-    audit.progress.expect({f"check_{name}": cost for name, cost in costs.items()}, len(places))
     for name in ("clean", "fgsm", "pgd20", "cw20", "multitargeted"):
         judge(name, audit.stage(name, None if name == "clean" else name)[places])
     run("noise", "noise")
@@ -162,15 +174,21 @@ def _gradients(audit: Audit, places: Tensor) -> Check:
 def _black_box(audit: Audit, places: Tensor, right: dict[str, Tensor], slack: float) -> Check:
     name = "a black box is not stronger"
     if not autoattack.available():
+        audit.progress.begin("check_square", 0)
         return Check(name, None, f"Square was not run: {autoattack.MISSING}")
     parts = places.split(audit.batch_size)
     done = audit.finished("check_square", parts)
     verdicts = [v for batch in done for v in batch.predicted]
+    audit.progress.begin("check_square", sum(map(len, parts[len(done) :])))
     for part in parts[len(done) :]:
+        began = time.perf_counter()
         x, y, _ = audit.images(part)
         verdict = autoattack.attack("square", audit, x, y, queries=SQUARE_QUERIES).tolist()
         audit.journal.append(Batch("check_square", audit.index[part].tolist(), audit.labels[part].tolist(), verdict))
         verdicts += verdict
+        judged = places[: len(verdicts)]
+        so_far = class_accuracy(audit.confusion(torch.tensor(verdicts), judged))
+        audit.progress.step("check_square", len(part), time.perf_counter() - began, so_far)
     square = torch.tensor(verdicts) == audit.labels[places]
     white = torch.stack([right[k] for k in ("pgd20", "pgd100", "cw20", "multitargeted")])
     best, union = white.double().mean(1).min().item(), white.all(0)

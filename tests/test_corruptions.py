@@ -100,10 +100,19 @@ def test_a_folder_that_is_another(audit, folder, images, change, words):
 def test_a_file_of_another_shape(audit, folder):
     np.save(folder / "fog.npy", np.zeros((3, 3)))
     with pytest.raises(ValueError, match="fog.npy is float64"):
-        Corruptions(str(folder), ["fog"], [1])(audit())
+        Corruptions(str(folder), ["fog"], [1]).check(audit().pixels, audit().labels, audit().index)
 
 
-@pytest.mark.parametrize("kinds,severities,words", [(["rain"], [1], "rain"), (None, [], "severities"), (None, [6], "severities")])
+@pytest.mark.parametrize(
+    "kinds,severities,words",
+    [
+        (["rain"], [1], "rain"),
+        ("fog", [1], "must be lists"),
+        (None, 3, "must be lists"),
+        (None, [], "severities"),
+        (None, [6], "severities"),
+    ],
+)
 def test_wrong_values(kinds, severities, words):
     with pytest.raises(ValueError, match=words):
         Corruptions(None, kinds, severities)

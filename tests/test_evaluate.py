@@ -10,11 +10,13 @@ import time
 
 import pytest
 import torch
+from filelock import FileLock
 from test_command import ROOT, start
 
 from fairat_lightning import judge
 from fairat_lightning.__main__ import refuse
 from fairat_lightning.build import WRONG_INPUT
+from fairat_lightning.report import read_run
 from fairat_lightning.samples import read
 
 MODULE = "fairat_lightning.evaluate"
@@ -74,8 +76,57 @@ def test_another_network_is_another_evaluation(run, capsys):
     torch.save(state, path)
     with pytest.raises(SystemExit):
         evaluate(f"checkpoint={run}")
-    assert "another weights" in capsys.readouterr().err
+    assert "(another logits, weights)" in capsys.readouterr().err
     evaluate(f"checkpoint={run}", "overwrite=true")
+
+
+def refused(capsys, *words) -> str:
+    """The one line that the command says."""
+    with pytest.raises(SystemExit) as stop:
+        evaluate(*words)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
+    return err
+
+
+def test_another_process_is_told_to_wait(run, capsys):
+    (run / "evaluation" / "quick").mkdir(parents=True)
+    with FileLock(run / "evaluation" / "quick" / ".lock"):
+        assert "being evaluated by another process" in refused(capsys, f"checkpoint={run}")
+    evaluate(f"checkpoint={run}")
+
+
+def test_figures_without_their_images_are_not_taken_for_these(run, capsys):
+    evaluate(f"checkpoint={run}")
+    (run / "evaluation" / "quick" / "samples.jsonl").unlink()
+    assert "has figures and no samples.jsonl" in refused(capsys, f"checkpoint={run}", "attack.eps=0.01")
+    assert load(run / "evaluation" / "quick")["pgd20"]
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_a_damaged_run_json_is_one_line(run, capsys, content):
+    evaluate(f"checkpoint={run}")
+    path = run / "evaluation" / "quick" / "run.json"
+    path.unlink() if content is None else path.write_text(content)
+    assert "run.json is missing or damaged" in refused(capsys, f"checkpoint={run}")
+
+
+def test_another_checkpoint_of_a_run_is_not_taken_for_its_best(run):
+    path = run / "checkpoints" / "last.ckpt"
+    state = torch.load(path, weights_only=True)
+    state["state_dict"]["net.model.linear.bias"] += 1
+    torch.save(state, path)
+    evaluate(f"checkpoint={path}")
+    assert not (run / "evaluation" / "quick").exists() and load(run / "evaluation" / "quick-last")
+    found = read_run(run)
+    assert found.summaries["pgd20"] == load(run)["pgd20"] and any("other weights" in note for note in found.notes)
+
+
+def test_a_configuration_that_is_none(run, capsys):
+    (run / "config.yaml").write_text("data: 3\nmodel: foo\n")
+    assert "has no model" in refused(capsys, f"checkpoint={run}")
+    (run / "config.yaml").unlink()
+    assert "has no config.yaml" in refused(capsys, f"checkpoint={run}")
 
 
 OWN = """
@@ -88,6 +139,10 @@ class Net(nn.Module):
         self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, num_classes))
     def forward(self, x):
         return self.net(x)
+
+class Random(Net):
+    def forward(self, x):
+        return self.net(x) + torch.randn(1)
 
 def nothing():
     return 3
@@ -124,6 +179,13 @@ def test_an_audit_of_somebodys_own_class(foreign, tmp_path):
     x = (test.pixels[batches[0].index].float() / 255 - 0.5) / 0.25
     assert foreign(x).argmax(1).tolist() == batches[0].predicted, "mean and std stand in front of it"
     assert found["clean"]["average"] is not None
+
+
+def test_changed_code_is_another_network(foreign, tmp_path, capsys, monkeypatch):
+    words = ["checkpoint=net.pt", *MINE.split(), "data=synthetic", "samples_per_class=3"]
+    evaluate(*words)
+    monkeypatch.setattr(sys.modules["mypackage"].Net, "forward", lambda self, x: -self.net(x))
+    assert "(another logits)" in refused(capsys, *words)
 
 
 def test_an_audit_of_a_timm_model(tmp_path, monkeypatch):
@@ -181,6 +243,7 @@ WRONG = {
     "checkpoint=net.pt model._target_=mypackage.Net allow=[mypackage.] model.hidden=7 data=synthetic": "does not fit",
     "checkpoint=net.pt {mine} data=synthetic data.image_size=9": "(1, 9, 9)",
     "checkpoint=bad.pt {mine} data=synthetic": "nan or infinite",
+    "checkpoint=net.pt model._target_=mypackage.Random allow=[mypackage.] model.hidden=6 data=synthetic": "random in eval mode",
 }
 MINE = "model._target_=mypackage.Net allow=[mypackage.] model.hidden=6"
 

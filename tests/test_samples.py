@@ -50,6 +50,13 @@ def test_damage_is_refused_and_nothing_is_lost(path):
         assert "\n" not in str(error.value) and path.read_bytes() == damaged
 
 
+def test_a_line_that_is_no_batch_is_refused(path):
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:2], lines[0], *lines[2:]]))
+    with pytest.raises(ValueError, match="line 3: it is no batch"):
+        read(path)
+
+
 def test_another_evaluation_is_refused(path):
     with pytest.raises(ValueError, match="another seed"):
         Journal(path, {"seed": 1})

@@ -8,7 +8,7 @@ from fairat_lightning import autoattack
 from fairat_lightning.attacks import PGD
 from fairat_lightning.audit import Audit
 from fairat_lightning.samples import Journal
-from fairat_lightning.suites import Quick, Standard, Sweep, sanity_checks
+from fairat_lightning.suites import Quick, Standard, Sweep, _some, sanity_checks
 
 CLASSES = ["a", "b", "c", "d"]
 THREAT = PGD(eps=0.05, steps=1)
@@ -61,6 +61,10 @@ def audit(trained, tmp_path):
     return audit
 
 
+def checked(audit, images):
+    return sanity_checks(audit, _some(audit, images))
+
+
 def test_quick(audit):
     found = Quick()(audit())
     average = {name: record["average"] for name, record in found.metrics.items()}
@@ -74,30 +78,50 @@ def test_a_robust_network_passes_every_check(audit):
     assert len(found.checks) == 7
     average = {name: record["average"] for name, record in found.metrics.items()}
     assert average["pgd100"] <= average["pgd20"] and average["multitargeted"] <= average["pgd20"]
-    assert "pgd20_l2" in average and found.titles["pgd20_l2"] == "PGD-20 L2"
+    assert "pgd20_l2" in average and found.titles["pgd20_l2"] == "PGD-20 L2 0.5"
 
 
 def test_a_staircase_is_caught(audit):
-    checks = {c.name: c for c in sanity_checks(audit(Staircase, threat=PGD(eps=0.2, steps=1)), 80)}
+    checks = {c.name: c for c in checked(audit(Staircase, threat=PGD(eps=0.2, steps=1)), 80)}
     failed = {name for name, check in checks.items() if check.passed is False}
     assert {"nothing survives a large eps", "gradients can be followed", "a black box is not stronger"} <= failed
     assert "80 have a zero gradient" in checks["gradients can be followed"].detail
 
 
 def test_steep_logits_are_caught(audit):
-    failed = {c.name for c in sanity_checks(audit(Steep), 80) if c.passed is False}
+    failed = {c.name for c in checked(audit(Steep), 80) if c.passed is False}
     assert "gradients can be followed" in failed
 
 
 def test_without_the_extra_the_black_box_is_not_run_and_says_so(audit, monkeypatch):
     monkeypatch.setattr(autoattack, "available", lambda: False)
-    (check,) = [c for c in sanity_checks(audit(), 40) if c.passed is None]
+    (check,) = [c for c in checked(audit(), 40) if c.passed is None]
     assert check.name == "a black box is not stronger" and "pip install" in check.detail
 
 
 def test_what_the_data_does_not_suggest_is_not_run_and_said(audit):
     found = Standard(None, 40)(audit())
     assert not [name for name in found.metrics if name.startswith("pgd20_")] and "PGD-20 in l2 was not run" in found.notes[0]
+
+
+def test_the_time_to_go_ends_at_nothing_and_never_jumps_up_by_what_was_known(audit):
+    """Every stage is in the plan from the start, and nothing is left of it at the end."""
+    for other in (0.5, None):
+        judged = audit(name=f"{other}.jsonl")
+        planned = []
+        judged.progress.begin = lambda stage, images, judged=judged, planned=planned: planned.append(
+            stage in judged.progress.plan
+        )
+        Standard(other, 40)(judged)
+        assert all(planned) and not any(judged.progress.left.values())
+
+
+def test_one_class_for_everything_is_said(audit):
+    class Constant(nn.Module):
+        def forward(self, x):
+            return torch.eye(4)[torch.zeros(len(x), dtype=torch.long)] + 0 * x.sum()
+
+    assert any("one and the same class" in note for note in Standard(0.5, 40)(audit(lambda _: Constant())).notes)
 
 
 def test_the_sweep_falls_to_nothing_class_by_class(audit):

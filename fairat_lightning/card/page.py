@@ -46,9 +46,9 @@ It needs {needs}, and no Lightning. `model.py` holds the network and its classes
 the weights with mean and standard deviation: do not normalise images outside. When this was written, the network that `load`
 gives returned the original's logits bit for bit.
 """
-READING = """The average is the mean over the classes. Intervals are 95 % bootstrap intervals over the test images; another
+READING = """The average is the mean over the classes. Intervals are 95 % intervals over the test images; another
 seed of the training is another matter. The lowest of several noisy class accuracies tends to lie too low: the bias says by how
-many points, and the interval takes it off.
+many points, and the interval allows for it.
 """
 
 

@@ -1,6 +1,6 @@
 """The rows in numbers: mean, spread and interval of every figure, and which differences are more than noise.
 
-One seed a row: the bootstrap interval of its record, and the paired bootstrap of `bootstrap.py` on the verdicts of both runs
+One seed a row: the interval of its record, and the paired bootstrap of `bootstrap.py` on the verdicts of both runs
 on the same images. Several seeds: mean, sample standard deviation, the 95 % interval of the mean by Student's t, and Welch's
 t-test. A row of one seed against a row of several is not tested. Figures are in [0,1] here, in percent where a person reads.
 """
@@ -196,7 +196,7 @@ def bias_note(report: Report) -> str | None:
     return (
         "The lowest of several measured accuracies tends to lie below the lowest true one, the more so the fewer images a class "
         f"has: under {report.titles[report.main]} by an estimated {low if low == high else f'{low} to {high}'} points here. "
-        "Bootstrap intervals of single runs take this off; the figures themselves, and means over seeds, do not."
+        "Intervals of single runs allow for it; the figures themselves, and means over seeds, do not."
     )
 
 

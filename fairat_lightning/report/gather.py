@@ -75,6 +75,7 @@ class Run:
     config: dict[str, Any] | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     hardest: Hardest | None = None
+    weights: str | None = None
 
 
 @dataclass
@@ -124,11 +125,17 @@ def _absorb(run: Run, place: Path, suite: str, facts: dict[str, Any], config: di
     if metrics is None:
         return
     found = samples.read(place / samples.NAME) if (place / samples.NAME).exists() else None
+    weights = found[0].get("weights") if found else None
+    if suite and None not in (weights, run.weights) and weights != run.weights:
+        run.notes.append(f"Evaluation {suite} judged other weights than the run's test: its figures are left out.")
+        return
+    run.weights = run.weights or weights
     stages = {k: Verdicts(*(t.numpy() for t in v)) for k, v in samples.by_stage(found[1]).items()} if found else {}
     threat = _threat(facts.get("threat") or (config or {}).get("attack"))
+    own: dict[str, Any] = facts["threats"] if isinstance(facts.get("threats"), dict) else {}
     for key, summary in metrics.items():
         _check_summary(place / "metrics.json", summary)
-        here = None if key == "clean" else threat
+        here = None if key == "clean" else _threat(own[key]) if key in own else threat
         if key in run.summaries:
             if None not in (here, run.threats[key]) and here != run.threats[key]:
                 run.notes.append(f"{suite}: {key} was also measured under another threat model; the first is shown.")
@@ -200,6 +207,10 @@ def _check_summary(path: Path, summary: Any) -> None:
     numbers = [summary["average"], summary["worst"], *summary["per_class"].values()]
     if not all(v is None or (isinstance(v, int | float) and 0 <= v <= 1) for v in numbers):
         raise ValueError(f"{path} is not a run's metrics.json: an accuracy in it is not in [0, 1]")
+    extra = [summary.get(name, {}) for name in ("figures", "interval", "counts", "shift")]
+    ends = extra[1].values() if isinstance(extra[1], dict) else [None]
+    if not all(isinstance(v, dict) for v in extra) or not all(isinstance(v, list) and len(v) == 2 for v in ends):
+        raise ValueError(f"{path} is not a run's metrics.json: its figures, intervals or counts are damaged")
 
 
 def _checked(path: Path, read: Callable[[Path], T], missing: T) -> T:
@@ -208,7 +219,7 @@ def _checked(path: Path, read: Callable[[Path], T], missing: T) -> T:
         return missing
     try:
         return read(path)
-    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, BadZipFile, yaml.YAMLError) as error:
+    except (OSError, EOFError, csv.Error, ValueError, TypeError, KeyError, AttributeError, BadZipFile, yaml.YAMLError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise ValueError(f"{path} cannot be read: {reason}") from None
 

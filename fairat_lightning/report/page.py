@@ -34,7 +34,7 @@ READING = (
     "<b>Worst class.</b> The accuracy of the weakest class, in each run for itself; over seeds, the mean of these. One row is "
     "called fairer than another if its worst class is better.",
     "<b>Interval.</b> With several seeds, the 95 % Student-t interval of the mean: how the training varies. With one run, "
-    "the 95 % bootstrap interval over its test images, drawn within each class: how far a test set of this size can be trusted. "
+    "the 95 % interval over its test images: how far a test set of this size can be trusted. "
     "Neither knows of the other.",
     "<b>Bold.</b> Better than every other row, each at p &lt; .05: by Welch’s t-test over the seeds’ values, or for single runs "
     "by a paired bootstrap on the same test images. A row of one run is not tested against one of several.",

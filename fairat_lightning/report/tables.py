@@ -50,7 +50,7 @@ def caption(report: Report) -> str:
     if max(sizes) > 1:
         parts.append("Mean ± sample standard deviation over seeds, in brackets the 95 % Student-t interval of the mean.")
     if 1 in sizes:
-        parts.append("For a single run, in brackets the 95 % bootstrap interval over its test images.")
+        parts.append("For a single run, in brackets the 95 % interval over its test images.")
     if len(report.groups) > 1:
         parts.append(
             "Bold only where better than every other row at p < .05 (Welch's t-test over seeds; paired bootstrap on the same "

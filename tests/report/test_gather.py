@@ -108,5 +108,5 @@ def test_a_folder_without_a_finished_part_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no finished run"):
         read_run(tmp_path)
     (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds no finished run"):
+    with pytest.raises(ValueError, match="not a run's metrics.json"):
         read_run(tmp_path)
