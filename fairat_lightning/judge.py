@@ -47,7 +47,7 @@ def main(words: list[str]) -> None:
             try:
                 _evaluate(cfg, _audit(cfg, judged, folder, header), folder, suite)
             finally:
-                (folder / ".lock").unlink()
+                (folder / ".lock").unlink(missing_ok=True)
     except Timeout:
         raise ValueError(f"{folder} is being evaluated by another process") from None
     except OSError as error:

@@ -57,6 +57,9 @@ class Hardest(NamedTuple):
     times: NDArray[np.int64]
 
 
+PLAIN = ("clean", "fgsm", "pgd20", "cw20")  # whose figures are those of one stage
+
+
 @dataclass
 class Run:
     """One folder. `summaries`, `verdicts`, `threats` go by attack; `facts` is run.json, `audits` those of the evaluations."""
@@ -146,6 +149,10 @@ def _absorb(run: Run, place: Path, suite: str, facts: dict[str, Any], config: di
         run.verdicts.pop(key, None)
         if (verdicts := verdicts_of(key, summary, stages)) is not None:
             run.verdicts[key] = verdicts
+        elif found and key in PLAIN:
+            run.notes.append(
+                f"{place / samples.NAME} is incomplete: the figures of {key} do not follow from it."
+            )
     try:
         run.titles |= {str(k): str(v) for k, v in facts.get("titles", {}).items()}
         run.headline += [k for k in facts.get("headline", ()) if k in metrics and k not in run.headline]

@@ -77,7 +77,8 @@ def test_verdicts_that_contradict_the_figures_are_not_used(make_run):
     _, batches = samples.read(folder / "samples.jsonl")
     half = [replace(batch, predicted=[0] * 300) for batch in batches]
     samples.write(folder / "samples.jsonl", {}, half)
-    assert read_run(folder).verdicts == {}
+    run = read_run(folder)
+    assert run.verdicts == {} and "samples.jsonl is incomplete" in run.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,12 @@ def test_verdicts_that_contradict_the_figures_are_not_used(make_run):
         ("run.json", "["),
         ("config.yaml", "a: [\n b"),
         ("history.csv", "epoch,val/robust\n0,many\n"),
+        ("history.csv", 'a,b,"c'),
+        ("metrics.json", '{"pgd20": {"average": 1, "worst": 1, "worst_class": "a", "per_class": {"a": 1}, "figures": "x"}}'),
+        (
+            "metrics.json",
+            '{"pgd20": {"average": 1, "worst": 1, "worst_class": "a", "per_class": {"a": 1}, "interval": {"worst": 1}}}',
+        ),
         ("hardest.npz", "PK not a zip"),
         ("samples.jsonl", "damaged\n"),
         ("run.json", '{"checks": ["x"]}'),
