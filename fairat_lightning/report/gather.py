@@ -150,9 +150,7 @@ def _absorb(run: Run, place: Path, suite: str, facts: dict[str, Any], config: di
         if (verdicts := verdicts_of(key, summary, stages)) is not None:
             run.verdicts[key] = verdicts
         elif found and key in PLAIN:
-            run.notes.append(
-                f"{place / samples.NAME} is incomplete: the figures of {key} do not follow from it."
-            )
+            run.notes.append(f"{place / samples.NAME} is incomplete: the figures of {key} do not follow from it.")
     try:
         run.titles |= {str(k): str(v) for k, v in facts.get("titles", {}).items()}
         run.headline += [k for k in facts.get("headline", ()) if k in metrics and k not in run.headline]
