@@ -21,8 +21,6 @@ from fairat_lightning.metrics import class_accuracy, confusion_matrix, summary
 from fairat_lightning.progress import Progress
 from fairat_lightning.samples import Batch, Journal
 
-Report = Callable[[Batch], None]
-
 
 @dataclass
 class Check:
