@@ -15,21 +15,20 @@ class Progress:
     """What is done and how long the rest will take, class by class, on the terminal; a line now and then where there is none.
 
     `plan` holds the cost of an image in each stage, in forward passes. The time of the stage at work follows from its own batches
-    in this session, that of later ones from all of them. Where later stages attack survivors only, it is "up to" that time.
+    in this session, that of later ones from all attacks so far, on as many images as are left for them now.
     """
 
     def __init__(self, classes: Sequence[str]):
         self.classes = list(classes)
         self.plan: dict[str, float] = {}
-        self.at_most = False
         self.left: dict[str, int] = {}
-        self.spent, self.units, self.said = 0.0, 0.0, time.perf_counter()
+        self.spent, self.measured, self.units, self.said = 0.0, 0.0, 0.0, time.perf_counter()
         self.rates: dict[str, tuple[float, float]] = {}  # seconds and forward passes of each stage
         self.live: Live | None = None
 
-    def expect(self, plan: Mapping[str, float], images: int, *, at_most: bool = False) -> None:
+    def expect(self, plan: Mapping[str, float], images: int) -> None:
         """Stages to come with their cost per image, each of `images`."""
-        self.plan, self.at_most = self.plan | dict(plan), at_most
+        self.plan |= plan
         self.left |= dict.fromkeys(plan, images)
 
     def report(self, title: str, accuracy: Tensor) -> None:
@@ -55,7 +54,9 @@ class Progress:
         """`images` of `stage` took `seconds`; `accuracy` (C,) is what the classes have now, nan where nothing is known."""
         self.left[stage] -= images
         units = images * self.plan[stage]
-        self.spent, self.units = self.spent + seconds, self.units + units
+        self.spent += seconds
+        if self.plan[stage] > 1 or max(self.plan.values()) == 1:  # a single forward pass is mostly overhead, and says little
+            self.measured, self.units = self.measured + seconds, self.units + units
         before = self.rates.get(stage, (0.0, 0.0))
         self.rates[stage] = (before[0] + seconds, before[1] + units)
         if self.live is not None:
@@ -67,14 +68,14 @@ class Progress:
     def remaining(self) -> str:
         """The time to the end of the audit in words."""
         if not self.units:
-            return ""
+            return "no time measured yet"
         seconds = 0.0
         for stage, cost in self.plan.items():
-            spent, units = self.rates.get(stage, (self.spent, self.units))
+            spent, units = self.rates.get(stage, (self.measured, self.units))
             seconds += spent / units * self.left[stage] * cost
         hours, minutes = divmod(round(seconds / 60), 60)
         text = f"{hours} h {minutes:02} min" if hours else f"{minutes} min" if seconds >= 90 else f"{seconds:.0f} s"
-        return f"{'up to about' if self.at_most else 'about'} {text} to go"
+        return f"about {text} to go"
 
     def _table(self, stage: str, accuracy: Tensor) -> Group:
         table = Table(box=None)

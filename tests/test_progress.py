@@ -5,20 +5,30 @@ from fairat_lightning.progress import Progress
 CLASSES = ["cat", "dog", "fox"]
 
 
-def test_time_to_go_is_measured_and_shrinks():
+def test_time_to_go_follows_from_the_attacks_measured():
     progress = Progress(CLASSES)
-    progress.expect({"clean": 1.0, "pgd20": 60.0}, 100)
-    assert progress.remaining() == ""
-    progress.begin("clean", 100)
+    progress.expect({"clean": 1.0, "pgd20": 60.0, "square": 120.0}, 100)
     accuracy = torch.tensor([0.5, 0.2, float("nan")])
-    progress.step("clean", 100, 0.5, accuracy)
-    assert progress.remaining() == "about 30 s to go"
+    assert progress.remaining() == "no time measured yet"
+    progress.begin("clean", 100)
+    progress.step("clean", 100, 5.0, accuracy)
+    assert progress.remaining() == "no time measured yet", "a forward pass says nothing of an attack"
     progress.begin("pgd20", 100)
     progress.step("pgd20", 50, 15.0, accuracy)
-    assert progress.remaining() == "about 15 s to go"
-    progress.at_most = True
-    progress.shorten(["pgd20"], 10)
-    assert progress.remaining() == "up to about 3 s to go"
+    assert progress.remaining() == "about 75 s to go"
+    progress.shorten(["square"], 10)
+    assert progress.remaining() == "about 21 s to go"
+    progress.begin("square", 10)
+    progress.step("square", 5, 1.0, accuracy)  # faster than thought
+    progress.step("pgd20", 50, 15.0, accuracy)
+    assert progress.remaining() == "about 1 s to go"
+
+
+def test_where_there_are_only_forward_passes_they_are_the_measure():
+    progress = Progress(CLASSES)
+    progress.expect({"fog": 1.0, "snow": 1.0}, 100)
+    progress.step("fog", 100, 4.0, torch.tensor([1.0]))
+    assert progress.remaining() == "about 4 s to go"
 
 
 def test_without_a_terminal_it_says_a_line_now_and_then(capsys):
