@@ -6,6 +6,7 @@ was stopped. The suites (`suites.py`, `autoattack.py`, `corruptions.py`) say whi
 
 import hashlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,17 +44,18 @@ class Findings:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-class Suite:
+class Suite(ABC):
     """What an audit consists of."""
 
     versions: dict[str, str] = {}  # of libraries that verdicts depend on
 
     def check(self, pixels: Tensor, labels: Tensor, index: Tensor) -> None:
         """Raise ValueError, before anything is written, where these images cannot be judged so."""
+        return
 
+    @abstractmethod
     def __call__(self, audit: "Audit") -> Findings:
         """Run what the audit's journal does not hold yet."""
-        raise NotImplementedError
 
 
 class Checked(nn.Module):
@@ -125,23 +127,43 @@ class Audit:
 
         `change` maps images and indices to other images before the attack.
         """
-        places = torch.arange(len(self.labels)) if places is None else places
-        todo = list(places.split(self.batch_size))
-        done = self.finished(name, todo)
-        self.progress.begin(name, sum(map(len, todo[len(done) :])))
-        for part in todo[len(done) :]:
-            began = time.perf_counter()
-            x, y, index = self.images(part)
+
+        def judge(x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
             x = x if change is None else change(x, index)
             logits = logits_under(self.net, x, y, index, threat or self.threat, attack)
-            loss = F.cross_entropy(logits, y, reduction="none")
-            losses = [float(f"{v:.6g}") for v in loss.tolist()]
-            found = Batch(name, index.tolist(), y.tolist(), logits.argmax(1).tolist(), losses)
-            self.journal.append(found)
-            done.append(found)
-            self.progress.step(name, len(part), time.perf_counter() - began, self._so_far(done))
-        self.losses[name] = torch.tensor([v for b in done for v in b.loss or []], dtype=torch.float64)
-        return torch.tensor([v for b in done for v in b.predicted])
+            return logits.argmax(1), F.cross_entropy(logits, y, reduction="none")
+
+        predicted = self.run(name, torch.arange(len(self.labels)) if places is None else places, judge)
+        losses_of = (b.loss or [] for b in self.journal.batches if b.stage == name)
+        self.losses[name] = torch.tensor([v for loss in losses_of for v in loss], dtype=torch.float64)
+        return predicted
+
+    def run(
+        self,
+        name: str,
+        places: Tensor,
+        judge: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]],
+        so_far: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """The predictions (n,) for the images at `places` (n,), batch by batch, each once for all in the journal.
+
+        `judge` maps images, labels and indices to predictions (B,) and, or None, losses (B,). `so_far` maps the predictions
+        (m,) that there are to what the classes have now, for the progress; by default their accuracy on those images.
+        """
+        todo = list(places.split(self.batch_size)) if len(places) else []
+        done = self.finished(name, todo)
+        self.progress.begin(name, sum(map(len, todo[len(done) :])))
+        predicted = torch.tensor([v for b in done for v in b.predicted], dtype=torch.long)
+        for part in todo[len(done) :]:
+            began = time.perf_counter()
+            now, loss = judge(*self.images(part))
+            losses = None if loss is None else [float(f"{v:.6g}") for v in loss.tolist()]
+            self.journal.append(Batch(name, self.index[part].tolist(), self.labels[part].tolist(), now.tolist(), losses))
+            predicted = torch.cat([predicted, now.cpu()])
+            judged = places[: len(predicted)]
+            accuracy = class_accuracy(self.confusion(predicted, judged)) if so_far is None else so_far(predicted)
+            self.progress.step(name, len(part), time.perf_counter() - began, accuracy)
+        return predicted
 
     def finished(self, name: str, parts: Sequence[Tensor]) -> list[Batch]:
         """The batches of a stage that the journal holds, which must be the first of `parts`."""
@@ -161,10 +183,6 @@ class Audit:
         counts = confusion.sum(1).double()
         sums = torch.zeros_like(counts).index_add_(0, self.labels, loss)
         return summary(confusion, self.classes, sums / torch.where(counts > 0, counts, torch.nan))
-
-    def _so_far(self, done: Sequence[Batch]) -> Tensor:
-        label, predicted = (torch.tensor([v for b in done for v in getattr(b, k)]) for k in ("label", "predicted"))
-        return class_accuracy(confusion_matrix(label, predicted, len(self.classes)))
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

@@ -13,7 +13,6 @@ AutoAttack; nor is it with fewer steps or queries than the standard.
 """
 
 import logging
-import time
 from importlib.metadata import version
 from typing import Any
 
@@ -23,7 +22,6 @@ from torch import Tensor
 from fairat_lightning.audit import Audit, Findings, Suite
 from fairat_lightning.evaluation import full_float32
 from fairat_lightning.metrics import class_accuracy, summary
-from fairat_lightning.samples import Batch
 
 STEPS, QUERIES = 100, 5000
 TITLES = {"apgd_ce": "APGD-CE", "apgd_t": "APGD-T", "fab_t": "FAB-T", "square": "Square"}
@@ -77,22 +75,16 @@ class AutoAttack(Suite):
         """Attack the survivors of `before`, predictions (N,); the predictions after it."""
         after = before.clone()
         survivors = (before == audit.labels).nonzero().flatten()
-        todo = list(survivors.split(audit.batch_size)) if len(survivors) else []
-        done = audit.finished(name, todo)
-        audit.progress.begin(name, sum(map(len, todo[len(done) :])))
-        for k, part in enumerate(todo):
-            if k < len(done):
-                after[part] = torch.tensor(done[k].predicted)
-                continue
-            began = time.perf_counter()
-            x, y, _ = audit.images(part)
-            verdict = attack(name, audit, x, y, steps=self.steps, queries=self.queries)
-            audit.journal.append(Batch(name, audit.index[part].tolist(), audit.labels[part].tolist(), verdict.tolist()))
-            after[part] = verdict
-            alive = int((after == audit.labels).sum())
-            audit.progress.shorten(coming[1:], alive)
-            accuracy = class_accuracy(audit.confusion(after))
-            audit.progress.step(name, len(part), time.perf_counter() - began, accuracy)
+
+        def judge(x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, None]:
+            return attack(name, audit, x, y, steps=self.steps, queries=self.queries), None
+
+        def so_far(predicted: Tensor) -> Tensor:
+            after[survivors[: len(predicted)]] = predicted
+            audit.progress.shorten(coming[1:], int((after == audit.labels).sum()))
+            return class_accuracy(audit.confusion(after))
+
+        after[survivors] = audit.run(name, survivors, judge, so_far)
         return after
 
     def _findings(self, audit: Audit, summaries: dict[str, Any], stages: list[str]) -> Findings:

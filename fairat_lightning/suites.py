@@ -7,7 +7,6 @@ one step, than noise and than a black box, and has gradients to follow. They run
 thresholds are our choice.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -22,8 +21,6 @@ from fairat_lightning.attacks import PGD, number
 from fairat_lightning.audit import Audit, Check, Findings, Suite
 from fairat_lightning.data.stratified import evenly, stratified
 from fairat_lightning.evaluation import ATTACKS, Spec, seeded_start
-from fairat_lightning.metrics import class_accuracy
-from fairat_lightning.samples import Batch
 
 TITLES = {
     "clean": "clean",
@@ -176,20 +173,11 @@ def _black_box(audit: Audit, places: Tensor, right: dict[str, Tensor], slack: fl
     if not autoattack.available():
         audit.progress.begin("check_square", 0)
         return Check(name, None, f"Square was not run: {autoattack.MISSING}")
-    parts = places.split(audit.batch_size)
-    done = audit.finished("check_square", parts)
-    verdicts = [v for batch in done for v in batch.predicted]
-    audit.progress.begin("check_square", sum(map(len, parts[len(done) :])))
-    for part in parts[len(done) :]:
-        began = time.perf_counter()
-        x, y, _ = audit.images(part)
-        verdict = autoattack.attack("square", audit, x, y, queries=SQUARE_QUERIES).tolist()
-        audit.journal.append(Batch("check_square", audit.index[part].tolist(), audit.labels[part].tolist(), verdict))
-        verdicts += verdict
-        judged = places[: len(verdicts)]
-        so_far = class_accuracy(audit.confusion(torch.tensor(verdicts), judged))
-        audit.progress.step("check_square", len(part), time.perf_counter() - began, so_far)
-    square = torch.tensor(verdicts) == audit.labels[places]
+
+    def judge(x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, None]:
+        return autoattack.attack("square", audit, x, y, queries=SQUARE_QUERIES), None
+
+    square = audit.run("check_square", places, judge) == audit.labels[places]
     white = torch.stack([right[k] for k in ("pgd20", "pgd100", "cw20", "multitargeted")])
     best, union = white.double().mean(1).min().item(), white.all(0)
     missed = (union & ~square).double().mean().item()
