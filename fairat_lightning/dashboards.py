@@ -54,8 +54,8 @@ class WandbFigures(Callback):
                 figures |= _figures(key, confusion.cpu(), pl_module.classes)
         found = {key.removeprefix(split): matrix for key, matrix in pl_module.matrices.items() if key.startswith(split)}
         columns = {key: class_accuracy(matrix).tolist() for key, matrix in found.items()}
-        rows = [list(row) for row in zip(pl_module.classes, *columns.values(), strict=True)]
-        figures[f"{split}classes"] = wandb.Table(["class", *columns], rows)
+        lines = [list(line) for line in zip(pl_module.classes, *columns.values(), strict=True)]
+        figures[f"{split}classes"] = wandb.Table(["class", *columns], lines)
         _send(trainer, figures)
 
     @rank_zero_only

@@ -22,6 +22,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from fairat_lightning import record
+
 NAME = "samples.jsonl"
 
 
@@ -93,9 +95,7 @@ def read(path: Path) -> tuple[dict[str, Any], list[Batch]] | None:
 def write(path: Path, header: dict[str, Any], batches: Sequence[Batch]) -> None:
     """A finished journal at once."""
     rows = [header, *map(_row, batches)]
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(map(_line, rows)))
-    partial.replace(path)
+    record.write(path, "".join(map(_line, rows)))
 
 
 def by_stage(batches: Sequence[Batch]) -> dict[str, tuple[Tensor, Tensor, Tensor]]:

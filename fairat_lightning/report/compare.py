@@ -18,7 +18,7 @@ from fairat_lightning import bootstrap, metrics
 from fairat_lightning.report.gather import Group
 from fairat_lightning.report.groups import Report, comparable
 
-LEVEL, ALPHA = 0.95, 0.05
+ALPHA = 0.05
 MAIN_FIGURES = ("average", "worst")
 UNTESTED = (
     "A test takes several seeds of both rows, or one run of each with its verdicts on the same images under one threat model."
@@ -39,7 +39,7 @@ def cell(group: Group, key: str, figure: str) -> Cell:
         "values": values,
     }
     if len(present) > 1:
-        half = float(stats.t.ppf((1 + LEVEL) / 2, len(present) - 1)) * result["std"] / sqrt(len(present))
+        half = float(stats.t.ppf((1 + bootstrap.LEVEL) / 2, len(present) - 1)) * result["std"] / sqrt(len(present))
         low, high = result["mean"] - half, result["mean"] + half
         # Outside of these an accuracy cannot lie; other figures may.
         result |= {"low": max(low, 0.0), "high": min(high, 1.0)} if figure in MAIN_FIGURES else {"low": low, "high": high}
@@ -84,7 +84,7 @@ def difference(a: Group, b: Group, key: str, figure: str) -> bootstrap.Compariso
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of seeds that agree to the last bit
             test = stats.ttest_ind(mine, other, equal_var=False)
-            interval = test.confidence_interval(LEVEL)
+            interval = test.confidence_interval(bootstrap.LEVEL)
         return bootstrap.Comparison(mean(mine) - mean(other), float(interval.low), float(interval.high), float(test.pvalue))
     if len(a.runs) == len(b.runs) == len(mine) == len(other) == 1:
         first, second = a.runs[0].verdicts.get(key), b.runs[0].verdicts.get(key)
