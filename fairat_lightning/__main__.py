@@ -93,7 +93,7 @@ def run_name(*, _root_: DictConfig) -> str:
     config = resolved(_root_)
     choices = _root_.hydra.runtime.choices
     parts = [choices[group] for group in ("data", "model", "method", "objective")]
-    parts += [choices[group] for group in ("awp", "averaging") if choices[group] != "none"]
+    parts += [choices[group] for group in ("awp", "averaging", "head") if choices[group] != "none"]
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
     return "-".join([*map(str, parts), f"s{config['seed']}", digest[:8]])
 
@@ -103,6 +103,12 @@ def base() -> NoReturn:
     raise ValueError("this recipe fine-tunes a trained base: give init_from=PATH, a run folder, checkpoint or state dict")
 
 
+def teacher() -> NoReturn:
+    """What a method that distils says of its teacher until one is given."""
+    raise ValueError("this method distils a trained teacher: give method.teacher=PATH, a run folder, checkpoint or state dict")
+
+
+OmegaConf.register_new_resolver("teacher", teacher, replace=True)
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 OmegaConf.register_new_resolver("base", base, replace=True)
 

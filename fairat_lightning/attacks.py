@@ -98,20 +98,16 @@ class PGD:
         loss: Callable[[Tensor], Tensor],
         x: Tensor,
         *,
-        eps: float | Tensor | None = None,
+        scale: Tensor | None = None,
         start: str | Tensor | None = None,
     ) -> Tensor:
         """Craft with `pgd`: images (B,C,H,W) in and out.
 
-        A per-sample `eps` (B,) scales the step with it. An offset given as `start` wins over the attack's own start,
+        `scale` (B,) multiplies each sample's eps and step. An offset given as `start` wins over the attack's own start,
         and that over a name given here (the objective's).
         """
         assert isinstance(self.eps, float) and isinstance(self.step, float)
-        step: float | Tensor = self.step
-        if eps is None:
-            eps = self.eps
-        elif self.eps > 0:
-            step = eps * (self.step / self.eps)
+        eps, step = (self.eps, self.step) if scale is None else (self.eps * scale, self.step * scale)
         if self.start is not None and not isinstance(start, Tensor):
             start = self.start
         start = "uniform" if start is None else start

@@ -1,32 +1,39 @@
-"""Averages of the weights over training, on Lightning's WeightAveraging.
+"""Averages of the network's weights over training, on Lightning's WeightAveraging.
 
-EMA after every step: w_avg <- d * w_avg + (1 - d) * w, with d = min(decay, (1 + t) / (10 + t)) at step t, so that the first
-weights do not linger in a short run (our choice: a warm-up in common use, in no paper here). Validation, selection and the
-test see the average; FairAT's scoring and every other rule of a method see the current weights. Batch statistics are averaged
-with the weights; what is not a floating tensor is copied, and a checkpoint holds the state of the method outside its network
-as it is.
+    EMA    after every step, w_avg <- d w_avg + (1 - d) w,  d = min(decay, (1 + t) / (10 + t)) at step t, so that the
+           first weights do not linger in a short run (our choice: a warm-up in common use, in no paper here)
+    SWA    after every epoch of the last part of the training, the plain mean (Izmailov et al., UAI 2018, arXiv 1803.05407)
+    FAWA   after every such epoch whose current weights have a worst class of at least `threshold` under PGD-10 on validation,
+           w_avg <- d w_avg + (1 - d) w (CFA: Wei et al., CVPR 2023, arXiv 2303.14460)
+
+Until SWA and FAWA have begun, the average is the current weights: the released FAWA ships its initial ones where no epoch
+passes. An epoch's average is taken before its validation, so that what is selected is what was seen. Validation, selection and
+the test see the average; a method's own rules (FairAT's scoring, FAWA's gate, costs on validation) see the current weights, and
+its state is never averaged. Batch statistics are averaged with the weights (the field's code does so; SWA's paper measures them
+anew); what is not a floating tensor is copied.
 """
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
+
+from fairat_lightning.metrics import worst
+
+Average = Callable[[Tensor, Tensor, Tensor], Tensor]  # (average, current, updates so far) -> average
 
 
-class EMA(WeightAveraging):
-    """Exponential moving average of the network; `decay` in [0, 1)."""
+class Averaging(WeightAveraging):
+    """What the three share: only the module's `net` is averaged and swapped; a checkpoint holds everything else as it is."""
 
-    def __init__(self, decay: float):
-        if not isinstance(decay, int | float) or not 0 <= decay < 1:
-            raise ValueError(f"averaging.decay={decay} must lie in [0, 1)")
-
-        def step(average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-            if not average.is_floating_point():
+    def __init__(self, average: Average):
+        def step(mean: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+            if not mean.is_floating_point():
                 return current
-            t = torch.as_tensor(updates, dtype=average.dtype, device=average.device)
-            return torch.lerp(average, current, 1 - ((1 + t) / (10 + t)).clamp(max=decay))
+            return average(mean, current, torch.as_tensor(updates, dtype=mean.dtype, device=mean.device))
 
         super().__init__(use_buffers=True, avg_fn=step)
 
@@ -44,3 +51,88 @@ class EMA(WeightAveraging):
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         current = checkpoint.get("current_model_state", {})
         checkpoint["state_dict"] |= {name: value for name, value in current.items() if not name.startswith("net.")}
+
+    def _swap_models(self, pl_module: L.LightningModule) -> None:
+        for average, current in self._pairs(pl_module):
+            held = average.data.clone()
+            average.data.copy_(current.data)
+            current.data.copy_(held)
+
+    def _copy_average_to_current(self, pl_module: L.LightningModule) -> None:
+        for average, current in self._pairs(pl_module):
+            current.data.copy_(average.data)
+
+    def _pairs(self, pl_module: L.LightningModule) -> Iterator[tuple[Tensor, Tensor]]:
+        assert self._average_model is not None
+        average, current = cast(nn.Module, self._average_model.module.net), cast(nn.Module, pl_module.net)
+        yield from zip(average.parameters(), current.parameters(), strict=True)
+        yield from zip(average.buffers(), current.buffers(), strict=True)
+
+
+class EMA(Averaging):
+    """Exponential moving average over steps; `decay` in [0, 1)."""
+
+    def __init__(self, decay: float):
+        _check_share("decay", decay)
+        super().__init__(lambda mean, current, t: torch.lerp(mean, current, 1 - ((1 + t) / (10 + t)).clamp(max=decay)))
+
+
+class EpochAveraging(Averaging):
+    """An average over epochs, from the share `start` of the training on, of those that `admits` lets in."""
+
+    def __init__(self, average: Average, start: float):
+        _check_share("start", start)
+        super().__init__(average)
+        self.start = start
+        self.admitted = 0
+
+    def admits(self, pl_module: L.LightningModule) -> bool:
+        """Whether the epoch that has just been trained counts."""
+        return True
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx + 1 < trainer.num_training_batches:
+            return
+        assert self._average_model is not None and trainer.max_epochs is not None
+        if trainer.current_epoch >= round(self.start * trainer.max_epochs) and self.admits(pl_module):
+            self.admitted += 1
+        elif self.admitted:
+            return
+        if self.admitted <= 1:  # up to the first that counts, a copy
+            self._average_model.n_averaged.zero_()
+        self._average_model.update_parameters(pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "admitted": self.admitted}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.admitted = state_dict["admitted"]
+
+
+class SWA(EpochAveraging):
+    """The mean of the weights at the ends of the epochs; `start` in [0, 1)."""
+
+    def __init__(self, start: float):
+        super().__init__(lambda mean, current, t: torch.lerp(mean, current, 1 / (t + 1)), start)
+
+
+class FAWA(EpochAveraging):
+    """Fairness-aware weight averaging; `decay`, `threshold` and `start` in [0, 1)."""
+
+    def __init__(self, decay: float, threshold: float, start: float):
+        _check_share("decay", decay)
+        _check_share("threshold", threshold)
+        super().__init__(lambda mean, current, t: torch.lerp(mean, current, 1 - decay), start)
+        self.threshold = threshold
+
+    def admits(self, pl_module: L.LightningModule) -> bool:
+        lowest = worst(cast(Callable[[], Tensor], pl_module.validation_robust)())
+        return bool(lowest >= self.threshold)
+
+
+def _check_share(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"averaging.{name}={value} must lie in [0, 1)")

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -18,9 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fairat_lightning.data import DataModule
+from fairat_lightning.models.weights import load_weights
 
 TARGETS = ("fairat_lightning.", "torch.", "torchvision.", "lightning.", "torchmetrics.", "timm.")
 OURS = ("suggests", "suite")  # keys that the configuration keeps beside a constructor's
+PATHS = ("teacher",)  # keys whose path is loaded first: the constructor gets what lies there
 WRONG_INPUT = (
     *(ValueError, TypeError, ModuleNotFoundError, MisconfigurationException),
     *(InstantiationException, HydraException, OmegaConfBaseException),
@@ -32,10 +35,11 @@ def part(cfg: DictConfig, group: str, **values: Any) -> Any:
     node = {key: value for key, value in cfg[group].items() if key not in OURS}
     if "_target_" not in node:
         raise ValueError(f"{group}.{next(iter(node))} is set, but the chosen option of {group} takes none: a recipe's leftover?")
-    if clash := [key for key in values if node.get(key) not in (None, values[key])]:
+    if clash := [key for key in values if key not in PATHS and node.get(key) not in (None, values[key])]:
         raise ValueError(f"{group}.{clash[0]}={node[clash[0]]} is not yours to set: here it is {values[clash[0]]}")
     with naming(group):
-        return instantiate(node, _partial_=True, _convert_="all")(**values)
+        rest = {key: value for key, value in node.items() if key not in PATHS}
+        return instantiate(rest, _partial_=True, _convert_="all")(**values)
 
 
 def network(cfg: DictConfig, data: DataModule) -> Any:
@@ -44,6 +48,31 @@ def network(cfg: DictConfig, data: DataModule) -> Any:
     if "image_size" in cfg.model:
         shape["image_size"] = data.image_size
     return part(cfg, "model", **shape)
+
+
+def trained(path: Any, cfg: DictConfig, data: DataModule) -> Any:
+    """The trained network at `path`: of a run's own architecture, or for any other file of that of `cfg.model`."""
+    if not isinstance(path, str):
+        raise ValueError(f"a trained network is given by its path, not by {path}")
+    if (run := run_folder(path)) is not None:
+        try:
+            model = OmegaConf.load(run / "config.yaml").model
+        except (OSError, yaml.YAMLError, AttributeError, OmegaConfBaseException):
+            raise ValueError(f"{run / 'config.yaml'} cannot be read: it is no configuration of a run") from None
+        cfg = OmegaConf.create({"model": model})
+        check_targets(plain(cfg))
+    net = network(cfg, data)
+    load_weights(net, path)
+    return net
+
+
+def run_folder(checkpoint: Any) -> Path | None:
+    """The run that a checkpoint belongs to: its folder, or the folder above its `checkpoints/`; None for any other file."""
+    path = Path(str(checkpoint)).expanduser()
+    for folder in (path, path.parent.parent if path.parent.name == "checkpoints" else path):
+        if (folder / "config.yaml").is_file():
+            return folder
+    return None
 
 
 @contextmanager

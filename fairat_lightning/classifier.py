@@ -22,7 +22,7 @@ from torch import nn
 
 from fairat_lightning.__main__ import CONF
 from fairat_lightning.audit import Checked
-from fairat_lightning.build import check_targets, network, part, plain, quieten
+from fairat_lightning.build import check_targets, network, part, plain, quieten, run_folder
 from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.models import Normalized, load_weights
 
@@ -100,15 +100,6 @@ def other_eps(*, _root_: DictConfig) -> Any:
 
 
 OmegaConf.register_new_resolver("other_eps", other_eps, replace=True)
-
-
-def run_folder(checkpoint: Any) -> Path | None:
-    """The run that a checkpoint belongs to: its folder, or the folder above its `checkpoints/`; None for any other file."""
-    path = Path(str(checkpoint)).expanduser()
-    for folder in (path, path.parent.parent if path.parent.name == "checkpoints" else path):
-        if (folder / "config.yaml").is_file():
-            return folder
-    return None
 
 
 def _saved(run: Path) -> dict[str, Any]:

@@ -46,23 +46,38 @@ def global_mean(values: Tensor) -> Tensor:
     return values.sum() * (processes / count)
 
 
+def keep(new: Tensor, old: Tensor) -> Tensor:
+    """`new` (...), with the values of `old` wherever it is nan: an absent class keeps what it had."""
+    return torch.where(new.isnan(), old.to(new), new)
+
+
+def calibrated(offset: float, robust: Tensor) -> Tensor:
+    """Class budgets offset + t_k (C,) from robust accuracies t_k (CFA's rule); 1 where t_k is nan, not known yet."""
+    return torch.where(robust.isnan(), 1.0, offset + robust)
+
+
 class ClassMeans(Metric):
-    """The mean of per-sample values for each class over everything seen since the last reset: (C,), nan if unseen."""
+    """The mean of per-sample values for each class over everything seen since the last reset: nan if unseen.
+
+    Values are numbers, (B,) -> (C,), or vectors of length `width`, (B,width) -> (C,width).
+    """
 
     full_state_update = False
     sums: Tensor
     counts: Tensor
 
-    def __init__(self, num_classes: int):
+    def __init__(self, num_classes: int, width: int | None = None):
         super().__init__()
-        self.add_state("sums", torch.zeros(num_classes, dtype=torch.float64), dist_reduce_fx="sum")
+        shape = (num_classes,) if width is None else (num_classes, width)
+        self.add_state("sums", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(num_classes, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, values: Tensor, y: Tensor) -> None:
-        """Take per-sample values (B,) with labels (B,)."""
+        """Take per-sample values (B,) or (B,width) with labels (B,)."""
         self.sums.index_add_(0, y, values.detach().double())
         self.counts.index_add_(0, y, torch.ones_like(y, dtype=torch.float64))
 
     def compute(self) -> Tensor:
-        """Per-class means (C,)."""
-        return self.sums / torch.where(self.counts > 0, self.counts, torch.nan)
+        """Per-class means (C,) or (C,width)."""
+        counts = self.counts if self.sums.ndim == 1 else self.counts[:, None]
+        return self.sums / torch.where(counts > 0, counts, torch.nan)

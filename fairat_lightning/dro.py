@@ -12,6 +12,15 @@ convex program is a search for the root of a decreasing function of t:
 
 We search s = log t between two bounds on the root: by Kantorovich's inequality KL <= 1/(4 t^2) when max b = 1, and
 keeping only the m tied maxima in the first mean, KL >= log(m/K) - (1 - m/K) s + (1/K) sum_{b_k > 0} log b_k.
+
+CODAT (arXiv 2501.04527) takes the chi-square ball (1/K) sum_k (K q_k - 1)^2 <= rho instead, where with w = K q
+
+    w_k = max(0, c + s (a_k - mean of the a_j with w_j > 0)),
+
+and, while no weight is 0, c = 1 and max_q sum_k q_k a_k = mean a + sqrt(rho) * std a. The classes with w_k > 0 are the m highest
+for the largest m whose solution is not negative; all m are solved at once.
+
+WAT's experts (Li and Liu, AAAI 2023) and CFOL's bandit (Pethick et al., TMLR 2023) follow gains by Hedge instead: `hedge`.
 """
 
 from math import inf, isnan, log
@@ -57,6 +66,46 @@ def kl_worst_weights(scores: Tensor, radius: float) -> Tensor:
     weights = torch.where(spread > 0, weights, present.double())
     valid = (count > 0) & ~(a.isinf().any())
     return torch.where(valid, weights, torch.nan).to(scores.dtype)
+
+
+def hedge(gains: Tensor, rate: float = 1.0) -> Tensor:
+    """Exponential weights: the distribution q_k proportional to exp(rate * gains_k); (N,) -> (N,)."""
+    return (rate * gains.double()).softmax(0).to(gains.dtype)
+
+
+def capped(values: Tensor, limit: float) -> Tensor:
+    """FRL's projection of multipliers (C,) onto { v >= 0, sum v <= limit }: clamped, then rescaled if the sum is above."""
+    positive = values.clamp(min=0)
+    return positive * (limit / positive.sum().clamp(min=torch.finfo(values.dtype).tiny)).clamp(max=1)
+
+
+@torch.no_grad()
+def chi2_worst_weights(scores: Tensor, radius: float) -> Tensor:
+    """K' q* for the class distribution q within chi-square `radius` of uniform that maximises the expected score.
+
+    `scores` (C,), nan for an absent class -> (C,), mean 1 over the K' classes present, 0 for absent ones. Radius 0: 1 each.
+    No gradient, no host synchronisation. Raises ValueError for a negative, infinite or nan radius.
+    """
+    if not 0 <= radius < inf:
+        raise ValueError(f"radius={radius} must be a finite number, 0 or more")
+    a = scores.double()
+    present = ~a.isnan()
+    count = present.sum()
+    ordered, order = torch.where(present, a, -inf).sort(descending=True, stable=True)
+    held = ordered.isfinite()
+    b = torch.where(held, ordered - ordered[0], 0.0)
+    b = b / b.amin().clamp(max=-torch.finfo(b.dtype).tiny).abs()  # in [-1, 0]: the scale changes nothing
+    m = torch.arange(1, len(b) + 1, dtype=b.dtype, device=b.device)
+    centre = b.cumsum(0) / m
+    spread = ((b.square().cumsum(0) / m - centre.square()) * m).clamp(min=0)
+    left = count * (1 + radius) - count**2 / m  # what is left of the ball's radius for differing weights
+    slope = torch.where(spread > 1e-14, (left.clamp(min=0) / spread.clamp(min=1e-14)).sqrt(), 0.0)
+    least = count / m + slope * (b - centre)
+    solved = held & (m <= count) & (left >= -1e-9 * count) & (least >= 0)
+    best = torch.where(solved, m, 0.0).argmax()
+    weights = torch.where((m <= m[best]) & held, (count / m[best] + slope[best] * (b - centre[best])).clamp(min=0), 0.0)
+    weights = torch.where(b.amin() < 0, weights, held.double())
+    return torch.zeros_like(weights).scatter(0, order, weights).to(scores.dtype)
 
 
 def _solve(b: Tensor, present: Tensor, top: Tensor, radius: float) -> Tensor:

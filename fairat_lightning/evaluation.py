@@ -15,15 +15,18 @@ in its set, so that a number depends neither on the batch size nor on the number
 precision.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairat_lightning.attacks import PGD, unit_offset
+from fairat_lightning.attacks import PGD, mode, unit_offset
+from fairat_lightning.classwise import ClassMeans
+from fairat_lightning.data import as_float
 from fairat_lightning.objectives import logits_of, margin
 
 
@@ -46,6 +49,21 @@ ATTACKS = {
     "multitargeted": Spec("targeted", 20, tries=9),
     "noise": Spec("cross_entropy", 0, tries=10),
 }
+
+
+@torch.no_grad()
+def class_robust(net: nn.Module, batches: Iterable[Any], threat: PGD, num_classes: int, attack: str = "pgd10") -> Tensor:
+    """The accuracy of each class under `attack` over batches (x, y, index), on the network's device: (C,), nan where absent.
+
+    Images are uint8 or in [0,1]. All processes that train together know the same result.
+    """
+    device = next(net.parameters()).device
+    means = ClassMeans(num_classes).to(device)
+    with mode(net, training=False):
+        for batch in batches:
+            x, y, index = (t.to(device) for t in batch)
+            means.update((predict(net, as_float(x), y, index, threat, attack) == y).float(), y)
+    return means.compute()
 
 
 def predict(net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: PGD, attack: str | Spec | None = None) -> Tensor:

@@ -46,7 +46,7 @@ class AT:
         self.label_smoothing = label_smoothing
         self.beta = 0.0
 
-    def inner(self, net: nn.Module, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+    def inner(self, net: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
         """The function of the image (B,C,H,W) -> (B,) that the attack maximises."""
         return lambda image: F.cross_entropy(logits_of(net, image), y, reduction="none")
 
@@ -74,7 +74,7 @@ class TRADES(AT):
         super().__init__(label_smoothing)
         self.beta = _beta(beta)
 
-    def inner(self, net: nn.Module, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+    def inner(self, net: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
         with torch.no_grad():
             clean = logits_of(net, x)
         return lambda image: kl(clean, logits_of(net, image))
@@ -118,7 +118,7 @@ def kl(logits_p: Tensor, logits_q: Tensor) -> Tensor:
     return F.kl_div(logits_q.log_softmax(1), logits_p.log_softmax(1), reduction="none", log_target=True).sum(1)
 
 
-def logits_of(net: nn.Module, x: Tensor) -> Tensor:
+def logits_of(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """`net(x)` in float32, or in float64 if the network computes in it."""
     logits = net(x)
     return logits if logits.dtype == torch.float64 else logits.float()

@@ -20,9 +20,12 @@ from rich.console import Console
 
 from fairat_lightning import record, samples
 from fairat_lightning.audit import fingerprint
-from fairat_lightning.build import check_targets, naming, network, part, plain, quieten, refuse_seed, short
+from fairat_lightning.build import check_targets, naming, network, part, plain, quieten, refuse_seed, short, trained
 from fairat_lightning.data import DataModule
+from fairat_lightning.evaluation import class_robust
+from fairat_lightning.head import BalancedHead, last_layer
 from fairat_lightning.methods.base import Method
+from fairat_lightning.metrics import selection_score
 from fairat_lightning.models.weights import load_weights
 from fairat_lightning.report import class_table, draw_classes
 from fairat_lightning.samples import Batch
@@ -39,6 +42,7 @@ class Run:
     datamodule: DataModule
     method: Method
     trainer: L.Trainer
+    head: BalancedHead | None
     resume: Path | None
 
 
@@ -57,9 +61,11 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
     net = network(cfg, datamodule)
     if cfg.init_from is not None:
         load_weights(net, cfg.init_from)
+    teacher = {"teacher": trained(cfg.method.teacher, cfg, datamodule)} if "teacher" in cfg.method else {}
     method: Method = part(
         cfg,
         "method",
+        **teacher,
         net=net,
         classes=datamodule.classes,
         attack=part(cfg, "attack"),
@@ -71,13 +77,16 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
     )
     with naming("optim"):  # built once, so that a wrong value is found now and not in the middle of fit
         method.optim(net.parameters(), epochs=cfg.trainer.max_epochs, steps=100)
+    head: BalancedHead | None = part(cfg, "head") if cfg.get("head") else None
+    if head is not None:
+        last_layer(net, datamodule.num_classes)
     resume = None if overwrite else record.resumable(folder)
     trainer = build_trainer(cfg, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"hydra.run.dir={folder} cannot be made: {error.strerror}") from error
-    return Run(cfg, folder, datamodule, method, trainer, resume)
+    return Run(cfg, folder, datamodule, method, trainer, head, resume)
 
 
 def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
@@ -139,6 +148,7 @@ def _execute(job: Run) -> None:
     trained = time.perf_counter()
     kept = job.method.keepsakes(job.datamodule.train.pixels)  # before the best epoch's state takes the last one's place
     best = job.folder / "checkpoints" / "best.ckpt"
+    facts = {} if job.head is None else {"head": _balance(job, job.head, best)}
     selected = torch.load(best, map_location="cpu", weights_only=True)["epoch"]
     job.trainer.test(job.method, job.datamodule, ckpt_path=best, weights_only=True, verbose=False)
     if job.trainer.is_global_zero:
@@ -150,12 +160,35 @@ def _execute(job: Run) -> None:
         if kept:
             arrays: dict[str, Any] = {key: value.numpy() for key, value in kept.items()}
             np.savez(job.folder / "hardest.npz", **arrays)
-        record.close_folder(job.folder, job.method.results, seconds=seconds, selected_epoch=selected)
+        record.close_folder(job.folder, job.method.results, seconds=seconds, selected_epoch=selected, **facts)
         if any(isinstance(logger, WandbLogger) for logger in job.trainer.loggers):
             from fairat_lightning.dashboards import log_report
 
             log_report(job.trainer, job.folder)
         show(job.folder)
+
+
+def _balance(job: Run, head: BalancedHead, best: Path) -> dict[str, Any]:
+    """Balance the last layer of the selected weights, and write them back; what it found out is in the checkpoint too."""
+    checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+    method, data = job.method, job.datamodule
+    if "head" not in checkpoint:  # else the run was stopped after this
+        method.load_state_dict(checkpoint["state_dict"])
+        method.to(job.trainer.strategy.root_device)
+
+        def score() -> float:
+            accuracy = class_robust(method.net, data.val_dataloader(), method.attack, method.num_classes)
+            return float(selection_score(accuracy, method.select))
+
+        checkpoint["head"] = head.fit(method.net, method.num_classes, score)
+        checkpoint["state_dict"] |= {f"net.{name}": value.cpu() for name, value in method.net.state_dict().items()}
+        if job.trainer.is_global_zero:
+            partial = best.with_name(".best.ckpt.partial")
+            torch.save(checkpoint, partial)
+            partial.replace(best)
+        job.trainer.strategy.barrier()
+    found: dict[str, Any] = checkpoint["head"]
+    return found
 
 
 def _introduce(job: Run) -> None:

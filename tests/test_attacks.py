@@ -83,7 +83,7 @@ def test_numbers_may_be_fractions_and_step_defaults_to_a_quarter():
 def test_class_budgets_scale_the_step(net):
     x, y = torch.rand(4, 3, 8, 8).double(), torch.randint(5, (4,))
     attack = PGD(eps=0.1, step=0.02, steps=3, start="zero")
-    double = attack(loss_of(net, y), x, eps=torch.full((4,), 0.2).double())
+    double = attack(loss_of(net, y), x, scale=torch.full((4,), 2.0).double())
     torch.testing.assert_close(double, pgd(loss_of(net, y), x, eps=0.2, step=0.04, steps=3, start="zero"))
 
 

@@ -9,6 +9,7 @@ LEVEL = {
     "fairat_lightning.__main__": 5,
     "fairat_lightning.evaluate": 5,
     "fairat_lightning.judge": 5,
+    "fairat_lightning.balance": 5,
     "fairat_lightning.export": 5,
     "fairat_lightning.classifier": 5,
     "fairat_lightning.build": 4,

@@ -7,7 +7,7 @@ Every process has the same number of batches, because one that has none left wou
 collective. Where an evaluation's last batch has fewer images than there are processes, it is joined to the one before.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -66,6 +66,35 @@ class Batches(DistributedSampler[list[int]]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Let the next iteration skip the batches given before, should it be of the same epoch."""
         self.resumed = state
+
+
+class DrawnBatches(Batches):
+    """Training batches drawn at random: a class from `draw(k)`, then one of its images, with replacement.
+
+    `targets` (N,) are the images' classes; `draw` gives the distribution (C,) for batch k of the epoch when that batch is needed,
+    0 for a class without images. Which images come is a function of (seed, epoch, k) and that distribution, on every process.
+    """
+
+    def __init__(
+        self, targets: Tensor, draw: Callable[[int], Tensor], batch_size: int, *, seed: int, rank: int, world: int
+    ) -> None:
+        super().__init__(len(targets), batch_size, shuffle=True, seed=seed, rank=rank, world=world, drop_last=True)
+        self.draw = draw
+        self.by_class = targets.argsort(stable=True).numpy()
+        self.classes = targets.numpy()[self.by_class]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self.resumed["given"] if self.resumed["epoch"] == self.epoch else 0
+        self.resumed = {"epoch": 0, "given": 0}
+        size = min(self.batch_size, self.n)
+        for k in range(first, len(self)):
+            self.position = {"epoch": self.epoch, "given": k + 1}
+            chances = self.draw(k).double().cpu().numpy()
+            random = np.random.RandomState([self.seed, self.epoch, k])
+            chosen = random.choice(len(chances), size, p=chances / chances.sum())
+            starts, ends = (np.searchsorted(self.classes, chosen, side) for side in ("left", "right"))
+            images = self.by_class[starts + (random.random_sample(size) * (ends - starts)).astype(np.int64)]
+            yield images[self.rank :: self.num_replicas].tolist()
 
 
 class Loader(DataLoader[tuple[Tensor, Tensor, Tensor]]):

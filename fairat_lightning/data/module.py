@@ -18,7 +18,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from fairat_lightning.augment import crop_flip
-from fairat_lightning.data.batches import Batches, Loader
+from fairat_lightning.data.batches import Batches, DrawnBatches, Loader
 from fairat_lightning.data.images import Images, Splits, as_float
 from fairat_lightning.data.stratified import evenly, stratified
 
@@ -32,8 +32,8 @@ class DataModule(LightningDataModule):
     `load` maps a folder, or None for the cache, to `Splits`; it is given `image_size` too where that is set.
     `batch_size` and `eval_batch_size` count the images of all processes together. `val_per_class` None takes a tenth of
     each class, at least 1. `train_size` and `test_size` keep that many images, as equally of each class as the set
-    allows. `padding` and `flip` augment the training batches, `seed` orders them. Raises ValueError for impossible
-    values, here or in `prepare`.
+    allows. `padding` and `flip` augment the training batches, `seed` orders them. A method that draws the classes of the training
+    batches sets `draw`, see `DrawnBatches`. Raises ValueError for impossible values, here or in `prepare`.
     """
 
     classes: list[str]
@@ -76,6 +76,7 @@ class DataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_per_class, self.train_size, self.test_size = val_per_class, train_size, test_size
         self.padding, self.flip, self.seed = padding, flip, seed
+        self.draw: Callable[[int], Tensor] | None = None
         self.prepared = False
 
     def prepare(self) -> None:
@@ -120,7 +121,12 @@ class DataModule(LightningDataModule):
         if getattr(self.trainer, "overfit_batches", 0):
             raise ValueError("trainer.overfit_batches is not supported: data.train_size=N trains on N images")
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        batches = Batches(len(images), batch_size, shuffle=training, seed=self.seed, rank=rank, world=world, drop_last=training)
+        if training and self.draw is not None:
+            batches: Batches = DrawnBatches(images.targets, self.draw, batch_size, seed=self.seed, rank=rank, world=world)
+        else:
+            batches = Batches(
+                len(images), batch_size, shuffle=training, seed=self.seed, rank=rank, world=world, drop_last=training
+            )
         # Each iterator draws a number; from torch's own stream it would make a resumed run differ from a whole one.
         draws = torch.Generator().manual_seed(self.seed)
         return Loader(images, batch_size=None, sampler=batches, generator=draws, pin_memory=torch.cuda.is_available())

@@ -4,17 +4,19 @@ A batch is `(x, y, index)`: images (B,C,H,W) in [0,1], labels (B,), positions in
 `training_step` crafts, ascends, scores and reduces in its last line, where its weighting can be seen.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import lightning as L
+import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from fairat_lightning.attacks import PGD, mode
 from fairat_lightning.awp import AWP
 from fairat_lightning.classwise import ClassMeans, global_mean
-from fairat_lightning.evaluation import predict
+from fairat_lightning.data import as_float
+from fairat_lightning.evaluation import class_robust, predict, seeded_start
 from fairat_lightning.metrics import average, class_accuracy, selection_score, split_errors, summary, worst
 from fairat_lightning.objectives import Objective, Terms
 from fairat_lightning.samples import Verdicts
@@ -22,6 +24,7 @@ from fairat_lightning.samples import Verdicts
 VALIDATION = {"clean": None, "robust": "pgd10"}
 TEST = {"clean": None, "pgd20": "pgd20", "cw20": "cw20"}
 SELECT = ("sum", "worst", "average")
+Inner = Callable[[nn.Module, Tensor, Tensor], Callable[[Tensor], Tensor]]  # (net, x, y) -> (image (B,C,H,W) -> (B,))
 
 
 class Method(L.LightningModule):
@@ -75,6 +78,13 @@ class Method(L.LightningModule):
         """Logits (B,C) of images (B,C,H,W) in [0,1]."""
         return self.net(x)
 
+    @property
+    def epochs(self) -> int:
+        """How many epochs this training has."""
+        epochs = self.trainer.max_epochs
+        assert epochs is not None
+        return epochs
+
     # -- the verbs of a training step
 
     def unpack(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,10 +94,22 @@ class Method(L.LightningModule):
         x, y, index = batch
         return x, y, index
 
-    def craft(self, x: Tensor, y: Tensor, eps: Tensor | None = None) -> Tensor:
-        """Adversarial images for the objective's inner loss; `eps` (B,) gives each sample its own budget."""
+    def craft(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        scale: Tensor | None = None,
+        inner: Inner | None = None,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """Adversarial images for the objective's inner loss, or for another that `inner(net, x, y)` returns.
+
+        `scale` (B,) multiplies each sample's eps and step; `start` is an offset (B,C,H,W) in place of a random one.
+        """
         with mode(self.net, self.attack.batch_norm == "train"):
-            return self.attack(self.objective.inner(self.net, x, y), x, eps=eps, start=self.objective.start)
+            loss = (inner or self.objective.inner)(self.net, x, y)
+            return self.attack(loss, x, scale=scale, start=self.objective.start if start is None else start)
 
     def ascend(self, x: Tensor, x_adv: Tensor, y: Tensor) -> None:
         """Perturb the weights (AWP) until after backward; nothing without AWP or during its warm-up."""
@@ -114,15 +136,54 @@ class Method(L.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        assert self.trainer.max_epochs is not None
-        steps = int(self.trainer.estimated_stepping_batches)
-        return self.optim(self.net.parameters(), epochs=self.trainer.max_epochs, steps=steps)
+        return self.optim(self.net.parameters(), epochs=self.epochs, steps=int(self.trainer.estimated_stepping_batches))
 
     def on_train_epoch_end(self) -> None:
         if self.train_robust.update_called:
             accuracy = self.train_robust.compute()
             self.train_robust.reset()
             self.log_dict({"train/robust": average(accuracy), "train/robust_worst": worst(accuracy)})
+
+    # -- what a method may know of its current weights, between epochs
+
+    @torch.no_grad()
+    def measure(self, loader: Iterable[Any], values: Callable[..., Tensor], width: int | None = None) -> Tensor:
+        """The mean per class of `values(x, y, index)` over a pass through `loader`: (C,), or (C,width); nan where absent.
+
+        The network is in eval mode and in the training's precision, images are in [0,1], (B,) or (B,width) values come back;
+        all processes know the result. No random number is drawn here: `values` must not either, see `craft_fixed`.
+        """
+        means = ClassMeans(self.num_classes, width).to(self.device)
+        with mode(self.net, training=False):
+            for batch in loader:
+                x, y, index = (t.to(self.device) for t in self.unpack(batch))
+                with self.trainer.precision_plugin.forward_context():
+                    means.update(values(as_float(x), y, index), y)
+        return means.compute()
+
+    def craft_fixed(self, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
+        """`craft` in eval mode with a random start that is a function of each image's index."""
+        with mode(self.net, training=False):
+            return self.attack(self.objective.inner(self.net, x, y), x, start=seeded_start(x, index, self.attack))
+
+    def validation_robust(self) -> Tensor:
+        """The current weights' accuracy per class under PGD-10 on the validation split: (C,), nan where absent."""
+        return class_robust(self.net, self.validation_batches(), self.attack, self.num_classes)
+
+    def validation_batches(self) -> Iterable[Any]:
+        """The validation split, for rules that learn from it; ValueError where there is none."""
+        loader = self.trainer.val_dataloaders
+        if not loader:
+            raise ValueError(f"{type(self).__name__} learns from a validation split: give the Trainer one")
+        return cast(Iterable[Any], loader)
+
+    def training_batches(self) -> Any:
+        """The clean training images in order, each once; ValueError where the datamodule has no `scoring_dataloader()`."""
+        loader = getattr(getattr(self.trainer, "datamodule", None), "scoring_dataloader", None)
+        if loader is None:
+            name = type(self).__name__
+            raise ValueError(f"{name} needs a datamodule with scoring_dataloader(): the clean training images in order")
+        return loader()
 
     # -- evaluation, the same for every method
 

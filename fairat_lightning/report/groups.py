@@ -10,6 +10,7 @@ from fairat_lightning.report.gather import TITLES, Group, Run, read_run
 
 NOT_CONFIGURATION = ("seed", "init_from", "overwrite")
 OBJECTIVES = {"AT": "PGD-AT", "TRADES": "TRADES", "MART": "MART"}
+PARTS = {"FairTAT": "FAIR-TAT", "FairARD": "Fair-ARD", "BalancedHead": "balanced head"}
 STRONGEST = ("autoattack", "pgd20")
 
 
@@ -132,10 +133,11 @@ def _method(run: Run) -> str | None:
     if not parts["method"]:
         return None
     objective = OBJECTIVES.get(parts["objective"], parts["objective"])
-    words = [objective if parts["method"] == "AdversarialTraining" else parts["method"]]
+    words = [objective if parts["method"] == "AdversarialTraining" else PARTS.get(parts["method"], parts["method"])]
     if parts["method"] not in ("AdversarialTraining", "Standard") and parts["objective"] not in ("", "AT"):
         words.append(objective)
-    words += [name for group, name in (("awp", "AWP"), ("averaging", "EMA")) if (config.get(group) or {}).get("_target_")]
+    targets = [str((config.get(group) or {}).get("_target_", "")).rpartition(".")[2] for group in ("awp", "averaging", "head")]
+    words += [PARTS.get(target, target) for target in targets if target]
     return ", ".join(words)
 
 

@@ -67,8 +67,8 @@ def test_scores_the_clean_training_set_with_the_weights_at_the_epochs_end(job):
     torch.testing.assert_close(seen["losses"], seen["expected"])
     hard = seen["losses"].argsort(descending=True)[: round(0.3 * 64)]
     checkpoint = torch.load(made.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    assert checkpoint["augmented"].sum() == round(0.3 * 64) and checkpoint["augmented"][hard].all()
-    assert torch.equal(checkpoint["sample_loss"], seen["losses"])
+    assert checkpoint["hard.augmented"].sum() == round(0.3 * 64) and checkpoint["hard.augmented"][hard].all()
+    assert torch.equal(checkpoint["hard.sample_loss"], seen["losses"])
 
 
 def test_trains_on_augmented_hard_examples_and_the_untouched_rest_each_drawn_afresh(job):
@@ -91,7 +91,7 @@ def test_trains_on_augmented_hard_examples_and_the_untouched_rest_each_drawn_afr
 
     def on_train_epoch_start():
         start()
-        epochs.append((clean.clone(), module.augmented.clone()))
+        epochs.append((clean.clone(), module.hard.augmented.clone()))
 
     module.craft, module.training_step, module.on_train_epoch_start = look, training_step, on_train_epoch_start
     runs.execute(made)
@@ -112,19 +112,19 @@ def test_who_is_hard():
     losses = torch.rand(100)
     for fraction in (0.0, 0.1, 0.3, 1.0):
         module = bare(hard_fraction=fraction)
-        module.sample_loss.copy_(losses)
-        chosen = module.choose()
+        module.hard.sample_loss.copy_(losses)
+        chosen = module.hard.choose(None)
         assert chosen.sum() == round(100 * fraction)
         if 0 < fraction < 1:
             assert losses[chosen].amin() >= losses[~chosen].amax()
     module = bare(hard_fraction=None, hard_threshold=0.7)
-    module.sample_loss.copy_(losses)
-    assert torch.equal(module.choose(), losses > 0.7)
+    module.hard.sample_loss.copy_(losses)
+    assert torch.equal(module.hard.choose(None), losses > 0.7)
     module = bare(subset="all")
-    assert module.choose().all()
+    assert module.hard.choose(None).all()
     tied = bare()
-    tied.sample_loss.fill_(1.0)
-    assert tied.choose()[:30].all() and tied.choose().sum() == 30
+    tied.hard.sample_loss.fill_(1.0)
+    assert tied.hard.choose(None)[:30].all() and tied.hard.choose(None).sum() == 30
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,66 @@
+"""Balance the last layer of a trained classifier, by the validation split (`head.py` says how and why).
+
+    python -m fairat_lightning.balance checkpoint=RUN
+    python -m fairat_lightning.balance checkpoint=weights.pt model=resnet18 data=cifar10 to=balanced.pt
+
+A run's balanced weights go to RUN/checkpoints/balanced.ckpt; any other classifier needs model=, data= and to=FILE, a state
+dict. Judge the result with fairat_lightning.evaluate checkpoint=FILE. Values: select=sum|worst|average,
+head.strengths=[0.5,1.0], to=FILE.
+"""
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from fairat_lightning.__main__ import start
+from fairat_lightning.build import part, short
+
+
+def main() -> None:
+    """Run the command; wrong input is one line and exit code 2."""
+    start(_balance, __doc__ or "")
+
+
+def _balance(words: list[str]) -> None:
+    from fairat_lightning.classifier import compose, load
+    from fairat_lightning.evaluation import class_robust
+    from fairat_lightning.methods.base import SELECT
+    from fairat_lightning.metrics import average, selection_score, worst
+
+    cfg = compose("balance", words)
+    if cfg.select not in SELECT:
+        raise ValueError(f"select={cfg.select} is unknown: choose one of {', '.join(SELECT)}")
+    found = load(cfg)
+    if cfg.to is None and found.run is None:
+        raise ValueError("to=FILE must be given: this checkpoint belongs to no run")
+    to = Path(cfg.to) if cfg.to is not None else found.run / "checkpoints" / "balanced.ckpt"  # type: ignore[operator]
+    if to.is_dir() or not to.absolute().parent.is_dir():
+        raise ValueError(f"to={to} must be a file in a folder that exists")
+    if to.resolve() == Path(cfg.checkpoint).expanduser().resolve():
+        raise ValueError(f"to={to} is the checkpoint itself: name another file")
+    net, data, attack = found.net.to("cuda" if torch.cuda.is_available() else "cpu"), found.data, part(cfg, "attack")
+    accuracies = []
+
+    def score() -> float:
+        accuracies.append(class_robust(net, data.val_dataloader(), attack, data.num_classes))
+        return float(selection_score(accuracies[-1], cfg.select))
+
+    head = part(cfg, "head")
+    result = head.fit(net, data.num_classes, score)
+    state = {name: value.cpu() for name, value in net.state_dict().items()}
+    content = state if cfg.to is not None else {"state_dict": {f"net.{name}": v for name, v in state.items()}, "head": result}
+    partial = to.with_name(f".{to.name}.partial")
+    torch.save(content, partial)
+    partial.replace(to)
+    table = Table("strength", "PGD-10 average", "worst class", title="Validation", title_justify="left")
+    for strength, accuracy in zip(head.strengths, accuracies, strict=True):
+        mark = " *" if strength == result["strength"] else ""
+        table.add_row(f"{strength:g}{mark}", f"{100 * average(accuracy):.1f}", f"{100 * worst(accuracy):.1f}")
+    Console().print(table)
+    print(f"balanced with strength {result['strength']:g}: {short(to.absolute())}")
+
+
+if __name__ == "__main__":
+    main()

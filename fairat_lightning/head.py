@@ -1,0 +1,61 @@
+"""The balanced head: a post-fit step for any trained classifier whose last layer is linear.
+
+Adversarial training gives the rows w_k of the last layer unequal norms, which go with the classes' robustness (an anonymous
+ICLR 2026 submission, "HWNwB": head weight normalisation with bias, which we know from a reading note only). Afterwards
+
+    w_k <- w_k ( m / |w_k| )^s,     m the mean norm, biases kept.
+
+s = 1 is the paper's equal norms. Ours: s is chosen on the validation split among `strengths` and 0, leaving the layer as it is,
+by the same score as the best epoch; ties go to the smaller s.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class BalancedHead:
+    """`strengths`: the exponents s in (0, 1] that are tried, besides 0."""
+
+    def __init__(self, strengths: Sequence[float]):
+        if not isinstance(strengths, list | tuple) or not strengths or not all(_is_strength(s) for s in strengths):
+            raise ValueError(f"head.strengths={strengths} must be a list of numbers in (0, 1]")
+        self.strengths = sorted({0.0, *map(float, strengths)})
+
+    def fit(self, net: nn.Module, num_classes: int, score: Callable[[], float]) -> dict[str, Any]:
+        """Balance the last layer of `net` in place by the strength of the highest `score()`.
+
+        Returns "strength", and the "scores" by strength. Raises ValueError for a network without a linear last layer.
+        """
+        head = last_layer(net, num_classes)
+        original = head.weight.detach().clone()
+        scores = {}
+        with torch.no_grad():
+            for strength in self.strengths:
+                head.weight.copy_(balanced(original, strength))
+                scores[strength] = score()
+            chosen = max(self.strengths, key=lambda s: (scores[s], -s))
+            head.weight.copy_(balanced(original, chosen))
+        return {"strength": chosen, "scores": {str(s): score for s, score in scores.items()}}
+
+
+def balanced(weight: Tensor, strength: float) -> Tensor:
+    """Rows (C,D) whose norms are brought to their mean by the exponent `strength`; 0 leaves them as they are, bit for bit."""
+    if strength == 0:
+        return weight
+    norms = weight.norm(dim=1, keepdim=True)
+    return weight * (norms.mean() / norms.clamp(min=1e-12)) ** strength
+
+
+def last_layer(net: nn.Module, num_classes: int) -> nn.Linear:
+    """The last linear layer of `net`, if it gives `num_classes` logits; ValueError if there is none."""
+    layers = [module for module in net.modules() if isinstance(module, nn.Linear)]
+    if not layers or layers[-1].out_features != num_classes:
+        raise ValueError(f"a balanced head needs a last nn.Linear with {num_classes} outputs: this network has none (head=none)")
+    return layers[-1]
+
+
+def _is_strength(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1

@@ -1,0 +1,41 @@
+"""DAFA: distance-aware fair adversarial training (paper and rule in `transfer.py`).
+
+After the warm-up, with W fixed, a hard class is both weighted more and attacked harder:
+
+    eps_i = W[y_i] eps,  step_i = W[y_i] step,      mean_i [ W[y_i] supervised_i + beta * consistency_i ].
+
+Deviations: none for TRADES. For the cross-entropy objective the released code projects once more onto the plain eps-ball within
+each step, which cancels the margins; here they act.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from fairat_lightning.methods.base import Method
+from fairat_lightning.transfer import Transfer
+
+
+class DAFA(Method):
+    """`strength`: the paper's lambda. `warmup`: the share of the epochs before the weights are learned and act."""
+
+    def __init__(self, *args: Any, strength: float, warmup: float, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.transfer = Transfer(self.num_classes, strength=strength, warmup=warmup)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y, _ = self.unpack(batch)
+        when = self.current_epoch, self.epochs
+        weight = self.transfer.class_weight[y] if self.transfer.acts(*when) else None
+        x_adv = self.craft(x, y, scale=weight)
+        self.ascend(x, x_adv, y)
+        terms = self.score(x, x_adv, y)
+        self.transfer.learn(terms.logits, y, *when)
+        if weight is not None:
+            terms = terms._replace(supervised=weight * terms.supervised)
+        return self.reduce(self.objective.total(terms))
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        self.transfer.settle()
+        self.log_classes("train/class_weight", self.transfer.class_weight)

@@ -1,0 +1,104 @@
+"""Fair-ARD: fair adversarial robustness distillation.
+
+Yue, Mou, Wang and Zhao, "Revisiting Adversarial Robustness Distillation from the Perspective of Robust Fairness", NeurIPS 2023.
+With kappa_i the number of the attack's iterates that the student still classifies correctly and kappa_k its mean over class k
+in the last epoch,
+
+    w_k = clip( K kappa_k^-power / sum_j kappa_j^-power, least, most ),
+    loss = mean_i w[y_i] [ alpha T^2 KL( softmax(teacher(x_i)/T) || softmax(student(x'_i)/T) ) + (1 - alpha) objective_i ].
+
+All weights are 1 in epoch 0. Deviations: KL is summed over the classes (the released code's default divides it by K too), the
+attack crafts in eval mode and stays in [0,1], both of our house. kappa is clamped to 1e-3 from below.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairat_lightning.classwise import ClassMeans, keep
+from fairat_lightning.methods.base import Method
+from fairat_lightning.objectives import kl, logits_of
+
+
+class FairARD(Method):
+    """`teacher` maps images in [0,1] to logits; `temperature` T > 0; `alpha` in [0, 1]; `weight_range`: least and most."""
+
+    class_iterates: Tensor
+
+    def __init__(
+        self,
+        *args: Any,
+        teacher: nn.Module,
+        temperature: float,
+        alpha: float,
+        power: float,
+        weight_range: tuple[float, float],
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+            raise ValueError(f"method.temperature={temperature} must be a number above 0")
+        if not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
+            raise ValueError(f"method.alpha={alpha} must lie in [0, 1]")
+        if not isinstance(power, int | float) or not 0 <= power < float("inf"):
+            raise ValueError(f"method.power={power} must be a number, 0 or more")
+        if len(weight_range) != 2 or not 0 <= weight_range[0] <= 1 <= weight_range[1]:
+            raise ValueError(f"method.weight_range={weight_range} must be two numbers, 0 <= least <= 1 <= most")
+        self.temperature, self.alpha, self.power, self.weight_range = temperature, alpha, power, weight_range
+        self._teacher = [teacher.eval().requires_grad_(False)]  # in a list: it is no part of this module, nor of its checkpoints
+        self.iterates = ClassMeans(self.num_classes)
+        self.register_buffer("class_iterates", torch.full((self.num_classes,), torch.nan))
+
+    def on_fit_start(self) -> None:
+        self._teacher[0].to(self.device)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y, _ = self.unpack(batch)
+        correct = torch.zeros_like(y)
+        x_adv = self.craft(x, y, inner=self.counting(correct))
+        self.iterates.update(correct.float(), y)
+        self.ascend(x, x_adv, y)
+        terms = self.score(x, x_adv, y)
+        loss = (1 - self.alpha) * self.objective.total(terms)
+        if self.alpha:
+            with torch.no_grad():
+                wanted = logits_of(self._teacher[0], x)
+            t = self.temperature
+            loss = loss + self.alpha * t**2 * kl(wanted / t, terms.logits / t)
+        return self.reduce(self.class_weight()[y] * loss)
+
+    def counting(self, correct: Tensor) -> Any:
+        """The objective's inner loss, which adds to `correct` (B,) at each iterate that is classified correctly."""
+
+        def inner(net: nn.Module, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+            last: list[Tensor] = []
+
+            def watched(image: Tensor) -> Tensor:
+                last[:] = [net(image)]
+                return last[0]
+
+            loss = self.objective.inner(watched, x, y)
+
+            def counted(image: Tensor) -> Tensor:
+                value = loss(image)
+                correct.add_((last.pop().argmax(1) == y).to(correct))
+                return value
+
+            return counted
+
+        return inner
+
+    def class_weight(self) -> Tensor:
+        """w (C,), 1 for a class not seen yet."""
+        known = ~self.class_iterates.isnan()
+        hardness = torch.where(known, self.class_iterates.double().clamp(min=1e-3) ** -self.power, 0.0)
+        weights = (known.sum() * hardness / hardness.sum().clamp(min=1e-300)).clamp(*self.weight_range)
+        return torch.where(known, weights, 1.0).to(self.class_iterates)
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        self.class_iterates.copy_(keep(self.iterates.compute(), self.class_iterates))
+        self.iterates.reset()
+        self.log_classes("train/class_weight", self.class_weight())

@@ -1,0 +1,80 @@
+"""FAIR-TAT: fair targeted adversarial training.
+
+Medi, Jung and Keuper, WACV 2025, arXiv 2410.23142. The attack descends the cross-entropy towards a target class,
+
+    y_t ~ softmax( sharpness * CFP ) over the classes other than y,
+    CFP_k = share of the last epoch's robust errors that are predicted as k,
+
+uniform in epoch 0, within eps_k = (lambda + s_k) eps, where s_k is the last training epoch's robust accuracy of class k
+("robust", the default) or CFP_k ("cfp"); until it is known, or with scale=null, eps_k = eps. Outside, the objective is
+minimised as it is (the cross-entropy by default). It goes with `averaging=fawa`. The released code's sharpness, 2, makes the
+targets nearly uniform.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairat_lightning.classwise import calibrated, global_sum, keep
+from fairat_lightning.methods.base import Method
+from fairat_lightning.objectives import logits_of
+
+
+class FairTAT(Method):
+    """`sharpness`, `lambda1`: 0 or more. `scale`: "robust", "cfp" or None."""
+
+    class_robust: Tensor
+    false_share: Tensor
+    false_count: Tensor
+
+    def __init__(self, *args: Any, sharpness: float, lambda1: float, scale: str | None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        for name, value in (("sharpness", sharpness), ("lambda1", lambda1)):
+            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+                raise ValueError(f"method.{name}={value} must be a number, 0 or more")
+        if scale not in ("robust", "cfp", None):
+            raise ValueError(f"method.scale={scale} is unknown: choose robust, cfp or null")
+        self.sharpness, self.lambda1, self.scale = sharpness, lambda1, scale
+        self.register_buffer("class_robust", torch.full((self.num_classes,), torch.nan))
+        self.register_buffer("false_share", torch.full((self.num_classes,), torch.nan))
+        self.register_buffer("false_count", torch.zeros(self.num_classes), persistent=False)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y, _ = self.unpack(batch)
+        target = self.targets(y)
+        x_adv = self.craft(x, y, scale=self.class_scale()[y] if self.scale else None, inner=towards(target))
+        self.ascend(x, x_adv, y)
+        terms = self.score(x, x_adv, y)
+        predicted = terms.logits.argmax(1)
+        self.false_count.index_add_(0, predicted, (predicted != y).to(self.false_count))
+        return self.reduce(self.objective.total(terms))
+
+    def targets(self, y: Tensor) -> Tensor:
+        """A class other than `y` (B,) for each example, drawn by how often errors fall into it."""
+        chances = (self.sharpness * self.false_share.nan_to_num(nan=0.0)).expand(len(y), -1)
+        return chances.scatter(1, y[:, None], -torch.inf).softmax(1).multinomial(1).squeeze(1)
+
+    def class_scale(self) -> Tensor:
+        """eps_k / eps (C,)."""
+        return calibrated(self.lambda1, self.class_robust if self.scale == "robust" else self.false_share)
+
+    def on_train_epoch_end(self) -> None:
+        self.class_robust.copy_(keep(self.train_robust.compute(), self.class_robust))
+        counts = global_sum(self.false_count)
+        # Without a single error the last epoch's shares stand.
+        self.false_share.copy_(keep(counts / counts.sum(), self.false_share))
+        self.false_count.zero_()
+        super().on_train_epoch_end()
+        self.log_classes("train/class_eps", self.class_scale())
+
+
+def towards(target: Tensor) -> Any:
+    """The inner loss of a targeted attack: minus the cross-entropy of the classes `target` (B,)."""
+
+    def inner(net: nn.Module, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda image: -F.cross_entropy(logits_of(net, image), target, reduction="none")
+
+    return inner

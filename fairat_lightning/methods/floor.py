@@ -1,0 +1,83 @@
+"""FLOOR: fair learning by orthogonal operations for robustness. Ours: found apart, joined to lift the lowest class.
+
+    x_i  <- augment(x_i) for the hard examples of the last epoch                                 FairAT  `hard.py`
+    x'_i  = argmax inner loss within  W[y_i] eps,  W fixed after the warm-up                     DAFA    `transfer.py`
+    theta <- theta + the weight perturbation that hurts most, until after backward               AWP     `awp.py`
+    p*    = argmax_{p: KL(u || p) <= r} sum_k p_k m_k,  m_k <- d m_k + (1 - d) mbar_k            FAAL    `worst_case.py`
+    loss  = (1/B) sum_i K' p*[y_i] ( W[y_i] supervised_i + beta consistency_i )
+    after each epoch:   theta_bar <- a theta_bar + (1 - a) theta if the worst class passes       FAWA    `averaging.py`
+    after the training: the rows of the last layer are brought to one norm, as validation says   HWNwB   `head.py`
+
+Hard examples act on what the network sees, margins on where it is attacked, the distribution on what is minimised, AWP and FAWA
+on the weights, the head on what training leaves: none needs another. hard_fraction=0, strength=0, radius=0, awp=none,
+averaging=none and head=none switch one off each; with all but one off this is that method, bit for bit. The joint values are
+our choice.
+
+Cost of a step against PGD-AT's 10 + 1 forward and backward passes: AWP one more; an epoch, besides: one forward over the
+training set (hard examples) and one PGD-10 over the validation split (FAWA). The rest is arithmetic on (C,) and (B,C).
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from fairat_lightning.hard import HardExamples
+from fairat_lightning.methods.base import Method
+from fairat_lightning.transfer import Transfer
+from fairat_lightning.worst_case import WorstCase
+
+
+class FLOOR(Method):
+    """The settings are those of FairAT (`hard_fraction`, 0 is off), DAFA (`strength`, `warmup`) and FAAL (`radius`, `memory`)."""
+
+    def __init__(
+        self,
+        *args: Any,
+        num_samples: int,
+        hard_fraction: float,
+        augmentation: str,
+        strength: float,
+        warmup: float,
+        radius: float,
+        memory: float,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        hard = HardExamples(num_samples, augmentation=augmentation, hard_fraction=hard_fraction)
+        self.hard = hard if hard_fraction else None
+        self.transfer = Transfer(self.num_classes, strength=strength, warmup=warmup)
+        self.worst_case = WorstCase(self.num_classes, radius=radius, memory=memory)
+
+    def setup(self, stage: str) -> None:
+        if self.hard is not None:
+            self.hard.check(self, stage)
+
+    def on_train_epoch_start(self) -> None:
+        if self.hard is not None:
+            self.hard.begin(self.current_epoch)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y, index = self.unpack(batch)
+        when = self.current_epoch, self.epochs
+        if self.hard is not None:
+            x = self.hard(x, index)
+        weight = self.transfer.class_weight[y] if self.transfer.acts(*when) else None
+        x_adv = self.craft(x, y, scale=weight)
+        self.ascend(x, x_adv, y)
+        terms = self.score(x, x_adv, y)
+        self.transfer.learn(terms.logits, y, *when)
+        worst = self.worst_case(terms.logits, y)
+        if weight is not None:
+            terms = terms._replace(supervised=weight * terms.supervised)
+        return self.reduce(worst[y] * self.objective.total(terms))
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        self.transfer.settle()
+        self.log_classes("train/class_weight", self.worst_case.mean_weights())
+        self.log_classes("train/class_eps", self.transfer.class_weight)
+        if self.hard is not None:
+            self.hard.refresh(self)
+
+    def keepsakes(self, pixels: Tensor) -> dict[str, Tensor]:
+        return {} if self.hard is None else self.hard.hardest(pixels)
