@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig
 
 from fairat_lightning.__main__ import CONF, run
+from fairat_lightning.models import preactresnet_tiny
 
 torch.set_num_threads(1)
 
@@ -18,11 +19,21 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory) -> Path:
+    """The weights of an untrained network of SMALL's shape, for what distils."""
+    path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
+    torch.save(preactresnet_tiny(num_classes=4, in_channels=1, width=4, mean=[0.5], std=[0.25]).state_dict(), path)
+    return path
+
+
 @pytest.fixture
-def compose():
-    """Compose the project's configuration with these overrides, as the command does."""
+def compose(teacher):
+    """Compose the project's configuration with these overrides, as the command does; where a teacher is needed, there is one."""
 
     def compose(*overrides: str) -> DictConfig:
+        if "method=fair_ard" in overrides and not any(word.startswith("method.teacher=") for word in overrides):
+            overrides = (*overrides, f"method.teacher={teacher}")
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra.compose("config", list(overrides), return_hydra_config=True)
 

@@ -3,10 +3,11 @@ import copy
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fairat_lightning.averaging import EMA
+from fairat_lightning.averaging import EMA, FAWA, SWA
 
 
 class Module(L.LightningModule):
@@ -64,3 +65,87 @@ def test_the_default_decay_does_not_leave_a_short_run_untrained(launch):
     plain = launch(*words, folder="plain")[1]["clean"]["average"]
     average = launch(*words, "averaging=ema", folder="ema")[1]["clean"]["average"]
     assert plain > 0.7 and average > plain - 0.1
+
+
+class Robust(Module):
+    """A module whose weight is its number of steps, and whose worst class on validation is what `robust` says, epoch by epoch."""
+
+    def __init__(self, robust=()):
+        super().__init__()
+        self.net = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(self.net.weight)
+        self.robust, self.asked, self.seen = robust, [], []
+
+    def training_step(self, batch, _):
+        return -self.net.weight.sum()
+
+    def validation_step(self, batch, _):
+        if self.trainer.state.fn == "fit":
+            self.seen.append(self.net.weight.item())
+
+    def validation_robust(self):
+        self.asked.append(self.net.weight.item())
+        return torch.tensor([torch.nan, 0.9, self.robust[self.current_epoch]])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.net.parameters(), lr=1.0)
+
+
+def trained(module, callback, tmp_path, epochs=4, resume=None):
+    trainer = L.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[callback, ModelCheckpoint(tmp_path, save_last=True, save_top_k=-1, filename="{epoch}")],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=tmp_path,
+    )
+    loader = DataLoader(TensorDataset(torch.ones(8, 1)), batch_size=4)  # two steps an epoch: weights 2, 4, 6, 8
+    trainer.fit(module, loader, DataLoader(TensorDataset(torch.ones(1, 1))), ckpt_path=resume)
+    return module
+
+
+def test_swa_is_the_mean_of_the_last_epochs_and_a_copy_before(tmp_path):
+    module = trained(Robust(), SWA(0.5), tmp_path)
+    assert module.seen == [2, 4, 6, 7]  # epochs 0 and 1: a copy; then 6, and the mean of 6 and 8
+    assert module.net.weight.item() == 7
+
+
+@pytest.mark.parametrize("start,expected", [(0.0, [2, 2, 3, 3]), (0.25, [2, 4, 6, 6])])
+def test_fawa_takes_the_epochs_whose_current_weights_pass(tmp_path, start, expected):
+    """Worst classes .3, .1, .2, .19 at a threshold of .2: the first and the third pass, the third if the first is too early."""
+    module = trained(Robust((0.3, 0.1, 0.2, 0.19)), FAWA(decay=0.75, threshold=0.2, start=start), tmp_path)
+    assert module.seen == expected
+    assert module.asked == [2, 4, 6, 8][round(4 * start) :]  # the current weights, not the average
+
+
+def test_fawa_that_no_epoch_passes_is_the_current_weights(tmp_path):
+    module = trained(Robust((0.1,) * 4), FAWA(decay=0.75, threshold=0.2, start=0.0), tmp_path)
+    assert module.seen == [2, 4, 6, 8]
+
+
+def test_fawa_goes_on_where_it_was_stopped(tmp_path):
+    gate = (0.3, 0.1, 0.2, 0.5)
+    whole = trained(Robust(gate), FAWA(decay=0.75, threshold=0.2, start=0.0), tmp_path / "whole")
+    resumed = trained(Robust(gate), FAWA(0.75, 0.2, 0.0), tmp_path / "again", resume=tmp_path / "whole" / "epoch=1.ckpt")
+    assert resumed.seen == whole.seen[2:]
+
+
+def test_the_methods_own_state_is_never_averaged_nor_swapped(launch):
+    """After the training FairAT's record of the hard images is the last epoch's, with an average as without."""
+    import numpy as np
+
+    words = ("method=fairat", "method.augmentation=cutout", "trainer.max_epochs=3")
+    folders = [launch(*words, f"averaging={a}", folder=a)[0] for a in ("none", "ema")]
+    plain, averaged = (np.load(folder / "hardest.npz") for folder in folders)
+    for name in plain.files:
+        np.testing.assert_array_equal(plain[name], averaged[name])
+
+
+@pytest.mark.parametrize("call,name", [(lambda v: SWA(v), "start"), (lambda v: FAWA(0.5, v, 0.1), "threshold")])
+@pytest.mark.parametrize("value", [1.0, -0.1, "late", True])
+def test_wrong_shares_are_named(call, name, value):
+    with pytest.raises(ValueError, match=f"averaging.{name}"):
+        call(value)

@@ -9,18 +9,32 @@ from omegaconf import OmegaConf
 from fairat_lightning.__main__ import CONF, resolved
 from fairat_lightning.build import check_targets
 
-GROUPS = ("data", "model", "attack", "objective", "awp", "averaging", "method", "optim", "trainer", "logger", "experiment")
+GROUPS = (
+    "data",
+    "model",
+    "attack",
+    "objective",
+    "awp",
+    "averaging",
+    "head",
+    "method",
+    "optim",
+    "trainer",
+    "logger",
+    "experiment",
+)
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 
 
 @pytest.mark.parametrize("group,option", OPTIONS)
 def test_composes_and_says_what_it_is(compose, group, option):
-    init = ["init_from=base.pt"] if "faal" in option and group == "experiment" else []
+    text = (CONF / group / f"{option}.yaml").read_text()
+    init = ["init_from=base.pt"] if "${base:}" in text else []
+    init += ["method.teacher=teacher.pt"] if "fair_ard" in option else []
     config = OmegaConf.create(resolved(compose(f"{group}={option}", *init)))
     check_targets(OmegaConf.to_container(config))
     assert "${" not in OmegaConf.to_yaml(config)
-    text = (CONF / group / f"{option}.yaml").read_text().splitlines()
-    assert text[0].startswith("# ")
+    assert text.startswith("# ")
     if config.get(group) and group != "experiment":
         assert config[group]._target_
     for part in ("attack", "objective"):
@@ -34,8 +48,9 @@ def test_groups_and_options_that_others_rely_on():
         "attack": "fgsm l2_pgd10 pgd10 pgd7",
         "objective": "at mart trades",
         "awp": "awp none",
-        "averaging": "ema none",
-        "method": "faal fairat mart pgd_at standard trades",
+        "averaging": "ema fawa none swa",
+        "head": "balanced none",
+        "method": "bat cfa cfol codat csr dafa faal fair_ard fair_tat fairat floor frl mart pgd_at standard trades wat",
         "trainer": "auto cpu ddp gpu",
         "logger": "csv tensorboard wandb",
     }

@@ -1,9 +1,10 @@
-"""Two processes equal one: class statistics, FAAL's weights, AWP, FairAT's masks, gradients and figures, in float64, to 1e-9.
+"""Two processes equal one, for every method: loss, gradients, AWP, what it learns between epochs, figures, in float64, to 1e-9.
 
 The network has no batch statistics and the attacks start alike. The processes hold unequal shares of the batch.
 """
 
 from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,36 +14,107 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from torch import nn
 
+from fairat_lightning import methods
 from fairat_lightning.attacks import PGD
 from fairat_lightning.awp import AWP
 from fairat_lightning.classwise import global_mean
-from fairat_lightning.methods import FAAL, AdversarialTraining, FairAT
+from fairat_lightning.methods import (
+    BAT,
+    CFA,
+    CFOL,
+    CODAT,
+    CSR,
+    DAFA,
+    FAAL,
+    FLOOR,
+    FRL,
+    WAT,
+    AdversarialTraining,
+    FairARD,
+    FairAT,
+    FairTAT,
+)
 from fairat_lightning.metrics import ClassFairness
 from fairat_lightning.objectives import TRADES
 from fairat_lightning.samples import Verdicts
 
 ATTACK = PGD(eps=0.1, steps=3)
+SHARED = {"attack": ATTACK, "objective": TRADES(6.0), "optim": None, "awp": AWP(0.05)}
+KINDS = (
+    *("plain", "faal", "memory", "count_weighted", "fairat", "frl", "frl_normalized", "bat", "wat", "cfa", "dafa"),
+    *("cfol", "cfol_uniform", "csr", "fair_tat", "codat", "fair_ard", "floor"),
+)
+
+
+def build(kind: str, net: nn.Module, shared: dict):
+    """The method of one kind, with the state it would have in the middle of a training."""
+    values = {
+        "plain": (AdversarialTraining, {}),
+        "faal": (FAAL, {"radius": 0.5}),
+        "memory": (FAAL, {"radius": 0.5, "memory": 0.9}),
+        "count_weighted": (FAAL, {"radius": 0.5, "count_weighted": True}),
+        "fairat": (FairAT, {"num_samples": 11, "hard_fraction": 0.4, "augmentation": "none"}),
+        "frl": (FRL, {"mode": "both", "tau": (0.0, 0.0), "rate": 0.3, "margin_rate": 0.2, "limit": 0.5, "eps_range": (0.5, 3.0)}),
+        "frl_normalized": (
+            FRL,
+            {"mode": "reweight", "tau": (0.0, 0.0), "rate": 0.3, "margin_rate": 0.2, "limit": 0.5, "eps_range": (0.5, 3.0)}
+            | {"batch_normalized": True},
+        ),
+        "bat": (BAT, {"mu": 1.0, "patience": 1}),
+        "wat": (WAT, {"eta": 0.5}),
+        "cfa": (CFA, {"ccm": True, "ccr": True, "lambda1": 0.5, "lambda2": 0.5, "warmup": 0.0}),
+        "dafa": (DAFA, {"strength": 1.0, "warmup": 0.3}),
+        "cfol": (CFOL, {"eta": 0.01, "gamma": 0.5, "sampling": "class"}),
+        "cfol_uniform": (CFOL, {"eta": 0.01, "gamma": 0.5, "sampling": "uniform"}),
+        "csr": (CSR, {"share": 0.3, "gamma": 0.1}),
+        "fair_tat": (FairTAT, {"sharpness": 2.0, "lambda1": 0.5, "scale": "robust"}),
+        "codat": (CODAT, {"rho": 0.5}),
+        "fair_ard": (FairARD, {"temperature": 30.0, "alpha": 0.7, "power": 2.0, "weight_range": (0.5, 2.5)}),
+        "floor": (
+            FLOOR,
+            {"num_samples": 11, "hard_fraction": 0.4, "augmentation": "none"}
+            | {"strength": 1.0, "warmup": 0.3, "radius": 0.5, "memory": 0.9},
+        ),
+    }
+    assert set(values) == set(KINDS)
+    target, settings = values[kind]
+    if target is FairARD:
+        settings = {**settings, "teacher": deepcopy(net)}
+    method = target(net, 5, **settings, **shared)
+    for name, buffer in method.named_buffers():
+        if name in ("cumulative_cost", "log_weight", "class_robust", "class_iterates"):
+            buffer.copy_(torch.linspace(0.1, 0.9, len(buffer)))
+    return method.double()
 
 
 def gradients(kind: str, rank: int, world: int) -> dict[str, torch.Tensor]:
-    """One training step on this process's share; what must agree between one process and the mean over two."""
+    """An epoch of one step on this process's share; what must agree between one process and the mean over two."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 5)).double()
     x, y, index = torch.rand(11, 3, 2, 2).double(), torch.randint(4, (11,)), torch.arange(11)  # class 4 is absent
     mine = slice(None) if world == 1 else (slice(0, 7) if rank == 0 else slice(7, 11))
-    shared = {"attack": ATTACK, "objective": TRADES(6.0), "optim": None, "awp": AWP(0.05)}
-    if kind == "faal":
-        method = FAAL(net, 5, radius=0.5, **shared)
-    elif kind == "count_weighted":
-        method = FAAL(net, 5, radius=0.5, count_weighted=True, **shared)
-    elif kind == "fairat":
-        method = FairAT(net, 5, num_samples=11, hard_fraction=0.4, augmentation="none", **shared)
-    else:
-        method = AdversarialTraining(net, 5, **shared)
-    method.log = lambda *_, **__: None
-    # The same "random" start for an image wherever it lies.
-    method.craft = lambda x, y: ATTACK(method.objective.inner(net, x, y), x, start=0.1 * torch.sin(1000 * x))
-    loss = method.training_step((x[mine], y[mine], index[mine]), 0)
+    share = [(x[mine], y[mine], index[mine])]
+    method = build(kind, net, SHARED)
+    method.log = method.log_dict = lambda *_, **__: None
+    plugin = SimpleNamespace(forward_context=nullcontext)
+    method._trainer = SimpleNamespace(
+        current_epoch=0,
+        max_epochs=2,
+        val_dataloaders=share,
+        datamodule=SimpleNamespace(scoring_dataloader=lambda: share),
+        precision_plugin=plugin,
+        strategy=SimpleNamespace(broadcast=broadcast),
+    )
+
+    def craft(x, y, *, scale=None, inner=None, start=None):
+        # The same "random" start for an image wherever it lies.
+        return ATTACK((inner or method.objective.inner)(net, x, y), x, scale=scale, start=0.1 * torch.sin(1000 * x))
+
+    method.craft = craft
+    method.targets = lambda y: (y + 1) % 5
+    method.drawn = {0: torch.linspace(0.1, 0.3, 5).double()}
+    method.on_train_epoch_start()
+    loss = method.training_step(share[0], 0)
     loss.backward()
     method.on_after_backward()
     found = {name: p.grad / world for name, p in net.named_parameters()} | {"loss": loss.detach() / world}
@@ -51,29 +123,31 @@ def gradients(kind: str, rank: int, world: int) -> dict[str, torch.Tensor]:
             dist.all_reduce(value)
     found |= {f"weights {name}": p.detach() for name, p in net.named_parameters()}
     found["train_robust"] = method.train_robust.compute().nan_to_num(nan=-1)
+    method.on_train_epoch_end()
+    state = {name: value for name, value in method.state_dict().items() if not name.startswith("net.")}
+    found |= {f"state {name}": value.double().nan_to_num(nan=-1) for name, value in state.items()}
+    found["class_robust"] = method.validation_robust().nan_to_num(nan=-1)
     if kind == "fairat":
-        found |= masks(method, [(x[mine], y[mine], index[mine])])
+        found |= masks(method)
     return found
 
 
-def masks(method: FairAT, share: list) -> dict[str, torch.Tensor]:
+def broadcast(value):
+    values = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+def masks(method: FairAT) -> dict[str, torch.Tensor]:
     """The scores and the masks that FairAT makes of its share of the training set."""
-
-    def broadcast(value):
-        values = [value]
-        if dist.is_initialized():
-            dist.broadcast_object_list(values)
-        return values[0]
-
-    method._scoring_loader = lambda: share
-    plugin = SimpleNamespace(forward_context=nullcontext)
-    method._trainer = SimpleNamespace(strategy=SimpleNamespace(broadcast=broadcast), precision_plugin=plugin)
-    method.sample_loss.copy_(method.score_training_set())
-    found = {"scores": method.sample_loss.clone(), "hard": method.choose().double()}
+    hard = method.hard
+    hard.sample_loss.copy_(hard.score(method))
+    found = {"scores": hard.sample_loss.clone(), "hard": hard.choose(broadcast).double()}
     assert found["hard"].sum() == 4
-    method.subset = "random"
+    hard.subset = "random"
     torch.manual_seed(0 if not dist.is_initialized() else 7 * dist.get_rank())  # the first process decides
-    return found | {"random": method.choose().double()}
+    return found | {"random": hard.choose(broadcast).double()}
 
 
 def metrics(rank: int, world: int) -> dict[str, torch.Tensor]:
@@ -86,9 +160,6 @@ def metrics(rank: int, world: int) -> dict[str, torch.Tensor]:
     verdicts.update(index[mine], y[mine], predicted[mine])
     found = {name: torch.tensor(value) for name, value in fairness.compute().items()}
     return found | dict(zip(("index", "label", "predicted"), verdicts.compute(), strict=True))
-
-
-KINDS = ("plain", "faal", "count_weighted", "fairat")
 
 
 def worker(rank: int, world: int, folder: str) -> None:
@@ -113,6 +184,11 @@ def test_two_processes_equal_one(two, kind):
         assert set(two[rank][kind]) == set(one)
         for name, value in one.items():
             torch.testing.assert_close(two[rank][kind][name], value, rtol=0, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_every_method_is_here():
+    classes = {type(build(kind, nn.Linear(1, 1), SHARED)) for kind in KINDS}
+    assert classes == {getattr(methods, name) for name in methods.__all__ if name != "Standard"}
 
 
 def test_one_process_needs_no_group():

@@ -23,6 +23,12 @@ CASES = {
         "faal-count_weighted": "method=faal method.count_weighted=true",
         "faal-trades-awp": "method=faal objective=trades awp=awp",
         "fairat": "method=fairat method.augmentation=cutout",
+        **{m: f"method={m}" for m in ("frl", "bat", "wat", "cfa", "dafa", "csr", "fair_tat", "codat", "fair_ard")},
+        "faal-memory": "method=faal method.memory=0.9",
+        "cfol": "method=cfol method.eta=0.01",
+        "cfol-uniform": "method=cfol method.eta=0.01 method.sampling=uniform",
+        "floor": "method=floor method.augmentation=cutout averaging.threshold=0.0",
+        "pgd_at-swa-balanced": "method=pgd_at averaging=swa averaging.start=0.5 head=balanced",
         "fairat-random": "method=fairat method.augmentation=cutout method.subset=random",
         "pgd_at-ema-onecycle-smoothing": "method=pgd_at averaging=ema averaging.decay=0.9 optim=onecycle "
         "objective.label_smoothing=0.1",
@@ -36,6 +42,9 @@ STEPS = (
 
 
 def figures(words: list[str], folder: Path) -> dict[str, list[float]]:
+    if "method=fair_ard" in words:
+        figures(["method=pgd_at"], folder.with_name("teacher"))
+        words = [*words, f"method.teacher={folder.with_name('teacher')}"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("config", [*STEPS, *words], return_hydra_config=True)
     run(cfg, folder)

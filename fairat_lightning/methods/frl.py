@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairat_lightning.classwise import global_mean
+from fairat_lightning.classwise import global_sum
 from fairat_lightning.dro import capped
 from fairat_lightning.evaluation import predict
 from fairat_lightning.methods.base import Method
@@ -106,5 +106,6 @@ class FRL(Method):
         terms = self.score(x, x_adv, y)
         natural, boundary = (self.class_weight(phi)[y] for phi in (self.natural, self.boundary))
         if self.batch_normalized:
-            natural, boundary = natural / global_mean(natural), boundary / global_mean(boundary)
+            sums = global_sum(torch.stack([natural.sum(), boundary.sum(), torch.ones_like(natural).sum()]))
+            natural, boundary = natural * (sums[2] / sums[0]), boundary * (sums[2] / sums[1])
         return self.reduce(natural * terms.supervised + self.objective.beta * boundary * terms.consistency)

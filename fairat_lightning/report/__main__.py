@@ -1,6 +1,6 @@
 """The command.
 
-    python -m fairat_lightning.report [LABEL=]RUN [[LABEL=]RUN ...] [--to FOLDER]
+    python -m fairat_lightning.report [LABEL=]RUN [[LABEL=]RUN ...] [--sort] [--to FOLDER]
 
 gathers runs into tables (Markdown, CSV, LaTeX, JSON), figures (PNG, PDF) and one HTML page. Runs of one label are seeds of one
 row; without labels, so are runs whose configurations differ in the seed only. Wrong input is one line and exit code 2, and
@@ -35,11 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m fairat_lightning.report", description="Compare finished runs class by class: tables, figures, one page."
     )
     parser.add_argument("runs", nargs="+", metavar="[LABEL=]RUN", help="folders of finished runs; runs of one label are seeds")
+    parser.add_argument("--sort", action="store_true", help="the highest worst class first; the first run named stays the baseline")
     parser.add_argument("--to", type=Path, default=Path("report"), metavar="FOLDER", help="where the report goes (report)")
     options = parser.parse_args(arguments)
     try:
         report = gather(options.runs)
         rows = compare.rows(report)
+        rows = compare.worst_first(report, rows) if options.sort else rows
         made = publish(report, rows, options.to)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

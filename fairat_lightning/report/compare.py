@@ -6,7 +6,7 @@ t-test. A row of one seed against a row of several is not tested. Figures are in
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import isnan, nan, sqrt
 from statistics import mean, stdev
 from typing import Any
@@ -55,6 +55,9 @@ def rows(report: Report) -> list[dict[str, Any]]:
     found = []
     for group in report.groups:
         row: dict[str, Any] = {"label": group.label, "runs": len(group.runs)}
+        seconds = [s for run in group.runs if isinstance(s := (run.facts.get("seconds") or {}).get("train"), int | float)]
+        if len(seconds) == len(group.runs):
+            row["train_seconds"] = {"mean": mean(seconds), "std": None, "values": seconds}
         for key in present:
             extra = (name for run in group.runs for name in run.summaries.get(key, {}).get("figures", ()))
             for figure in dict.fromkeys([*MAIN_FIGURES, *extra, "worst_bias"]):
@@ -71,6 +74,12 @@ def rows(report: Report) -> list[dict[str, Any]]:
         for key in report.robust:
             row[f"{key}_rho"] = {"mean": _rho(row, found[0], key), "std": None, "values": []}
     return found
+
+
+def worst_first(report: Report, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows by their worst class under the main attack, the highest first; rows without one last."""
+    means = [row[f"{report.main}_worst"]["mean"] for row in rows]
+    return [rows[k] for k in sorted(range(len(rows)), key=lambda k: (means[k] is None, -(means[k] or 0)))]
 
 
 def difference(a: Group, b: Group, key: str, figure: str) -> bootstrap.Comparison | None:

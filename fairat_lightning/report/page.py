@@ -156,11 +156,14 @@ def _table(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
     shown = tables.columns(report)
     heads = [_head("", "text", "Row"), _head("", "number", "Runs")]
     heads += [_head(escape(report.titles[key]), "number", figure) for key, figure, _ in shown]
+    heads.append(_head("Training", "number", "min"))
+    order = [group.label for group in report.groups]
     lines = []
-    for k, row in enumerate(rows):
-        colour = style.COLOURS[k % len(style.COLOURS)]
+    for row in rows:
+        colour = style.COLOURS[order.index(row["label"]) % len(style.COLOURS)]
         mark = f'<span class="swatch" style="background:{colour}"></span>' if len(rows) <= len(style.COLOURS) else ""
         cells = "".join(_cell(row.get(f"{key}_{figure}")) for key, figure, _ in shown)
+        cells += f'<td data-value="{row.get("train_seconds", {}).get("mean", "")}">{tables.minutes(row)}</td>'
         lines.append(
             f'<tr><th scope="row">{mark}{escape(row["label"])}</th><td data-value="{row["runs"]}">{row["runs"]}</td>{cells}</tr>'
         )

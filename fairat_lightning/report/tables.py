@@ -43,6 +43,11 @@ def interval(cell: Cell | None) -> str:
     return "" if cell is None or "low" not in cell else f"[{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
 
 
+def minutes(row: Row) -> str:
+    """The mean training time of a row's runs, "12.3"; a dash where a run does not say."""
+    return f"{row['train_seconds']['mean'] / 60:.1f}" if "train_seconds" in row else "–"
+
+
 def caption(report: Report) -> str:
     """What the numbers of the table are, and what bold means."""
     sizes = {len(group.runs) for group in report.groups}
@@ -64,15 +69,15 @@ def markdown(rows: Sequence[Row], report: Report) -> str:
     shown = columns(report)
     lines = [f"> **FAILED CHECK** {markdown_text(text)}" for text in failures(report)]
     lines += [""] if lines else []
-    lines.append("| | runs | " + " | ".join(markdown_text(title) for _, _, title in shown) + " |")
-    lines.append("|---|" + "---:|" * (len(shown) + 1))
+    lines.append("| | runs | " + " | ".join(markdown_text(title) for _, _, title in shown) + " | training, min |")
+    lines.append("|---|" + "---:|" * (len(shown) + 2))
     for row in rows:
         cells = []
         for key, figure, _ in shown:
             cell = row.get(f"{key}_{figure}")
             text = f"**{spread(cell)}**" if cell and cell.get("best") else spread(cell)
             cells.append(f"{text} {interval(cell)}".strip())
-        lines.append("| " + " | ".join([markdown_text(row["label"]), str(row["runs"]), *cells]) + " |")
+        lines.append("| " + " | ".join([markdown_text(row["label"]), str(row["runs"]), *cells, minutes(row)]) + " |")
     lines += ["", markdown_text(caption(report)), ""]
     lines += [f"- {markdown_text(text)}" for text in (*headline(report), *against_first(report), *notes(report))]
     return "\n".join(lines) + "\n"
@@ -83,8 +88,8 @@ def latex(rows: Sequence[Row], report: Report) -> str:
     shown = columns(report)
     lines = [f"% FAILED CHECK {_one_line(text)}" for text in failures(report)]
     lines += [f"% {caption(report)}", "% Needs \\usepackage{booktabs}."]
-    lines += [rf"\begin{{tabular}}{{l{'r' * (len(shown) + 1)}}}", r"\toprule"]
-    lines.append(" & ".join(["", "runs", *(latex_text(title) for _, _, title in shown)]) + r" \\")
+    lines += [rf"\begin{{tabular}}{{l{'r' * (len(shown) + 2)}}}", r"\toprule"]
+    lines.append(" & ".join(["", "runs", *(latex_text(title) for _, _, title in shown), "training, min"]) + r" \\")
     lines.append(r"\midrule")
     for row in rows:
         cells = [latex_text(row["label"]), str(row["runs"])]
@@ -93,7 +98,7 @@ def latex(rows: Sequence[Row], report: Report) -> str:
             text = latex_text(spread(cell))
             text = rf"\textbf{{{text}}}" if cell and cell.get("best") else text
             cells.append(text + (rf" {{\scriptsize {interval(cell)}}}" if interval(cell) else ""))
-        lines.append(" & ".join(cells) + r" \\")
+        lines.append(" & ".join([*cells, minutes(row).replace("–", "--")]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 

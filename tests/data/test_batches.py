@@ -1,13 +1,14 @@
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fairat_lightning.data import Images
-from fairat_lightning.data.batches import Batches, Loader
+from fairat_lightning.data.batches import Batches, DrawnBatches, Loader
 
 
 def batches(n: int = 20, batch_size: int = 6, **options: Any) -> Batches:
@@ -112,3 +113,117 @@ def test_lightning_sets_the_epoch_and_resumes_within_one(tmp_path: Any, limit: i
         assert [batch for when, batch in whole if when == epoch] == list(sampler)[:length]
     for step in (1, length - 1, length + 1, 2 * length):
         assert recorded(tmp_path / "again", resume=tmp_path / f"step={step}.ckpt", limit=limit) == whole[step:], step
+
+
+TARGETS = torch.tensor([1, 0, 3, 1, 1, 0, 3, 3, 1, 1, 4, 3])  # class 2 of 5 has no images
+CHANCES = torch.tensor([0.1, 0.2, 0.0, 0.3, 0.4])
+
+
+def drawn(batch_size: int = 6, draw: Any = None, targets: torch.Tensor = TARGETS, **options: Any) -> DrawnBatches:
+    defaults: dict[str, Any] = {"seed": 0, "rank": 0, "world": 1}
+    return DrawnBatches(targets, draw or (lambda k: CHANCES), batch_size, **{**defaults, **options})
+
+
+@pytest.mark.parametrize("classes", [2, 5, 200])
+def test_drawn_classes_follow_the_distribution_and_images_are_uniform_in_their_class(classes: int) -> None:
+    random = np.random.default_rng(classes)
+    targets = torch.tensor(np.concatenate([np.arange(classes), random.integers(0, classes, 5 * classes)]))
+    chances = torch.tensor(random.dirichlet(np.ones(classes)))
+    targets = targets[torch.randperm(len(targets))]
+    sampler = drawn(len(targets), lambda k: chances, targets)
+    images = []
+    while len(images) < 100_000:
+        images += next(iter(sampler))
+        sampler.set_epoch(sampler.epoch + 1)
+    each = (chances / targets.bincount())[targets].numpy()
+    for found, expected in (
+        (np.bincount(targets[images], minlength=classes), chances.numpy()),
+        (np.bincount(images, minlength=len(targets)), each),
+    ):
+        wanted = len(images) * expected
+        chi_square = ((found - wanted) ** 2 / wanted)[wanted > 5].sum()
+        freedom = (wanted > 5).sum()
+        assert abs(chi_square - freedom) < 5 * np.sqrt(2 * freedom)
+
+
+def test_drawn_images_are_of_the_classes_that_were_drawn() -> None:
+    """A class's batch has that class alone, whatever its size, and a chance of 0 never comes."""
+    for k in (0, 1, 3, 4):
+        one = torch.eye(5)[k]
+        assert {TARGETS[i].item() for batch in drawn(draw=lambda _, one=one: one) for i in batch} == {k}
+    sampler = drawn()
+    for epoch in range(50):
+        sampler.set_epoch(epoch)
+        assert 2 not in TARGETS[list(chain(*sampler))]
+    assert len(set(chain(*drawn(draw=lambda _: torch.eye(5)[3])))) > 2
+
+
+@pytest.mark.parametrize("n", [6, 12, 13, 20])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_the_ranks_share_what_one_process_would_draw(n: int, world: int) -> None:
+    targets = torch.tensor([0, 1, 3, 4])[torch.arange(n) % 4]
+    one = list(drawn(targets=targets))
+    ranks = [list(drawn(targets=targets, rank=rank, world=world)) for rank in range(world)]
+    assert len(one) == len(drawn(targets=targets)) == n // 6
+    for k, batch in enumerate(one):
+        assert len(batch) == 6
+        for rank in range(world):
+            assert ranks[rank][k] == batch[rank::world]
+
+
+def test_fewer_images_than_a_batch_are_drawn_as_many_times() -> None:
+    ranks = [list(drawn(16, rank=rank, world=2)) for rank in range(2)]
+    assert [[len(batch) for batch in rank] for rank in ranks] == [[6], [6]]
+
+
+def test_a_drawn_batch_is_a_function_of_seed_epoch_and_number_alone() -> None:
+    def given(seed: int, epoch: int) -> list[list[int]]:
+        sampler = drawn(4, seed=seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    orders = [given(seed, epoch) for seed in range(3) for epoch in range(3)]
+    np.random.seed(5)
+    torch.manual_seed(5)
+    assert orders == [given(seed, epoch) for seed in range(3) for epoch in range(3)]
+    assert len({str(batch) for order in orders for batch in order}) == 27
+    # What the other batches were drawn with does not matter.
+    other = list(drawn(4, lambda k: CHANCES if k == 1 else torch.ones(5) - torch.eye(5)[2]))
+    assert other[1] == orders[0][1] and other[0] != orders[0][0]
+
+
+def test_the_distribution_is_asked_for_when_its_batch_is_needed() -> None:
+    asked: list[int] = []
+
+    def draw(k: int) -> torch.Tensor:
+        asked.append(k)
+        return CHANCES
+
+    iterator = iter(drawn(4, draw))
+    assert asked == []
+    for k in range(3):
+        next(iterator)
+        assert asked == list(range(k + 1))
+
+
+@pytest.mark.parametrize("given", [0, 1, 2])
+def test_drawn_batches_resume_within_an_epoch(given: int) -> None:
+    def sampler(epoch: int, asked: list[int]) -> DrawnBatches:
+        made = drawn(4, lambda k: (asked.append(k), CHANCES)[1])  # type: ignore[func-returns-value]
+        made.set_epoch(epoch)
+        return made
+
+    whole = sampler(3, [])
+    batches, state = [], {"epoch": 3, "given": 0}
+    for k, batch in enumerate(whole):
+        batches.append(batch)
+        if k + 1 == given:
+            state = dict(whole.state_dict())
+    asked: list[int] = []
+    again = sampler(3, asked)
+    again.load_state_dict(state)
+    assert list(again) == batches[given:] and asked == list(range(given, 3))
+    assert list(again) == batches  # once only
+    other = sampler(4, [])
+    other.load_state_dict(state)
+    assert len(list(other)) == 3  # another epoch skips nothing

@@ -61,26 +61,52 @@ def test_count_weighted_is_the_released_rule(seed):
     probabilities = softmax(logits, 1)
     margins = np.where(np.eye(5)[y] == 1, -1, probabilities).max(1) - probabilities[range(24), y]
     scores = np.array([(y == k).sum() * margins[y == k].mean() if (y == k).any() else 0.0 for k in range(5)])
-    found = method(classes=5, count_weighted=True).class_weights(torch.tensor(logits), torch.tensor(y)).numpy()
+    found = method(classes=5, count_weighted=True).worst_case(torch.tensor(logits), torch.tensor(y)).numpy()
     np.testing.assert_allclose(found, 5 * worst_case(scores, 0.5), atol=1e-4)
-    intended = method(classes=5).class_weights(torch.tensor(logits), torch.tensor(y))
+    intended = method(classes=5).worst_case(torch.tensor(logits), torch.tensor(y))
     assert intended[4] == 0 and intended.sum().item() == pytest.approx(len(set(y)))
     if scores[:4].max() < 0:
         assert found.argmax() == 4
 
 
+@pytest.mark.parametrize("memory", [0.5, 0.9])
+def test_margins_remembered_across_batches(memory):
+    """Each class's margin is an exponential average over the batches that have it; weights are over the classes seen so far."""
+    rng = np.random.default_rng(1)
+    module, remembered = method(classes=5, memory=memory), {}
+    for present in ([0, 1], [1, 2, 3], [0, 3], [2]):  # class 4 never comes
+        y = rng.choice(present, 8)
+        logits = rng.normal(size=(8, 5))
+        probabilities = softmax(logits, 1)
+        margins = np.where(np.eye(5)[y] == 1, -1, probabilities).max(1) - probabilities[range(8), y]
+        for k in set(y):
+            mean = margins[y == k].mean()
+            remembered[k] = memory * remembered[k] + (1 - memory) * mean if k in remembered else mean
+        found = module.worst_case(torch.tensor(logits), torch.tensor(y)).numpy()
+        seen = sorted(remembered)
+        expected = len(seen) * worst_case(np.array([remembered[k] for k in seen]), 0.5)
+        np.testing.assert_allclose(found[seen], expected, atol=1e-4)
+        assert found[[k for k in range(5) if k not in seen]].sum() == 0
+
+
+@pytest.mark.parametrize("memory", [-0.1, 1.0, "long"])
+def test_wrong_memory_is_named(memory):
+    with pytest.raises(ValueError, match="method.memory"):
+        method(memory=memory)
+
+
 def test_weights_carry_no_gradient_and_are_logged_as_a_mean_over_batches(batch):
     module = method()
     logits = torch.randn(12, 4, dtype=torch.float64, requires_grad=True)
-    first = module.class_weights(logits.detach(), batch[1])
-    assert not module.class_weights(logits, batch[1]).requires_grad
-    second = module.class_weights(-logits.detach(), batch[1])
+    first = module.worst_case(logits.detach(), batch[1])
+    assert not module.worst_case(logits, batch[1]).requires_grad
+    second = module.worst_case(-logits.detach(), batch[1])
     logged = {}
     module.log_dict = logged.update
     module.on_train_epoch_end()
     expected = (2 * first + second) / 3
     assert [logged[f"train/class_weight/{k}"].item() for k in range(4)] == pytest.approx(expected.tolist())
-    assert module.batches == 0 and module.weight_sum.abs().sum() == 0
+    assert module.worst_case.batches == 0 and module.worst_case.weight_sum.abs().sum() == 0
 
 
 @pytest.mark.parametrize("objective", ["at", "trades", "mart"])

@@ -50,10 +50,10 @@ def test_scores_the_clean_training_set_with_the_weights_at_the_epochs_end(job):
     made = job("trainer.max_epochs=1", "data.padding=2", "data.flip=true")
     module, images = made.method, made.datamodule
     seen = {}
-    score = module.score_training_set
+    score = module.hard.score
 
-    def look():
-        losses = score()
+    def look(method):
+        losses = score(method)
         module.net.eval()
         x, y = as_float(images.train.pixels), images.train.targets
         with torch.no_grad():
@@ -62,7 +62,7 @@ def test_scores_the_clean_training_set_with_the_weights_at_the_epochs_end(job):
         seen["losses"] = losses
         return losses
 
-    module.score_training_set = look
+    module.hard.score = look
     runs.execute(made)
     torch.testing.assert_close(seen["losses"], seen["expected"])
     hard = seen["losses"].argsort(descending=True)[: round(0.3 * 64)]
