@@ -119,10 +119,12 @@ def resumable(folder: Path) -> Path | None:
     return last
 
 
-def trained_seconds(folder: Path) -> float:
-    """How long the epochs took, validation included, over all sessions of the run."""
+def trained_seconds(folder: Path) -> dict[str, float]:
+    """Seconds of all epochs of the run, validation included, over all its sessions: of the clock, and of this process's processors."""
     with (folder / "history.csv").open() as file:
-        return sum(float(row["seconds"]) for row in csv.DictReader(file))
+        rows = list(csv.DictReader(file))
+    names = {"train": "seconds", "train_cpu": "cpu_seconds"}
+    return {name: round(sum(float(row[key]) for row in rows), 1) for name, key in names.items()}
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -176,7 +178,7 @@ class History(Checkpoint):
     def __init__(self, path: Path):
         self.path = path
         self.rows: list[dict[str, Any]] = []
-        self.clock = time.perf_counter()
+        self.clock, self.work = time.perf_counter(), time.process_time()
         self.rate = float("nan")
 
     def state_dict(self) -> dict[str, Any]:
@@ -186,13 +188,14 @@ class History(Checkpoint):
         self.rows = list(state_dict["rows"])
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.clock = time.perf_counter()
+        self.clock, self.work = time.perf_counter(), time.process_time()
         self.rate = trainer.optimizers[0].param_groups[0]["lr"]  # at the epoch's end it is the next epoch's
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        seconds = time.perf_counter() - self.clock
+        seconds, work = time.perf_counter() - self.clock, time.process_time() - self.work
         values = {k: v.item() for k, v in sorted(trainer.callback_metrics.items()) if "/" in k and not k.endswith("_step")}
-        self.rows.append({"epoch": trainer.current_epoch, "seconds": round(seconds, 3), "lr": self.rate, **values})
+        clocks = {"seconds": round(seconds, 3), "cpu_seconds": round(work, 3)}
+        self.rows.append({"epoch": trainer.current_epoch, **clocks, "lr": self.rate, **values})
         self._write(trainer)
 
     @rank_zero_only

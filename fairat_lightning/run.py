@@ -152,7 +152,7 @@ def _execute(job: Run) -> None:
     selected = torch.load(best, map_location="cpu", weights_only=True)["epoch"]
     job.trainer.test(job.method, job.datamodule, ckpt_path=best, weights_only=True, verbose=False)
     if job.trainer.is_global_zero:
-        seconds = {"train": round(record.trained_seconds(job.folder), 1), "test": round(time.perf_counter() - trained, 1)}
+        seconds = {**record.trained_seconds(job.folder), "test": round(time.perf_counter() - trained, 1)}
         draw_classes({job.folder.name: job.method.results}, job.folder / "classes.png")
         batches = [Batch(name, *(t.tolist() for t in rows)) for name, rows in job.method.verdicts.items()]
         tested = {"config": plain(job.cfg), "weights": fingerprint(job.method.net.state_dict())}

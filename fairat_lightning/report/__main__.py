@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m fairat_lightning.report", description="Compare finished runs class by class: tables, figures, one page."
     )
     parser.add_argument("runs", nargs="+", metavar="[LABEL=]RUN", help="folders of finished runs; runs of one label are seeds")
-    parser.add_argument("--sort", action="store_true", help="the highest worst class first; the first run named stays the baseline")
+    parser.add_argument("--sort", action="store_true", help="highest worst class first; the first run stays the baseline")
     parser.add_argument("--to", type=Path, default=Path("report"), metavar="FOLDER", help="where the report goes (report)")
     options = parser.parse_args(arguments)
     try:

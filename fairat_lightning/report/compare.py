@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from fairat_lightning import bootstrap, metrics
-from fairat_lightning.report.gather import Group
+from fairat_lightning.report.gather import Group, Run
 from fairat_lightning.report.groups import Report, comparable
 
 ALPHA = 0.05
@@ -55,7 +55,7 @@ def rows(report: Report) -> list[dict[str, Any]]:
     found = []
     for group in report.groups:
         row: dict[str, Any] = {"label": group.label, "runs": len(group.runs)}
-        seconds = [s for run in group.runs if isinstance(s := (run.facts.get("seconds") or {}).get("train"), int | float)]
+        seconds = [s for run in group.runs if isinstance(s := _trained(run), int | float)]
         if len(seconds) == len(group.runs):
             row["train_seconds"] = {"mean": mean(seconds), "std": None, "values": seconds}
         for key in present:
@@ -74,6 +74,12 @@ def rows(report: Report) -> list[dict[str, Any]]:
         for key in report.robust:
             row[f"{key}_rho"] = {"mean": _rho(row, found[0], key), "std": None, "values": []}
     return found
+
+
+def _trained(run: Run) -> Any:
+    """Seconds of training: of the processors where there was no GPU, since another job beside it does not lengthen them."""
+    seconds, hardware = run.facts.get("seconds") or {}, run.facts.get("hardware") or {}
+    return seconds.get("train") if hardware.get("gpu") else seconds.get("train_cpu", seconds.get("train"))
 
 
 def worst_first(report: Report, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

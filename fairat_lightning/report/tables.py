@@ -44,14 +44,14 @@ def interval(cell: Cell | None) -> str:
 
 
 def minutes(row: Row) -> str:
-    """The mean training time of a row's runs, "12.3"; a dash where a run does not say."""
+    """The mean training time of a row's runs, "12.3", on a CPU in processor minutes; a dash where a run does not say."""
     return f"{row['train_seconds']['mean'] / 60:.1f}" if "train_seconds" in row else "–"
 
 
 def caption(report: Report) -> str:
     """What the numbers of the table are, and what bold means."""
     sizes = {len(group.runs) for group in report.groups}
-    parts = ["Accuracy in percent."]
+    parts = ["Accuracy in percent. Training in minutes: of the processors on a CPU, of the clock on a GPU."]
     if max(sizes) > 1:
         parts.append("Mean ± sample standard deviation over seeds, in brackets the 95 % Student-t interval of the mean.")
     if 1 in sizes:
