@@ -120,7 +120,7 @@ def resumable(folder: Path) -> Path | None:
 
 
 def trained_seconds(folder: Path) -> dict[str, float]:
-    """Seconds of all epochs of the run, validation included, over all its sessions: of the clock, and of this process's processors."""
+    """Seconds of all epochs of the run, validation included, over all its sessions: of the clock, and of the processors."""
     with (folder / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
     names = {"train": "seconds", "train_cpu": "cpu_seconds"}

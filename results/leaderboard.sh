@@ -13,9 +13,9 @@ if [ "$set" = digits ]; then
   protocol=(data=digits)
   eta=0.0015 threshold=0.2
 else
-  protocol=(data=cifar10 "data.root=$ROOT" data.train_size=3000 data.val_per_class=30 data.test_size=1000 model=preactresnet_tiny
-    attack=pgd7 optim=onecycle optim.lr=0.1 trainer.precision=bf16-mixed trainer.max_epochs=20)
-  eta=0.0044 threshold=0.05
+  protocol=(data=cifar10 "data.root=$ROOT" data.train_size=2500 data.val_per_class=30 data.test_size=1000 model=preactresnet_tiny model.width=8
+    attack=pgd7 optim=onecycle optim.lr=0.1 data.batch_size=64 trainer.precision=bf16-mixed trainer.max_epochs=25)
+  eta=0.0053 threshold=0.05
 fi
 fawa="averaging.threshold=$threshold"
 
@@ -62,5 +62,5 @@ while IFS='|' read -r name label words; do
   [ -n "$name" ] || continue
   for seed in $seeds; do arguments+=("$label=$runs/$name-s$seed"); done
 done <<<"$rows"
-[ "$set" = cifar10 ] && for seed in $seeds; do arguments+=("PGD-AT base, 20 epochs=$runs/base-s$seed"); done
+[ "$set" = cifar10 ] && for seed in $seeds; do arguments+=("PGD-AT base, 25 epochs=$runs/base-s$seed"); done
 ${PYTHON:-python} -m fairat_lightning.report "${arguments[@]}" --sort --to "results/leaderboard-$set"
