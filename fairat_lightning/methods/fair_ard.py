@@ -52,7 +52,7 @@ class FairARD(Method):
         self.register_buffer("class_iterates", torch.full((self.num_classes,), torch.nan))
 
     def on_fit_start(self) -> None:
-        self._teacher[0].to(self.device)
+        self._teacher[0].to(next(self.net.parameters()))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, _ = self.unpack(batch)

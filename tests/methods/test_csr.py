@@ -92,6 +92,13 @@ def test_without_errors_every_weight_is_one(classes):
     assert torch.equal(module.pair_weight, torch.ones(classes, classes).double())
 
 
+@pytest.mark.parametrize("classes", [3, 4, 10])
+def test_where_all_classes_are_confused_alike_every_weight_is_one(classes):
+    """u and v are constant: what differs in G is rounding."""
+    found = spectral_weights(0.1 * (1 - torch.eye(classes)))
+    np.testing.assert_allclose(found.numpy(), 1, atol=1e-6)
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.1, 0.9])
 @pytest.mark.parametrize("shift", [0.0, 5.0, -5.0])
 @pytest.mark.parametrize("seed", range(3))

@@ -120,7 +120,8 @@ def test_with_two_classes_the_targeted_attack_is_the_untargeted_one(norm):
     plain = AdversarialTraining(module.net, 2, attack=attack, objective=AT(), optim=None)
     plain.log = module.log
     x, y, index = batch(np.random.default_rng(0), [0, 1], 50)
-    module.class_robust.fill_(0.1)  # scale=None looks at no state
+    module.class_robust.fill_(0.1)
+    module.false_share.fill_(0.1)  # scale=None looks at no state
     target = module.targets(y)
     assert torch.equal(target, 1 - y)
     crafted = module.craft(x, y, inner=towards(target))
