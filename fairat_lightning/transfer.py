@@ -20,7 +20,7 @@ LEAST = 0.1  # our clamp
 def class_transfer(similarity: Tensor, strength: float) -> Tensor:
     """W (C,) of the similarities S (C,C), whose row is nan for a class that was not seen; that class has weight 1."""
     seen = ~similarity.isnan().any(1)
-    s = torch.where(seen[:, None] & seen, similarity, 0.0)
+    s = similarity.nan_to_num(nan=0.0)
     ease = s.diagonal()
     harder = (ease[:, None] < ease) & seen[:, None] & seen  # (i, j): i is the harder one
     moved = torch.where(harder, s * ease, 0.0)  # from j to i: S_ij S_jj

@@ -42,16 +42,16 @@ class BAT(Method):
 
     def balanced(self, net: nn.Module, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
         """The inner loss. It is 0, and so is its gradient, for an example whose attack has ended."""
-        left = torch.full_like(y, self.patience)
+        left, fooled = torch.full_like(y, self.patience), torch.zeros_like(y)
 
         def loss(image: Tensor) -> Tensor:
             logits = logits_of(net, image)
             value = F.cross_entropy(logits, y, reduction="none")
             if self.mu:
                 value = value - self.mu * wrong_class_imbalance(logits, y)
-            wrong = logits.detach().argmax(1) != y
-            active = left >= wrong.long()
-            left.sub_(wrong.long())
+            fooled.logical_or_(logits.detach().argmax(1) != y)
+            active = left >= fooled
+            left.sub_(fooled)
             return torch.where(active, value, 0.0)
 
         return loss

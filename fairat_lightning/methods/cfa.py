@@ -3,13 +3,13 @@
 Wei, Wang, Guo and Wang, CVPR 2023, arXiv 2303.14460. With t_k the robust accuracy of class k on the training batches of the
 last epoch,
 
-    CCM  eps_k = (lambda_1 + t_k) eps                 (a hard class is attacked less)
+    CCM  eps_k = (lambda_1 + t_k) eps, and the step with it     (a hard class is attacked less)
     CCR  beta_k = (lambda_2 + t_k) beta,              loss = mean_i [ supervised_i + beta[y_i] consistency_i ] / (1 + beta[y_i])
     FAWA a gated average of the weights: `averaging=fawa`, which this method's file chooses.
 
-Both calibrations begin when the share `warmup` of the epochs has passed (10 of 200 in the authors' code). Deviations: the code
-divides by 1 + beta with CCR off too; ours is then the plain objective. t_k counts the examples seen, and not m per batch. The
-code crafts in train mode with the cross-entropy: `attack.batch_norm=train`.
+t_k acts when the share `warmup` of the epochs has passed (10 of 200 in the authors' code), and 1 in its place before.
+Deviations: the code divides by 1 + beta with CCR off too; ours is then the plain objective. t_k counts the examples seen, and
+not m per batch. The code crafts in train mode with the cross-entropy: `attack.batch_norm=train`.
 """
 
 from typing import Any

@@ -57,6 +57,8 @@ class FRL(Method):
                 or not all(isinstance(v, int | float) and v >= 0 for v in pair)
             ):
                 raise ValueError(f"method.{name}={pair} must be two numbers, 0 or more")
+        if eps_range[0] > eps_range[1]:
+            raise ValueError(f"method.eps_range={eps_range} must be the least and then the most")
         for name, value in (("rate", rate), ("margin_rate", margin_rate)):
             if not isinstance(value, int | float) or not 0 <= value < float("inf"):
                 raise ValueError(f"method.{name}={value} must be a number, 0 or more")
@@ -79,7 +81,7 @@ class FRL(Method):
         self.log_classes("train/class_eps", self.class_scale())
 
     def multiply(self, natural: Tensor, boundary: Tensor) -> None:
-        """One step of the multipliers from the natural and boundary errors (C,); a class that is nan keeps its own."""
+        """One step of the multipliers from the natural and boundary errors (C,); a class that is nan adds nothing."""
         nat, bdy = (
             (error - error.nanmean() - tau).nan_to_num(nan=0.0).to(self.natural)
             for error, tau in zip((natural, boundary), self.tau, strict=True)

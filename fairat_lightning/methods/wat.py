@@ -8,7 +8,8 @@ objective's mean at the objective's own adversarial images, and c_s,avg = mean_k
 
 scale = 1 is the theory, and with eta = 0 the plain objective; the released code multiplies the average expert by K too, so that
 the loss begins at 2 K / (K + 1) times the plain one: `average_scale=classes`. (In its first epoch the code's weights are 1 and
-not K / (K + 1) each.) A class absent from validation is given the average cost.
+not K / (K + 1) each.) Costs are taken from a uniform start that is fixed for each image. A class absent from validation is
+given the average cost.
 """
 
 from typing import Any

@@ -193,7 +193,7 @@ def test_trains_in_double_precision(launch, trained):
         *(("temperature", wrong) for wrong in (0.0, -1.0, float("inf"), float("nan"), "hot")),
         *(("alpha", wrong) for wrong in (-0.1, 1.1, float("nan"), "most")),
         *(("power", wrong) for wrong in (-1.0, float("inf"), float("nan"), "two")),
-        *(("weight_range", wrong) for wrong in ((1.1, 2.0), (0.5, 0.9), (-0.1, 2.0), (1.0,), (0.5, float("nan")))),
+        *(("weight_range", wrong) for wrong in ((1.1, 2.0), (0.5, 0.9), (-0.1, 2.0), (1.0,), (0.5, float("nan")), 5, ("a", "b"))),
     ],
 )
 def test_wrong_settings_are_named(key, value):
