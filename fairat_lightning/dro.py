@@ -84,13 +84,16 @@ def chi2_worst_weights(scores: Tensor, radius: float) -> Tensor:
     """K' q* for the class distribution q within chi-square `radius` of uniform that maximises the expected score.
 
     `scores` (C,), nan for an absent class -> (C,), mean 1 over the K' classes present, 0 for absent ones. Radius 0: 1 each.
-    No gradient, no host synchronisation. Raises ValueError for a negative, infinite or nan radius.
+    No class present, or an infinite score: all nan. No gradient, no host synchronisation. Raises ValueError for a negative,
+    infinite or nan radius.
     """
     if not 0 <= radius < inf:
         raise ValueError(f"radius={radius} must be a finite number, 0 or more")
+    if not scores.is_floating_point():
+        raise ValueError(f"scores of type {scores.dtype}: they must be floating")
     a = scores.double()
     present = ~a.isnan()
-    count = present.sum()
+    count = present.sum().double()  # of an integer, torch would make float32
     ordered, order = torch.where(present, a, -inf).sort(descending=True, stable=True)
     held = ordered.isfinite()
     b = torch.where(held, ordered - ordered[0], 0.0)
@@ -102,9 +105,11 @@ def chi2_worst_weights(scores: Tensor, radius: float) -> Tensor:
     slope = torch.where(spread > 1e-14, (left.clamp(min=0) / spread.clamp(min=1e-14)).sqrt(), 0.0)
     least = count / m + slope * (b - centre)
     solved = held & (m <= count) & (left >= -1e-9 * count) & (least >= 0)
-    best = torch.where(solved, m, 0.0).argmax()
-    weights = torch.where((m <= m[best]) & held, (count / m[best] + slope[best] * (b - centre[best])).clamp(min=0), 0.0)
+    best = torch.where(solved, m, 0.0).argmax()[None]
+    size, slope, centre = (v.gather(0, best) for v in (m, slope, centre))  # an index would wait for the device
+    weights = torch.where((m <= size) & held, (count / size + slope * (b - centre)).clamp(min=0), 0.0)
     weights = torch.where(b.amin() < 0, weights, held.double())
+    weights = torch.where((count > 0) & ~a.isinf().any(), weights, torch.nan)
     return torch.zeros_like(weights).scatter(0, order, weights).to(scores.dtype)
 
 

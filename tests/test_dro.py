@@ -252,3 +252,10 @@ def test_capped_limits():
     inside = torch.tensor([0.1, 0.2, 0.0])
     assert torch.equal(capped(inside, 0.5), inside)  # to the bit
     assert capped(torch.tensor([3.0, -9.0, 1.0]), 2.0).tolist() == pytest.approx([1.5, 0, 0.5])
+
+
+def test_chi2_of_nothing_or_of_infinite_scores_is_nan_and_integers_are_refused():
+    assert chi2_worst_weights(torch.full((3,), torch.nan), 0.5).isnan().all()
+    assert chi2_worst_weights(torch.tensor([1.0, torch.inf, 0.0]), 0.5).isnan().all()
+    with pytest.raises(ValueError, match="floating"):
+        chi2_worst_weights(torch.arange(3), 0.5)

@@ -6,7 +6,8 @@ adversarial bandit (EXP3) chooses the classes that are trained on. With log-weig
     p = gamma u + (1 - gamma) softmax(w),        w_k += sum_{i: y_i = k} eta 1[ argmax f(x'_i) != y_i ] / p_k .
 
 sampling="class": batches are drawn class ~ p, then an image of the class, with replacement; an epoch has as many batches as
-ever. sampling="uniform": ordinary batches, and p[y_i] over the share of class y_i weights the loss: the same in expectation.
+ever. sampling="uniform": ordinary batches, and p[y_i] over the share of class y_i weights the loss,
+and the share divides its errors: the same in expectation.
 
 The p that divides an error is the one that its batch was drawn with, which with prefetching workers is some batches old; every
 process draws the same batch and trains on its share. Choose eta by the images seen: w moves by about eta * (images seen) *
@@ -66,7 +67,7 @@ class CFOL(Method):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, _ = self.unpack(batch)
-        drawn = self.drawn.pop(batch_idx) if self.sampling == "class" else self.share
+        drawn = self.drawn.pop(next(iter(self.drawn))) if self.sampling == "class" else self.share  # in the order of drawing
         x_adv = self.craft(x, y)
         self.ascend(x, x_adv, y)
         terms = self.score(x, x_adv, y)
@@ -76,6 +77,10 @@ class CFOL(Method):
         wrong, _ = class_sums((terms.logits.argmax(1) != y).double(), y, self.num_classes)
         self.log_weight += self.eta * wrong / drawn.clamp(min=1e-12)
         return self.reduce(losses)
+
+    def teardown(self, stage: str) -> None:
+        if stage == "fit" and isinstance(data := getattr(self.trainer, "datamodule", None), DataModule):
+            data.draw = None
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()

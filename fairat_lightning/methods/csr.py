@@ -25,10 +25,11 @@ LEAST, MOST = 0.01, 2.01
 
 
 def spectral_weights(confusion: Tensor) -> Tensor:
-    """G (C,C) of an error matrix (C,C), row: predicted, column: true; all 1 for a matrix of zeros."""
+    """G (C,C) of an error matrix (C,C), row: predicted, column: true; all 1 where u v^T is constant, or the matrix zero."""
     u, _, v = torch.linalg.svd(confusion.double())
     g = u[:, 0, None] * v[0]
     spread = g.max() - g.min()
+    spread = torch.where(spread > 1e-9 * g.abs().max(), spread, 0.0)  # not the rounding of a constant
     scaled = LEAST + (MOST - LEAST) * (g - g.min()) / torch.where(spread > 0, spread, 1.0)
     return torch.where(confusion.abs().sum() * spread > 0, scaled, 1.0)
 

@@ -8,7 +8,8 @@ in the last epoch,
     loss = mean_i w[y_i] [ alpha T^2 KL( softmax(teacher(x_i)/T) || softmax(student(x'_i)/T) ) + (1 - alpha) objective_i ].
 
 All weights are 1 in epoch 0. Deviations: KL is summed over the classes (the released code's default divides it by K too), the
-attack crafts in eval mode and stays in [0,1], both of our house. kappa is clamped to 1e-3 from below.
+attack crafts in eval mode and stays in [0,1], both of our house. kappa is clamped to 1e-3 from below. AWP, if chosen, climbs
+the objective.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fairat_lightning.classwise import ClassMeans, keep
+from fairat_lightning.dro import hedge
 from fairat_lightning.methods.base import Method
 from fairat_lightning.objectives import kl, logits_of
 
@@ -44,7 +46,8 @@ class FairARD(Method):
             raise ValueError(f"method.alpha={alpha} must lie in [0, 1]")
         if not isinstance(power, int | float) or not 0 <= power < float("inf"):
             raise ValueError(f"method.power={power} must be a number, 0 or more")
-        if len(weight_range) != 2 or not 0 <= weight_range[0] <= 1 <= weight_range[1]:
+        pair = weight_range if isinstance(weight_range, list | tuple) else ()
+        if len(pair) != 2 or not all(isinstance(v, int | float) for v in pair) or not 0 <= pair[0] <= 1 <= pair[1]:
             raise ValueError(f"method.weight_range={weight_range} must be two numbers, 0 <= least <= 1 <= most")
         self.temperature, self.alpha, self.power, self.weight_range = temperature, alpha, power, weight_range
         self._teacher = [teacher.eval().requires_grad_(False)]  # in a list: it is no part of this module, nor of its checkpoints
@@ -93,8 +96,8 @@ class FairARD(Method):
     def class_weight(self) -> Tensor:
         """w (C,), 1 for a class not seen yet."""
         known = ~self.class_iterates.isnan()
-        hardness = torch.where(known, self.class_iterates.double().clamp(min=1e-3) ** -self.power, 0.0)
-        weights = (known.sum() * hardness / hardness.sum().clamp(min=1e-300)).clamp(*self.weight_range)
+        hardness = -self.power * self.class_iterates.double().clamp(min=1e-3).log()
+        weights = (known.sum() * hedge(hardness.masked_fill(~known, -torch.inf))).clamp(*self.weight_range)
         return torch.where(known, weights, 1.0).to(self.class_iterates)
 
     def on_train_epoch_end(self) -> None:

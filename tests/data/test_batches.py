@@ -227,3 +227,9 @@ def test_drawn_batches_resume_within_an_epoch(given: int) -> None:
     other = sampler(4, [])
     other.load_state_dict(state)
     assert len(list(other)) == 3  # another epoch skips nothing
+
+
+def test_a_class_without_images_may_not_be_drawn():
+    drawn = DrawnBatches(torch.tensor([0, 0, 2, 2]), lambda k: torch.tensor([0.0, 1.0, 0.0]), 2, seed=0, rank=0, world=1)
+    with pytest.raises(ValueError, match="without images"):
+        next(iter(drawn))
