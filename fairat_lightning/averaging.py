@@ -21,6 +21,7 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
+from fairat_lightning.checks import within
 from fairat_lightning.metrics import worst
 
 Average = Callable[[Tensor, Tensor, Tensor], Tensor]  # (average, current, updates so far) -> average
@@ -73,15 +74,15 @@ class EMA(Averaging):
     """Exponential moving average over steps; `decay` in [0, 1)."""
 
     def __init__(self, decay: float):
-        _check_share("decay", decay)
+        within("averaging.decay", decay, "[0, 1)")
         super().__init__(lambda mean, current, t: torch.lerp(mean, current, 1 - ((1 + t) / (10 + t)).clamp(max=decay)))
 
 
 class EpochAveraging(Averaging):
-    """An average over epochs, from the share `start` of the training on, of those that `admits` lets in."""
+    """An average over the epochs that `admits` lets in, from the share `start` of the training on or at least of the last one."""
 
     def __init__(self, average: Average, start: float):
-        _check_share("start", start)
+        within("averaging.start", start, "[0, 1)")
         super().__init__(average)
         self.start = start
         self.admitted = 0
@@ -96,13 +97,21 @@ class EpochAveraging(Averaging):
         if batch_idx + 1 < trainer.num_training_batches:
             return
         assert self._average_model is not None and trainer.max_epochs is not None
-        if trainer.current_epoch >= round(self.start * trainer.max_epochs) and self.admits(pl_module):
+        first = min(round(self.start * trainer.max_epochs), trainer.max_epochs - 1)
+        if trainer.current_epoch >= first and self.admits(pl_module):
             self.admitted += 1
         elif self.admitted:
             return
         if self.admitted <= 1:  # up to the first that counts, a copy
             self._average_model.n_averaged.zero_()
         self._average_model.update_parameters(pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.admitted:  # also where the training was cut short within an epoch
+            assert self._average_model is not None
+            self._average_model.n_averaged.zero_()
+            self._average_model.update_parameters(pl_module)
+        super().on_train_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "admitted": self.admitted}
@@ -123,16 +132,11 @@ class FAWA(EpochAveraging):
     """Fairness-aware weight averaging; `decay`, `threshold` and `start` in [0, 1)."""
 
     def __init__(self, decay: float, threshold: float, start: float):
-        _check_share("decay", decay)
-        _check_share("threshold", threshold)
+        within("averaging.decay", decay, "[0, 1)")
+        within("averaging.threshold", threshold, "[0, 1)")
         super().__init__(lambda mean, current, t: torch.lerp(mean, current, 1 - decay), start)
         self.threshold = threshold
 
     def admits(self, pl_module: L.LightningModule) -> bool:
         lowest = worst(cast(Callable[[], Tensor], pl_module.validation_robust)())
         return bool(lowest >= self.threshold)
-
-
-def _check_share(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ValueError(f"averaging.{name}={value} must lie in [0, 1)")

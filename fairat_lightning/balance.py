@@ -4,8 +4,8 @@
     python -m fairat_lightning.balance checkpoint=weights.pt model=resnet18 data=cifar10 to=balanced.pt
 
 A run's balanced weights go to RUN/checkpoints/balanced.ckpt; any other classifier needs model=, data= and to=FILE, a state
-dict. Judge the result with fairat_lightning.evaluate checkpoint=FILE. Values: select=sum|worst|average,
-head.strengths=[0.5,1.0], to=FILE.
+dict. Judge the result with fairat_lightning.evaluate checkpoint=FILE. "Validation" is our split of the training set: another's
+network has perhaps been trained on it. Values: select=sum|worst|average, head.strengths=[0.5,1.0], to=FILE.
 """
 
 from pathlib import Path
@@ -35,11 +35,16 @@ def _balance(words: list[str]) -> None:
     found = load(cfg)
     if cfg.to is None and found.run is None:
         raise ValueError("to=FILE must be given: this checkpoint belongs to no run")
+    if cfg.to is not None and not isinstance(cfg.to, str):
+        raise ValueError(f"to={cfg.to} must be a path")
     to = Path(cfg.to) if cfg.to is not None else found.run / "checkpoints" / "balanced.ckpt"  # type: ignore[operator]
     if to.is_dir() or not to.absolute().parent.is_dir():
         raise ValueError(f"to={to} must be a file in a folder that exists")
-    if to.resolve() == Path(cfg.checkpoint).expanduser().resolve():
+    source = Path(cfg.checkpoint).expanduser()
+    if to.resolve() == (source / "checkpoints" / "best.ckpt" if source.is_dir() else source).resolve():
         raise ValueError(f"to={to} is the checkpoint itself: name another file")
+    if to.exists() and cfg.overwrite is not True:
+        raise ValueError(f"to={to} exists: name another file, or overwrite=true")
     net, data, attack = found.net.to("cuda" if torch.cuda.is_available() else "cpu"), found.data, part(cfg, "attack")
     accuracies = []
 

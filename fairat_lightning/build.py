@@ -32,7 +32,9 @@ WRONG_INPUT = (
 
 def part(cfg: DictConfig, group: str, **values: Any) -> Any:
     """Call what `cfg[group]._target_` names. `values` go past Hydra, which would turn our dataclasses into configurations."""
-    node = {key: value for key, value in cfg[group].items() if key not in OURS}
+    node = {key: value for key, value in (cfg[group] or {}).items() if key not in OURS}
+    if not node:
+        raise ValueError(f"{group}=none chooses nothing: choose an option of {group}")
     if "_target_" not in node:
         raise ValueError(f"{group}.{next(iter(node))} is set, but the chosen option of {group} takes none: a recipe's leftover?")
     if clash := [key for key in values if key not in PATHS and node.get(key) not in (None, values[key])]:
@@ -53,7 +55,7 @@ def network(cfg: DictConfig, data: DataModule) -> Any:
 def trained(path: Any, cfg: DictConfig, data: DataModule) -> Any:
     """The trained network at `path`: of a run's own architecture, or for any other file of that of `cfg.model`."""
     if not isinstance(path, str):
-        raise ValueError(f"a trained network is given by its path, not by {path}")
+        raise ValueError(f"method.teacher={path} must be a path: a run folder, checkpoint or state dict")
     if (run := run_folder(path)) is not None:
         try:
             model = OmegaConf.load(run / "config.yaml").model

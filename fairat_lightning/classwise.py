@@ -18,14 +18,14 @@ def world_size() -> int:
 def global_sum(value: Tensor) -> Tensor:
     """The sum of `value` over all processes, same shape; no gradient flows through it."""
     if world_size() == 1:
-        return value
+        return value.detach()
     value = value.detach().clone()
     dist.all_reduce(value)
     return value
 
 
 def class_sums(values: Tensor, y: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Sums and counts per class of the global batch: values (B,), labels (B,) -> (C,), (C,)."""
+    """Sums and counts per class of the global batch, without gradient: values (B,), labels (B,) -> (C,), (C,)."""
     both = torch.zeros(2, num_classes, dtype=values.dtype, device=values.device)
     both[0].index_add_(0, y, values)
     both[1].index_add_(0, y, torch.ones_like(values))

@@ -16,7 +16,7 @@ precision.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,18 +52,32 @@ ATTACKS = {
 
 
 @torch.no_grad()
-def class_robust(net: nn.Module, batches: Iterable[Any], threat: PGD, num_classes: int, attack: str = "pgd10") -> Tensor:
-    """The accuracy of each class under `attack` over batches (x, y, index), on the network's device: (C,), nan where absent.
+def class_means(
+    net: nn.Module,
+    batches: Iterable[Any],
+    num_classes: int,
+    values: Callable[[Tensor, Tensor, Tensor], Tensor],
+    width: int | None = None,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Tensor:
+    """The class means of `values(x, y, index)`, (B,) or (B,width), over batches: (C,) or (C,width), nan where absent.
 
-    Images are uint8 or in [0,1]. All processes that train together know the same result.
+    The network is in eval mode, `context` around each batch. Images come uint8 or in [0,1] and go to the network's device in
+    [0,1]. All processes that train together know the same result.
     """
     device = next(net.parameters()).device
-    means = ClassMeans(num_classes).to(device)
+    means = ClassMeans(num_classes, width).to(device)
     with mode(net, training=False):
         for batch in batches:
             x, y, index = (t.to(device) for t in batch)
-            means.update((predict(net, as_float(x), y, index, threat, attack) == y).float(), y)
+            with context():
+                means.update(values(as_float(x), y, index), y)
     return means.compute()
+
+
+def class_robust(net: nn.Module, batches: Iterable[Any], threat: PGD, num_classes: int, attack: str = "pgd10") -> Tensor:
+    """The accuracy of each class under `attack`: `class_means` of what is predicted right, (C,)."""
+    return class_means(net, batches, num_classes, lambda x, y, i: (predict(net, x, y, i, threat, attack) == y).float())
 
 
 def predict(net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: PGD, attack: str | Spec | None = None) -> Tensor:

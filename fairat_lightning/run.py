@@ -145,14 +145,14 @@ def _execute(job: Run) -> None:
         record.open_folder(job.folder, plain(job.cfg), job.resume)
         _introduce(job)
     job.trainer.fit(job.method, job.datamodule, ckpt_path=job.resume, weights_only=True)
-    trained = time.perf_counter()
     kept = job.method.keepsakes(job.datamodule.train.pixels)  # before the best epoch's state takes the last one's place
     best = job.folder / "checkpoints" / "best.ckpt"
     facts = {} if job.head is None else {"head": _balance(job, job.head, best)}
+    fitted = time.perf_counter()
     selected = torch.load(best, map_location="cpu", weights_only=True)["epoch"]
     job.trainer.test(job.method, job.datamodule, ckpt_path=best, weights_only=True, verbose=False)
     if job.trainer.is_global_zero:
-        seconds = {**record.trained_seconds(job.folder), "test": round(time.perf_counter() - trained, 1)}
+        seconds = {**record.trained_seconds(job.folder), "test": round(time.perf_counter() - fitted, 1)}
         draw_classes({job.folder.name: job.method.results}, job.folder / "classes.png")
         batches = [Batch(name, *(t.tolist() for t in rows)) for name, rows in job.method.verdicts.items()]
         tested = {"config": plain(job.cfg), "weights": fingerprint(job.method.net.state_dict())}

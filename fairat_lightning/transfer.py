@@ -12,6 +12,7 @@ class that was never seen takes no part. Releases before September 2024 had anot
 import torch
 from torch import Tensor, nn
 
+from fairat_lightning.checks import within
 from fairat_lightning.classwise import ClassMeans
 
 LEAST = 0.1  # our clamp
@@ -34,10 +35,8 @@ class Transfer(nn.Module):
 
     def __init__(self, num_classes: int, *, strength: float, warmup: float):
         super().__init__()
-        if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength < float("inf"):
-            raise ValueError(f"method.strength={strength} must be a number, 0 or more")
-        if not isinstance(warmup, int | float) or not 0 < warmup <= 1:
-            raise ValueError(f"method.warmup={warmup} must be a share of the epochs, in (0, 1]")
+        within("method.strength", strength, "[0, inf)")
+        within("method.warmup", warmup, "(0, 1]")
         self.strength, self.warmup = float(strength), float(warmup)
         self.register_buffer("class_weight", torch.ones(num_classes))
         self.similarity = ClassMeans(num_classes, num_classes)
@@ -46,8 +45,9 @@ class Transfer(nn.Module):
         """The first of `epochs` epochs in which the weights act."""
         return max(1, round(self.warmup * epochs))
 
-    def acts(self, epoch: int, epochs: int) -> bool:
-        return self.strength > 0 and epoch >= self.first(epochs)
+    def weight(self, y: Tensor, epoch: int, epochs: int) -> Tensor | None:
+        """W[y_i] (B,) for labels (B,), or None while the weights do not act."""
+        return self.class_weight[y] if self.strength > 0 and epoch >= self.first(epochs) else None
 
     def learn(self, logits: Tensor, y: Tensor, epoch: int, epochs: int) -> None:
         """Take the probabilities at x' of a batch, logits (B,C), labels (B,), if this is the last warm-up epoch."""

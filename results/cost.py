@@ -3,9 +3,9 @@
     python results/cost.py [--to FILE] [--rounds 7] [WORD ...]
 
 Words go to every configuration: model=preactresnet18 trainer=gpu. All methods are built first; then each takes one training
-step in turn, round after round, and the medians are divided by that of PGD-AT or TRADES, whichever objective the method uses.
-"epoch" adds what a method does between epochs, over a training and a validation set in CIFAR-10's proportion (47 : 3). Times
-include forward, backward and the optimiser, not data loading.
+step in turn, round after round, and the medians are divided by that of TRADES, if that is the method's objective, or else of
+PGD-AT. "epoch" adds what a method does between epochs, over a training and a validation set in CIFAR-10's proportion (47 : 3).
+Times include forward, backward and the optimiser, not data loading.
 """
 
 import argparse

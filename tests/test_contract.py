@@ -90,8 +90,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(launch, metho
 @pytest.mark.parametrize("classes", [2, 200])
 @pytest.mark.parametrize("method", options("method"))
 def test_any_number_of_classes(launch, method, classes):
-    """200 classes of 3 training images each, 32 images a batch: most classes are absent from most batches."""
-    images = {2: "64", 200: "3"}[classes]
+    """200 classes of 2 training images each, 32 images a batch: most classes are absent from most batches."""
+    images = {2: "64", 200: "2"}[classes]
     words = [f"data.load.num_classes={classes}", f"data.load.train_per_class={int(images) + 1}", "data.load.test_per_class=1"]
     words += ["data.train_size=null", "data.test_size=null", "data.image_size=15", "data.val_per_class=1"]
     if method == "fair_ard":
@@ -127,6 +127,9 @@ AVERAGED = ("averaging=ema", "averaging=swa averaging.start=0.3", "averaging=faw
 RESUMED = [
     *options("method"),
     "faal method.memory=0.9",
+    "dafa method.warmup=0.3",
+    "floor method.warmup=0.3",
+    "cfol method.sampling=uniform",
     "fairat averaging=ema",
     "floor averaging.threshold=0.0",
     *(f"pgd_at {average} head=balanced" for average in AVERAGED),

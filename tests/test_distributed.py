@@ -12,9 +12,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+import yaml
 from torch import nn
 
-from fairat_lightning import methods
+from fairat_lightning.__main__ import CONF
 from fairat_lightning.attacks import PGD
 from fairat_lightning.awp import AWP
 from fairat_lightning.classwise import global_mean
@@ -124,7 +125,7 @@ def gradients(kind: str, rank: int, world: int) -> dict[str, torch.Tensor]:
     found |= {f"weights {name}": p.detach() for name, p in net.named_parameters()}
     found["train_robust"] = method.train_robust.compute().nan_to_num(nan=-1)
     method.on_train_epoch_end()
-    state = {name: value for name, value in method.state_dict().items() if not name.startswith("net.")}
+    state = {name: value for name, value in method.named_buffers() if not name.startswith("net.")}
     found |= {f"state {name}": value.double().nan_to_num(nan=-1) for name, value in state.items()}
     found["class_robust"] = method.validation_robust().nan_to_num(nan=-1)
     if kind == "fairat":
@@ -187,8 +188,9 @@ def test_two_processes_equal_one(two, kind):
 
 
 def test_every_method_is_here():
-    classes = {type(build(kind, nn.Linear(1, 1), SHARED)) for kind in KINDS}
-    assert classes == {getattr(methods, name) for name in methods.__all__ if name != "Standard"}
+    classes = {type(build(kind, nn.Linear(1, 1), SHARED)).__name__ for kind in KINDS}
+    targets = [yaml.safe_load(path.read_text())["_target_"] for path in (CONF / "method").glob("*.yaml")]
+    assert classes == {target.rpartition(".")[2] for target in targets} - {"Standard"}
 
 
 def test_one_process_needs_no_group():

@@ -1,12 +1,16 @@
 """What the README says runs."""
 
+import json
 import re
 import shlex
+import sys
+import types
 from pathlib import Path
 
 import pytest
+import yaml
 
-from fairat_lightning.__main__ import resolved
+from fairat_lightning.__main__ import CONF, resolved
 from fairat_lightning.classifier import compose as evaluation
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,17 +58,32 @@ def test_every_file_that_is_named_exists(name):
 
 
 def test_the_method_of_the_contributing_page_works(launch):
-    """CONTRIBUTING's `Foo`, as a new user would add it."""
-    import sys
-    import types
-
+    """CONTRIBUTING's `Foo`, its settings and its test, as a new user would add them."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    code, test = re.findall(r"```python\n(.*?)```", text, re.S)
+    settings = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
     module = types.ModuleType("fairat_lightning.methods.foo")
     exec(compile(code, "foo.py", "exec"), module.__dict__)
     sys.modules[module.__name__] = module
+    option = ["method=pgd_at", f"method._target_={settings['_target_']}", f"+method.gamma={settings['gamma']}"]
+
+    def with_foo(*words, **options):
+        return launch(*(w for word in words for w in (option if word == "method=foo" else [word])), **options)
+
     try:
-        _, metrics = launch("method=pgd_at", "method._target_=fairat_lightning.methods.foo.Foo", "+method.gamma=1.0")
+        names: dict = {}
+        exec(compile(test, "test_foo.py", "exec"), names)
+        names["test_gamma_0_is_plain_adversarial_training_bit_for_bit"](with_foo)
+        _, metrics = with_foo("method=foo", folder="default")
     finally:
         del sys.modules[module.__name__]
     assert metrics["pgd20"]["per_class"]
+
+
+def test_the_costs_of_the_methods_are_those_of_the_record():
+    rows = {row["name"]: row for row in json.loads((ROOT / "results" / "cost.json").read_text())["rows"]}
+    table = re.findall(r"^\| `([a-z_]+)`.*\| ([\d.]+) \| ([\d.]+) \| `\w+\.py`", (ROOT / "docs" / "methods.md").read_text(), re.M)
+    found = {name: (step, epoch) for name, step, epoch in table}
+    assert set(found) == {path.stem for path in (CONF / "method").glob("*.yaml")} - {"standard"}
+    for name, (step, epoch) in found.items():
+        assert (step, epoch) == (f"{rows[name]['step']:.2f}", f"{rows[name]['epoch']:.2f}"), name

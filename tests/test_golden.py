@@ -58,6 +58,11 @@ def test_twenty_steps_are_what_they_were(case, tmp_path):
         assert values == pytest.approx(json.loads(GOLDEN.read_text())[case][key], rel=1e-6), key
 
 
+def test_every_method_is_here():
+    methods = {words.partition("=")[2] for case in CASES.values() for words in case if words.startswith("method=")}
+    assert methods == {path.stem for path in (CONF / "method").glob("*.yaml")}
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
         golden = {case: figures(words, Path(place) / case) for case, words in CASES.items()}

@@ -44,9 +44,9 @@ def test_a_tie_leaves_the_layer_as_it_is_bit_for_bit():
 
 
 def test_the_last_linear_layer_or_a_clear_word():
-    net = nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.Linear(4, 4), nn.Flatten()))
+    net = nn.Sequential(nn.Linear(3, 5), nn.Sequential(nn.Linear(5, 4), nn.Flatten()))
     assert last_layer(net, 4) is net[1][0]
-    for wrong in (nn.Conv2d(1, 4, 1), nn.Linear(3, 5)):
+    for wrong in (nn.Conv2d(1, 4, 1), nn.Linear(3, 5), nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4))):
         with pytest.raises(ValueError, match="head=none"):
             last_layer(wrong, 4)
 
@@ -128,6 +128,10 @@ def test_the_command_balances_a_run_or_any_state_dict(command, tmp_path, capsys)
         (("checkpoint=base", "to=nowhere/x.pt"), "to=nowhere/x.pt"),
         (("checkpoint=base/checkpoints/last.ckpt", "to=base/checkpoints/last.ckpt"), "the checkpoint itself"),
         (("checkpoint=missing.pt",), "missing.pt"),
+        (("checkpoint=base", "to=base/checkpoints/best.ckpt", "overwrite=true"), "the checkpoint itself"),
+        (("checkpoint=base", "to=base/config.yaml"), "exists"),
+        (("checkpoint=base", "to=5"), "to=5"),
+        (("checkpoint=base", "head=none"), "head=none"),
         ((), None),
     ],
 )

@@ -65,7 +65,7 @@ def test_similarities_are_means_over_the_last_warm_up_epoch_alone(warmup, epochs
     transfer = Transfer(4, strength=1.0, warmup=warmup)
     learned = None
     for epoch in range(min(epochs, first + 2)):
-        assert transfer.acts(epoch, epochs) == (epoch >= first)
+        assert (transfer.weight(torch.arange(4), epoch, epochs) is not None) == (epoch >= first)
         logits, y = rng.normal(size=(30, 4)) * 3, rng.integers(0, 4, 30)
         for part in (slice(0, 11), slice(11, 30)):
             transfer.learn(torch.tensor(logits[part]), torch.tensor(y[part]), epoch, epochs)
@@ -82,7 +82,7 @@ def test_strength_zero_neither_learns_nor_acts():
     for epoch in range(4):
         transfer.learn(torch.randn(8, 4), torch.arange(8) % 4, epoch, 4)
         transfer.settle()
-        assert not transfer.acts(epoch, 4) and transfer.class_weight.tolist() == [1, 1, 1, 1]
+        assert transfer.weight(torch.arange(4), epoch, 4) is None and transfer.class_weight.tolist() == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -51,13 +51,18 @@ class Batches(DistributedSampler[list[int]]):
         order = np.random.RandomState([self.seed, self.epoch]).permutation(self.n) if self.shuffle else np.arange(self.n)
         if self.drop_last:
             order = order[: len(self) * self.batch_size]
+        for k in self._numbers():
+            start = k * self.batch_size
+            stop = start + self.batch_size if k < len(self) - 1 else len(order)
+            yield order[start:stop][self.rank :: self.num_replicas].tolist()
+
+    def _numbers(self) -> Iterator[int]:
+        """The numbers of the epoch's batches that are still to be given."""
         first = self.resumed["given"] if self.resumed["epoch"] == self.epoch else 0
         self.resumed = {"epoch": 0, "given": 0}
         for k in range(first, len(self)):
-            start = k * self.batch_size
-            stop = start + self.batch_size if k < len(self) - 1 else len(order)
             self.position = {"epoch": self.epoch, "given": k + 1}
-            yield order[start:stop][self.rank :: self.num_replicas].tolist()
+            yield k
 
     def state_dict(self) -> dict[str, int]:
         """The epoch of the last batch given, and how many of its batches were given."""
@@ -84,11 +89,8 @@ class DrawnBatches(Batches):
         self.classes = targets.numpy()[self.by_class]
 
     def __iter__(self) -> Iterator[list[int]]:
-        first = self.resumed["given"] if self.resumed["epoch"] == self.epoch else 0
-        self.resumed = {"epoch": 0, "given": 0}
         size = min(self.batch_size, self.n)
-        for k in range(first, len(self)):
-            self.position = {"epoch": self.epoch, "given": k + 1}
+        for k in self._numbers():
             chances = self.draw(k).double().cpu().numpy()
             random = np.random.RandomState([self.seed, self.epoch, k])
             chosen = random.choice(len(chances), size, p=chances / chances.sum())

@@ -8,15 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import lightning as L
-import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from fairat_lightning.attacks import PGD, mode
 from fairat_lightning.awp import AWP
 from fairat_lightning.classwise import ClassMeans, global_mean
-from fairat_lightning.data import as_float
-from fairat_lightning.evaluation import class_robust, predict, seeded_start
+from fairat_lightning.evaluation import class_means, class_robust, predict, seeded_start
 from fairat_lightning.metrics import average, class_accuracy, selection_score, split_errors, summary, worst
 from fairat_lightning.objectives import Objective, Terms
 from fairat_lightning.samples import Verdicts
@@ -146,20 +144,13 @@ class Method(L.LightningModule):
 
     # -- what a method may know of its current weights, between epochs
 
-    @torch.no_grad()
     def measure(self, loader: Iterable[Any], values: Callable[..., Tensor], width: int | None = None) -> Tensor:
-        """The mean per class of `values(x, y, index)` over a pass through `loader`: (C,), or (C,width); nan where absent.
+        """`evaluation.class_means` of `values(x, y, index)` over `loader`, in the training's precision: (C,) or (C,width).
 
-        The network is in eval mode and in the training's precision, images are in [0,1], (B,) or (B,width) values come back;
-        all processes know the result. No random number is drawn here: `values` must not either, see `craft_fixed`.
+        No random number is drawn here: `values` must not either, see `craft_fixed`.
         """
-        means = ClassMeans(self.num_classes, width).to(self.device)
-        with mode(self.net, training=False):
-            for batch in loader:
-                x, y, index = (t.to(self.device) for t in self.unpack(batch))
-                with self.trainer.precision_plugin.forward_context():
-                    means.update(values(as_float(x), y, index), y)
-        return means.compute()
+        context = self.trainer.precision_plugin.forward_context
+        return class_means(self.net, loader, self.num_classes, values, width, context)
 
     def craft_fixed(self, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
         """`craft` in eval mode with a random start that is a function of each image's index."""

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fairat_lightning.checks import within
 from fairat_lightning.methods.base import Method
 from fairat_lightning.objectives import logits_of
 
@@ -27,8 +28,7 @@ class BAT(Method):
 
     def __init__(self, *args: Any, mu: float, patience: int, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if not isinstance(mu, int | float) or not 0 <= mu < float("inf"):
-            raise ValueError(f"method.mu={mu} must be a number, 0 or more")
+        within("method.mu", mu, "[0, inf)")
         if isinstance(patience, bool) or not isinstance(patience, int) or patience < 0:
             raise ValueError(f"method.patience={patience} must be a whole number of steps, 0 or more")
         self.mu, self.patience = mu, patience

@@ -7,7 +7,7 @@ last epoch,
     CCR  beta_k = (lambda_2 + t_k) beta,              loss = mean_i [ supervised_i + beta[y_i] consistency_i ] / (1 + beta[y_i])
     FAWA a gated average of the weights: `averaging=fawa`, which this method's file chooses.
 
-t_k acts when the share `warmup` of the epochs has passed (10 of 200 in the authors' code), and 1 in its place before.
+t_k acts when the share `warmup` of the epochs has passed (10 of 200 in the authors' code), before that both factors are 1.
 Deviations: the code divides by 1 + beta with CCR off too; ours is then the plain objective. t_k counts the examples seen, and
 not m per batch. The code crafts in train mode with the cross-entropy: `attack.batch_norm=train`.
 """
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairat_lightning.checks import within
 from fairat_lightning.classwise import calibrated, keep
 from fairat_lightning.methods.base import Method
 
@@ -28,14 +29,12 @@ class CFA(Method):
 
     def __init__(self, *args: Any, ccm: bool, ccr: bool, lambda1: float, lambda2: float, warmup: float, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        for name, value in (("lambda1", lambda1), ("lambda2", lambda2)):
-            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                raise ValueError(f"method.{name}={value} must be a number, 0 or more")
+        within("method.lambda1", lambda1, "[0, inf)")
+        within("method.lambda2", lambda2, "[0, inf)")
+        within("method.warmup", warmup, "[0, 1]")
         for name, flag in (("ccm", ccm), ("ccr", ccr)):
             if not isinstance(flag, bool):
                 raise ValueError(f"method.{name}={flag} must be true or false")
-        if not isinstance(warmup, int | float) or not 0 <= warmup <= 1:
-            raise ValueError(f"method.warmup={warmup} must be a share of the epochs, in [0, 1]")
         self.ccm, self.ccr, self.lambda1, self.lambda2, self.warmup = ccm, ccr, lambda1, lambda2, warmup
         self.register_buffer("class_robust", torch.full((self.num_classes,), torch.nan))
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairat_lightning.checks import within
 from fairat_lightning.classwise import class_sums
 from fairat_lightning.data import DataModule
 from fairat_lightning.dro import hedge
@@ -33,10 +34,8 @@ class CFOL(Method):
 
     def __init__(self, *args: Any, eta: float, gamma: float, sampling: str = "class", **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if not isinstance(eta, int | float) or not 0 <= eta < float("inf"):
-            raise ValueError(f"method.eta={eta} must be a number, 0 or more")
-        if not isinstance(gamma, int | float) or not 0 < gamma <= 1:
-            raise ValueError(f"method.gamma={gamma} must lie in (0, 1]")
+        within("method.eta", eta, "[0, inf)")
+        within("method.gamma", gamma, "(0, 1]")
         if sampling not in ("class", "uniform"):
             raise ValueError(f"method.sampling={sampling} is unknown: choose class or uniform")
         self.eta, self.gamma, self.sampling = eta, gamma, sampling

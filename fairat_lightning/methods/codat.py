@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fairat_lightning.checks import within
 from fairat_lightning.classwise import class_sums
 from fairat_lightning.dro import chi2_worst_weights
 from fairat_lightning.methods.base import Method
@@ -23,8 +24,7 @@ class CODAT(Method):
 
     def __init__(self, *args: Any, rho: float, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if isinstance(rho, bool) or not isinstance(rho, int | float) or not 0 <= rho < float("inf"):
-            raise ValueError(f"method.rho={rho} must be a number, 0 or more")
+        within("method.rho", rho, "[0, inf)")
         self.rho = float(rho)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

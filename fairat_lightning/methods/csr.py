@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fairat_lightning.checks import within
 from fairat_lightning.methods.base import Method
 from fairat_lightning.objectives import logits_of
 
@@ -41,10 +42,8 @@ class CSR(Method):
 
     def __init__(self, *args: Any, share: float, gamma: float, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise ValueError(f"method.share={share} must lie in [0, 1]")
-        if not isinstance(gamma, int | float) or not 0 <= gamma < 1:
-            raise ValueError(f"method.gamma={gamma} must lie in [0, 1)")
+        within("method.share", share, "[0, 1]")
+        within("method.gamma", gamma, "[0, 1)")
         self.share, self.gamma = share, gamma
         self.register_buffer("pair_weight", torch.ones(self.num_classes, self.num_classes))
 

@@ -4,8 +4,8 @@ After the warm-up, with W fixed, a hard class is both weighted more and attacked
 
     eps_i = W[y_i] eps,  step_i = W[y_i] step,      mean_i [ W[y_i] supervised_i + beta * consistency_i ].
 
-Deviations: none for TRADES. For the cross-entropy objective the released code projects once more onto the plain eps-ball within
-each step, which cancels the margins; here they act.
+Deviations: those of `transfer.py`; for the cross-entropy objective the released code projects once more onto the plain eps-ball
+within each step, which cancels the margins; here they act.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ class DAFA(Method):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, _ = self.unpack(batch)
         when = self.current_epoch, self.epochs
-        weight = self.transfer.class_weight[y] if self.transfer.acts(*when) else None
+        weight = self.transfer.weight(y, *when)
         x_adv = self.craft(x, y, scale=weight)
         self.ascend(x, x_adv, y)
         terms = self.score(x, x_adv, y)

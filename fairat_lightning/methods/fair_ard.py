@@ -18,10 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fairat_lightning.checks import within
 from fairat_lightning.classwise import ClassMeans, keep
 from fairat_lightning.dro import hedge
 from fairat_lightning.methods.base import Method
 from fairat_lightning.objectives import kl, logits_of
+
+
+class Outside(list[nn.Module]):
+    """Modules that are no part of the one that holds them: not in its checkpoints, nor in its copies."""
+
+    def __deepcopy__(self, memo: Any) -> "Outside":
+        return self
 
 
 class FairARD(Method):
@@ -40,17 +48,15 @@ class FairARD(Method):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
-            raise ValueError(f"method.temperature={temperature} must be a number above 0")
-        if not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
-            raise ValueError(f"method.alpha={alpha} must lie in [0, 1]")
-        if not isinstance(power, int | float) or not 0 <= power < float("inf"):
-            raise ValueError(f"method.power={power} must be a number, 0 or more")
-        pair = weight_range if isinstance(weight_range, list | tuple) else ()
-        if len(pair) != 2 or not all(isinstance(v, int | float) for v in pair) or not 0 <= pair[0] <= 1 <= pair[1]:
-            raise ValueError(f"method.weight_range={weight_range} must be two numbers, 0 <= least <= 1 <= most")
+        within("method.temperature", temperature, "(0, inf)")
+        within("method.alpha", alpha, "[0, 1]")
+        within("method.power", power, "[0, inf)")
+        if not isinstance(weight_range, list | tuple) or len(weight_range) != 2:
+            raise ValueError(f"method.weight_range={weight_range} must be two numbers")
+        within("method.weight_range", weight_range[0], "[0, 1]")
+        within("method.weight_range", weight_range[1], "[1, inf)")
         self.temperature, self.alpha, self.power, self.weight_range = temperature, alpha, power, weight_range
-        self._teacher = [teacher.eval().requires_grad_(False)]  # in a list: it is no part of this module, nor of its checkpoints
+        self._teacher = Outside([teacher.eval().requires_grad_(False)])
         self.iterates = ClassMeans(self.num_classes)
         self.register_buffer("class_iterates", torch.full((self.num_classes,), torch.nan))
 

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairat_lightning.classwise import calibrated, global_sum, keep
+from fairat_lightning.checks import within
+from fairat_lightning.classwise import ClassMeans, calibrated, keep
 from fairat_lightning.methods.base import Method
 from fairat_lightning.objectives import logits_of
 
@@ -28,19 +29,17 @@ class FairTAT(Method):
 
     class_robust: Tensor
     false_share: Tensor
-    false_count: Tensor
 
     def __init__(self, *args: Any, sharpness: float, lambda1: float, scale: str | None, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        for name, value in (("sharpness", sharpness), ("lambda1", lambda1)):
-            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                raise ValueError(f"method.{name}={value} must be a number, 0 or more")
+        within("method.sharpness", sharpness, "[0, inf)")
+        within("method.lambda1", lambda1, "[0, inf)")
         if scale not in ("robust", "cfp", None):
             raise ValueError(f"method.scale={scale} is unknown: choose robust, cfp or null")
         self.sharpness, self.lambda1, self.scale = sharpness, lambda1, scale
         self.register_buffer("class_robust", torch.full((self.num_classes,), torch.nan))
         self.register_buffer("false_share", torch.full((self.num_classes,), torch.nan))
-        self.register_buffer("false_count", torch.zeros(self.num_classes), persistent=False)
+        self.errors = ClassMeans(1, self.num_classes)  # of every example: 1 for the class that it is wrongly taken for
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, _ = self.unpack(batch)
@@ -49,7 +48,7 @@ class FairTAT(Method):
         self.ascend(x, x_adv, y)
         terms = self.score(x, x_adv, y)
         predicted = terms.logits.argmax(1)
-        self.false_count.index_add_(0, predicted, (predicted != y).to(self.false_count))
+        self.errors.update(F.one_hot(predicted, self.num_classes) * (predicted != y)[:, None], torch.zeros_like(y))
         return self.reduce(self.objective.total(terms))
 
     def targets(self, y: Tensor) -> Tensor:
@@ -63,10 +62,10 @@ class FairTAT(Method):
 
     def on_train_epoch_end(self) -> None:
         self.class_robust.copy_(keep(self.train_robust.compute(), self.class_robust))
-        counts = global_sum(self.false_count)
+        wrong = self.errors.compute()[0]
         # Without a single error the last epoch's shares stand.
-        self.false_share.copy_(keep(counts / counts.sum(), self.false_share))
-        self.false_count.zero_()
+        self.false_share.copy_(keep(wrong / wrong.sum(), self.false_share))
+        self.errors.reset()
         super().on_train_epoch_end()
         self.log_classes("train/class_eps", self.class_scale())
 

@@ -14,13 +14,15 @@ averaging=none and head=none switch one off each; with all but one off this is t
 our choice.
 
 Cost of a step against PGD-AT's 10 + 1 forward and backward passes: AWP one more; an epoch, besides: one forward over the
-training set (hard examples) and one PGD-10 over the validation split (FAWA). The rest is arithmetic on (C,) and (B,C).
+training set (hard examples) and one PGD-10 over the validation split (FAWA); once, such a PGD-10 for each strength of the head.
+The rest is arithmetic on (C,) and (B,C).
 """
 
 from typing import Any
 
 from torch import Tensor
 
+from fairat_lightning.checks import within
 from fairat_lightning.hard import HardExamples
 from fairat_lightning.methods.base import Method
 from fairat_lightning.transfer import Transfer
@@ -43,6 +45,7 @@ class FLOOR(Method):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        within("method.hard_fraction", hard_fraction, "[0, 1]")
         hard = HardExamples(num_samples, augmentation=augmentation, hard_fraction=hard_fraction)
         self.hard = hard if hard_fraction else None
         self.transfer = Transfer(self.num_classes, strength=strength, warmup=warmup)
@@ -61,7 +64,7 @@ class FLOOR(Method):
         when = self.current_epoch, self.epochs
         if self.hard is not None:
             x = self.hard(x, index)
-        weight = self.transfer.class_weight[y] if self.transfer.acts(*when) else None
+        weight = self.transfer.weight(y, *when)
         x_adv = self.craft(x, y, scale=weight)
         self.ascend(x, x_adv, y)
         terms = self.score(x, x_adv, y)

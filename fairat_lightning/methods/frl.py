@@ -12,7 +12,7 @@ does both. It fine-tunes a robust model, with TRADES (beta 1.5 in the authors' c
 
 Deviations: robust means PGD-10; the code divides each term by the batch's sum of weights, so that a batch of easy classes
 counts as much as one of hard ones: `batch_normalized=True`. The code's attack steps a quarter of the LARGEST eps for every
-class, ours a quarter of each class's own. With an objective without consistency term only w_nat and the margins act.
+class, ours the attack's step times the class's factor. With an objective without consistency term only w_nat and the margins act.
 """
 
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairat_lightning.checks import within
 from fairat_lightning.classwise import global_sum
 from fairat_lightning.dro import capped
 from fairat_lightning.evaluation import predict
@@ -51,19 +52,15 @@ class FRL(Method):
         if mode not in MODES:
             raise ValueError(f"method.mode={mode} is unknown: choose one of {', '.join(MODES)}")
         for name, pair in (("tau", tau), ("eps_range", eps_range)):
-            if (
-                not isinstance(pair, list | tuple)
-                or len(pair) != 2
-                or not all(isinstance(v, int | float) and v >= 0 for v in pair)
-            ):
-                raise ValueError(f"method.{name}={pair} must be two numbers, 0 or more")
+            if not isinstance(pair, list | tuple) or len(pair) != 2:
+                raise ValueError(f"method.{name}={pair} must be two numbers")
+            for value in pair:
+                within(f"method.{name}", value, "[0, inf)")
         if eps_range[0] > eps_range[1]:
             raise ValueError(f"method.eps_range={eps_range} must be the least and then the most")
-        for name, value in (("rate", rate), ("margin_rate", margin_rate)):
-            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                raise ValueError(f"method.{name}={value} must be a number, 0 or more")
-        if not isinstance(limit, int | float) or not 0 <= limit < 1:
-            raise ValueError(f"method.limit={limit} must lie in [0, 1): above it a weight could be negative")
+        within("method.rate", rate, "[0, inf)")
+        within("method.margin_rate", margin_rate, "[0, inf)")
+        within("method.limit", limit, "[0, 1)")  # above it a weight could be negative
         self.reweights, self.remargins = mode != "remargin", mode != "reweight"
         self.tau, self.rate, self.margin_rate, self.limit = tau, rate, margin_rate, limit
         self.eps_range, self.batch_normalized = eps_range, batch_normalized

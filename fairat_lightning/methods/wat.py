@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairat_lightning.checks import within
 from fairat_lightning.dro import hedge
 from fairat_lightning.methods.base import Method
 
@@ -28,10 +29,9 @@ class WAT(Method):
 
     def __init__(self, *args: Any, eta: float, average_scale: float | str = 1.0, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if not isinstance(eta, int | float) or not 0 <= eta < float("inf"):
-            raise ValueError(f"method.eta={eta} must be a number, 0 or more")
-        if average_scale != "classes" and not (isinstance(average_scale, int | float) and 0 <= average_scale < float("inf")):
-            raise ValueError(f"method.average_scale={average_scale} must be a number, 0 or more, or classes")
+        within("method.eta", eta, "[0, inf)")
+        if average_scale != "classes":
+            within("method.average_scale", average_scale, "[0, inf)")
         self.eta = eta
         self.average_scale = float(self.num_classes if average_scale == "classes" else average_scale)
         self.register_buffer("cumulative_cost", torch.zeros(self.num_classes + 1))

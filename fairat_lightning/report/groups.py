@@ -105,6 +105,8 @@ def _fingerprint(run: Run) -> Any:
 def configuration(run: Run) -> dict[str, Any]:
     """The run's configuration without what differs between seeds."""
     config = {key: value for key, value in (run.config or {}).items() if key not in NOT_CONFIGURATION}
+    if isinstance(method := config.get("method"), Mapping):
+        config["method"] = {k: v for k, v in method.items() if k != "teacher"}
     data = config.get("data")
     return {**config, "data": {k: v for k, v in data.items() if k != "seed"}} if isinstance(data, Mapping) else config
 

@@ -34,8 +34,7 @@ READING = (
     "<b>Worst class.</b> The accuracy of the weakest class, in each run for itself; over seeds, the mean of these. One row is "
     "called fairer than another if its worst class is better.",
     "<b>Interval.</b> With several seeds, the 95 % Student-t interval of the mean: how the training varies. With one run, "
-    "the 95 % interval over its test images: how far a test set of this size can be trusted. "
-    "Neither knows of the other.",
+    "the 95 % interval over its test images: how far a test set of this size can be trusted. Neither knows of the other.",
     "<b>Bold.</b> Better than every other row, each at p &lt; .05: by Welch’s t-test over the seeds’ values, or for single runs "
     "by a paired bootstrap on the same test images. A row of one run is not tested against one of several.",
     "<b>Attacks.</b> An attack gives an upper bound of robust accuracy: a stronger one may find more. Compare figures of "
@@ -155,10 +154,10 @@ def _about(report: Report) -> str:
 def _table(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
     shown = tables.columns(report)
     heads = [_head("", "text", "Row"), _head("", "number", "Runs")]
-    heads += [_head(escape(report.titles[key]), "number", figure) for key, figure, _ in shown]
-    heads.append(_head("Training", "number", "min"))
-    order = [group.label for group in report.groups]
-    lines = []
+    heads += [_head(escape(report.titles[key]), "number", figure) for key, figure, _ in shown] + [
+        _head("Training", "number", "min")
+    ]
+    lines, order = [], [group.label for group in report.groups]
     for row in rows:
         colour = style.COLOURS[order.index(row["label"]) % len(style.COLOURS)]
         mark = f'<span class="swatch" style="background:{colour}"></span>' if len(rows) <= len(style.COLOURS) else ""
@@ -167,8 +166,7 @@ def _table(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append(
             f'<tr><th scope="row">{mark}{escape(row["label"])}</th><td data-value="{row["runs"]}">{row["runs"]}</td>{cells}</tr>'
         )
-    text = escape(tables.caption(report))
-    return _scrolling("rows", heads, lines) + f'<p class="caption">{text}</p>'
+    return _scrolling("rows", heads, lines) + f'<p class="caption">{escape(tables.caption(report))}</p>'
 
 
 def _class_table(report: Report) -> str:
