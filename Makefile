@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m fairat_lightning
-.PHONY: run test test-slow check format wheel results-digits results-autoattack results-cifar10 results-leaderboard bench clean
+.PHONY: run test test-slow check format wheel results-digits results-autoattack results-cifar10 results-leaderboard results-floor bench clean
 
 run: export OMP_NUM_THREADS = 1   # a second thread does not help so small a network
 run: .venv/.run         ## train a PGD-AT base on scanned digits, make it fairer with FAAL, show both class by class
@@ -41,6 +41,9 @@ results-cifar10: .venv/.run   ## CIFAR-10 at a CPU's size; ROOT=FOLDER holds cif
 results-leaderboard: .venv/.run   ## every method on digits and on a CIFAR-10 subset, hours; ROOT=FOLDER holds cifar-10-batches-py
 	PYTHON=$(BIN)/python bash results/leaderboard.sh digits
 	PYTHON=$(BIN)/python ROOT=$(ROOT) bash results/leaderboard.sh cifar10
+
+results-floor: .venv/.run     ## FLOOR on digits without one of its parts each; after results-leaderboard
+	PYTHON=$(BIN)/python bash results/floor.sh
 
 bench: .venv/.run             ## what each method costs beside plain adversarial training, minutes
 	OMP_NUM_THREADS=1 $(BIN)/python results/cost.py --to results/cost.json
