@@ -5,7 +5,7 @@
 
 A run's balanced weights go to RUN/checkpoints/balanced.ckpt; any other classifier needs model=, data= and to=FILE, a state
 dict. Judge the result with fairat_lightning.evaluate checkpoint=FILE. "Validation" is our split of the training set: another's
-network has perhaps been trained on it. Values: select=sum|worst|average, head.strengths=[0.5,1.0], to=FILE.
+network has perhaps been trained on it. Values: select=sum|worst|average, head.strengths=[0.5,1.0], to=FILE, overwrite=true.
 """
 
 from pathlib import Path
