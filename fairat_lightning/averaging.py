@@ -53,6 +53,10 @@ class Averaging(WeightAveraging):
         current = checkpoint.get("current_model_state", {})
         checkpoint["state_dict"] |= {name: value for name, value in current.items() if not name.startswith("net.")}
 
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn == "fit":  # in a test Lightning's would put the current weights in the place of the average
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
     def _swap_models(self, pl_module: L.LightningModule) -> None:
         for average, current in self._pairs(pl_module):
             held = average.data.clone()

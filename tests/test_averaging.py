@@ -3,10 +3,14 @@ import copy
 import lightning as L
 import pytest
 import torch
+from conftest import SMALL
 from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from fairat_lightning import run as runs
+from fairat_lightning.__main__ import resolved
 from fairat_lightning.averaging import EMA, FAWA, SWA
 
 
@@ -149,3 +153,17 @@ def test_the_methods_own_state_is_never_averaged_nor_swapped(launch):
 def test_wrong_shares_are_named(call, name, value):
     with pytest.raises(ValueError, match=f"averaging.{name}"):
         call(value)
+
+
+@pytest.mark.parametrize(
+    "average", ["ema averaging.decay=0.9", "swa averaging.start=0.0", "fawa averaging.start=0.0 averaging.threshold=0.0"]
+)
+def test_a_run_tests_the_average_and_not_the_current_weights(compose, tmp_path, average):
+    words = (*SMALL, "method=pgd_at", *f"averaging={average}".split(), "trainer.max_epochs=3", "select=average")
+    job = runs.prepare(OmegaConf.create(resolved(compose(*words))), tmp_path / "run")
+    runs.execute(job)
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    tested = {f"net.{name}": value for name, value in job.method.net.state_dict().items()}
+    assert all(torch.equal(value, best["state_dict"][name]) for name, value in tested.items())
+    if best["epoch"]:
+        assert any(not torch.equal(value, best["current_model_state"][name]) for name, value in tested.items())
