@@ -23,6 +23,7 @@ def _seed() -> None:
 def teacher(tmp_path_factory) -> Path:
     """The weights of an untrained network of SMALL's shape, for what distils."""
     path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
+    torch.manual_seed(0)
     torch.save(preactresnet_tiny(num_classes=4, in_channels=1, width=4, mean=[0.5], std=[0.25]).state_dict(), path)
     return path
 
