@@ -64,6 +64,7 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False) -> None:
     """One run of the composed configuration in `folder`, which need not exist yet."""
     from fairat_lightning import run as runs  # torch and Lightning take seconds to import: not for --help
     from fairat_lightning.build import WRONG_INPUT
+    from fairat_lightning.guards import Diverged
 
     try:
         if not isinstance(cfg.overwrite, bool):
@@ -76,8 +77,12 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False) -> None:
     if job is None:
         print("This run is finished: overwrite=true runs it anew.\n")
         runs.show(folder)
-    else:
+        return
+    try:
         runs.execute(job)
+    except Diverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:

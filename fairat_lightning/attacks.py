@@ -7,19 +7,26 @@ ICLR 2018, arXiv 1706.06083. With g the gradient of the function at x', one step
     l2:    x' <- clip[0,1]( x + P_eps( x' - x + step * g / |g| ) ),   P_eps: projection onto the ball of radius eps
 
 The attack knows no labels, no loss and no method. All lengths are in pixel units where the full range is 1.
+
+One step from a random start is the cheap training attack of Wong, Rice and Kolter, "Fast is better than free", ICLR 2020,
+arXiv 2001.03994 (FGSM-RS: uniform in the ball, a step of 1.25 eps, projected). N-FGSM, de Jorge et al., NeurIPS 2022,
+arXiv 2202.01181, starts k times as far away and never projects onto the ball:
+
+    x' = clip[0,1]( x0 + eps sign g(x0) ),   x0 = clip[0,1]( x + U(-k eps, k eps) ),   k = 2
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import isfinite
+from math import inf, isfinite
 
 import torch
 from torch import Tensor, nn
 
 NORMS = ("linf", "l2")
 STARTS = ("uniform", "gaussian", "zero")
+PRECISIONS = ("float32", "bfloat16")
 GAUSSIAN_START = 0.001  # TRADES's standard deviation (Zhang et al. 2019, authors' code)
 
 
@@ -32,12 +39,13 @@ def pgd(
     steps: int,
     start: str | Tensor = "uniform",
     norm: str = "linf",
+    noise: float | None = None,
 ) -> Tensor:
     """Maximise `loss` inside the eps-ball around `x` and inside [0, 1].
 
     `loss` maps images (B,C,H,W) to values (B,); `eps` and `step` are floats or (B,) tensors. `start` is "uniform" in the
     linf ball (in l2: in direction and in radius), "gaussian" (standard deviation 0.001), "zero", or an offset (B,C,H,W) that
-    is added to `x` and projected.
+    is added to `x` and projected. With `noise` a uniform start is that many times eps away, and nothing is projected onto the ball.
     Returns images (B,C,H,W) without a graph. Raises ValueError for an unknown norm or start and for negative numbers.
     """
     if norm not in NORMS:
@@ -46,8 +54,9 @@ def pgd(
         raise ValueError(f"eps={eps}, step={step}, steps={steps}: none of them may be negative")
     eps, step = _per_sample(eps, x), _per_sample(step, x)
     x = x.detach()
-    offset = start if isinstance(start, Tensor) else _random_offset(start, x, eps, norm)
-    adv = _project(x, offset, eps, norm)
+    offset = start if isinstance(start, Tensor) else _random_offset(start, x, eps if noise is None else noise * eps, norm)
+    radius = eps if noise is None else inf
+    adv = _project(x, offset, radius, norm)
     for _ in range(steps):
         adv.requires_grad_(True)
         with torch.enable_grad():
@@ -55,7 +64,7 @@ def pgd(
             (gradient,) = torch.autograd.grad(loss(adv).sum(), adv)
         adv = adv.detach()
         direction = gradient.sign() if norm == "linf" else _unit(gradient)
-        adv = _project(x, adv - x + step * direction, eps, norm)
+        adv = _project(x, adv - x + step * direction, radius, norm)
     return adv.detach()
 
 
@@ -63,9 +72,10 @@ def pgd(
 class PGD:
     """A threat model (`norm`, `eps`) with the strength of the attack inside it.
 
-    `eps` and `step` are numbers or fractions such as "8/255"; `step` defaults to eps / 4. `start=None` leaves the start
-    to the objective. `batch_norm` is the mode of the network's batch norms (and dropout) while crafting, "eval" or
-    "train". Raises ValueError for values out of range.
+    `eps` and `step` are numbers or fractions such as "8/255"; `step` may also be a multiple, "1.25 eps", and defaults to eps / 4.
+    `start=None` leaves the start to the objective. `batch_norm` is the mode of the network's batch norms (and dropout) while
+    crafting, "eval" or "train"; `precision` the one it crafts in, "float32" or "bfloat16" autocast, None that of the training.
+    `noise`: see `pgd`. Raises ValueError for values out of range.
     """
 
     eps: float | str
@@ -74,11 +84,13 @@ class PGD:
     start: str | None = None
     norm: str = "linf"
     batch_norm: str = "eval"
+    noise: float | None = None
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         eps = number("attack.eps", self.eps)
         object.__setattr__(self, "eps", eps)
-        step = eps / 4 if self.step is None else number("attack.step", self.step)
+        step = self._step(eps)
         object.__setattr__(self, "step", step)
         if self.norm not in NORMS:
             raise ValueError(f"attack.norm={self.norm} is unknown: choose one of {', '.join(NORMS)}")
@@ -92,6 +104,20 @@ class PGD:
             raise ValueError(f"attack.start={self.start} is unknown: choose one of {', '.join(STARTS)}, or null")
         if self.batch_norm not in ("eval", "train"):
             raise ValueError(f"attack.batch_norm={self.batch_norm} is unknown: choose eval or train")
+        if self.precision not in (None, *PRECISIONS):
+            raise ValueError(f"attack.precision={self.precision} is unknown: choose one of {', '.join(PRECISIONS)}, or null")
+        if self.noise is not None:
+            object.__setattr__(self, "noise", number("attack.noise", self.noise))
+            if self.noise < 0 or self.start != "uniform":
+                raise ValueError(f"attack.noise={self.noise} is the reach of attack.start=uniform in eps: 0 or more, or null")
+
+    def _step(self, eps: float) -> float:
+        if self.step is None:
+            return eps / 4
+        text = str(self.step).strip()
+        if text.endswith("eps"):
+            return eps * number("attack.step", text.removesuffix("eps").strip() or 1)
+        return number("attack.step", self.step)
 
     def __call__(
         self,
@@ -111,11 +137,11 @@ class PGD:
         if self.start is not None and not isinstance(start, Tensor):
             start = self.start
         start = "uniform" if start is None else start
-        return pgd(loss, x, eps=eps, step=step, steps=self.steps, start=start, norm=self.norm)
+        return pgd(loss, x, eps=eps, step=step, steps=self.steps, start=start, norm=self.norm, noise=self.noise)
 
     def with_steps(self, steps: int) -> "PGD":
-        """The attack that evaluates under this threat model: `steps` steps of eps/4 from a uniform start."""
-        return replace(self, steps=steps, step=None, start="uniform", batch_norm="eval")
+        """The attack of this threat model with `steps` steps of eps/4 from a uniform start: what evaluates."""
+        return replace(self, steps=steps, step=None, start="uniform", batch_norm="eval", noise=None, precision=None)
 
 
 @contextmanager
@@ -128,6 +154,23 @@ def mode(net: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for module, was in before:
             module.training = was
+
+
+@contextmanager
+def crafting(net: nn.Module, attack: PGD, *, training: bool) -> Iterator[None]:
+    """Hold `net` in a mode and in the attack's precision, with no gradient for its weights, nor memory for one."""
+    weights = [p for p in net.parameters() if p.requires_grad]
+    device = weights[0].device.type if weights else "cpu"
+    low = attack.precision == "bfloat16"
+    precision = torch.autocast(device, torch.bfloat16, enabled=low) if attack.precision else nullcontext()
+    with mode(net, training), precision:
+        for p in weights:
+            p.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for p in weights:
+                p.requires_grad_(True)
 
 
 def number(name: str, value: float | str) -> float:

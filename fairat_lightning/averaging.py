@@ -24,19 +24,34 @@ from torch import Tensor, nn
 from fairat_lightning.checks import within
 from fairat_lightning.metrics import worst
 
-Average = Callable[[Tensor, Tensor, Tensor], Tensor]  # (average, current, updates so far) -> average
+Share = Callable[[int], float]  # updates so far, 1 or more -> the share that the current weights get
 
 
 class Averaging(WeightAveraging):
     """What the three share: only the module's `net` is averaged and swapped; a checkpoint holds everything else as it is."""
 
-    def __init__(self, average: Average):
-        def step(mean: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-            if not mean.is_floating_point():
-                return current
-            return average(mean, current, torch.as_tensor(updates, dtype=mean.dtype, device=mean.device))
+    def __init__(self, share: Share):
+        super().__init__(use_buffers=True)
+        self.share, self.updates = share, 0
 
-        super().__init__(use_buffers=True, avg_fn=step)
+    @torch.no_grad()
+    def update(self, pl_module: L.LightningModule) -> None:
+        """Take the current weights in, the first by a copy. Torch's own update waits for the device to count."""
+        share = self.share(self.updates) if self.updates else 1.0
+        pairs = list(self._pairs(pl_module))
+        floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_([mean for mean, _ in floating], [current for _, current in floating], share)
+        for mean, current in pairs:
+            if not mean.is_floating_point():
+                mean.copy_(current)
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.updates = state_dict["updates"]
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -79,15 +94,22 @@ class EMA(Averaging):
 
     def __init__(self, decay: float):
         within("averaging.decay", decay, "[0, 1)")
-        super().__init__(lambda mean, current, t: torch.lerp(mean, current, 1 - ((1 + t) / (10 + t)).clamp(max=decay)))
+        super().__init__(lambda t: 1 - min(decay, (1 + t) / (10 + t)))
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step > self._latest_update_step:
+            self.update(pl_module)
+            self._latest_update_step = trainer.global_step
 
 
 class EpochAveraging(Averaging):
     """An average over the epochs that `admits` lets in, from the share `start` of the training on or at least of the last one."""
 
-    def __init__(self, average: Average, start: float):
+    def __init__(self, share: Share, start: float):
         within("averaging.start", start, "[0, 1)")
-        super().__init__(average)
+        super().__init__(share)
         self.start = start
         self.admitted = 0
 
@@ -100,21 +122,20 @@ class EpochAveraging(Averaging):
     ) -> None:
         if batch_idx + 1 < trainer.num_training_batches:
             return
-        assert self._average_model is not None and trainer.max_epochs is not None
+        assert trainer.max_epochs is not None
         first = min(round(self.start * trainer.max_epochs), trainer.max_epochs - 1)
         if trainer.current_epoch >= first and self.admits(pl_module):
             self.admitted += 1
         elif self.admitted:
             return
         if self.admitted <= 1:  # up to the first that counts, a copy
-            self._average_model.n_averaged.zero_()
-        self._average_model.update_parameters(pl_module)
+            self.updates = 0
+        self.update(pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self.admitted:  # also where the training was cut short within an epoch
-            assert self._average_model is not None
-            self._average_model.n_averaged.zero_()
-            self._average_model.update_parameters(pl_module)
+            self.updates = 0
+            self.update(pl_module)
         super().on_train_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
@@ -129,7 +150,7 @@ class SWA(EpochAveraging):
     """The mean of the weights at the ends of the epochs; `start` in [0, 1)."""
 
     def __init__(self, start: float):
-        super().__init__(lambda mean, current, t: torch.lerp(mean, current, 1 / (t + 1)), start)
+        super().__init__(lambda t: 1 / (t + 1), start)
 
 
 class FAWA(EpochAveraging):
@@ -138,7 +159,7 @@ class FAWA(EpochAveraging):
     def __init__(self, decay: float, threshold: float, start: float):
         within("averaging.decay", decay, "[0, 1)")
         within("averaging.threshold", threshold, "[0, 1)")
-        super().__init__(lambda mean, current, t: torch.lerp(mean, current, 1 - decay), start)
+        super().__init__(lambda t: 1 - decay, start)
         self.threshold = threshold
 
     def admits(self, pl_module: L.LightningModule) -> bool:

@@ -127,6 +127,17 @@ def trained_seconds(folder: Path) -> dict[str, float]:
     return {name: round(sum(float(row[key]) for row in rows), 1) for name, key in names.items()}
 
 
+def peak_memory() -> dict[str, float]:
+    """The most that this process has held, in GB: of main memory, and of the GPU's by torch."""
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"process_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
+    if torch.cuda.is_available():
+        peak["gpu_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    return {name: round(value, 3) for name, value in peak.items()}
+
+
 def read_facts(folder: Path) -> dict[str, Any]:
     """run.json; ValueError if it cannot be read."""
     try:

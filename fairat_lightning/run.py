@@ -23,6 +23,7 @@ from fairat_lightning.audit import fingerprint
 from fairat_lightning.build import check_targets, naming, network, part, plain, quieten, refuse_seed, short, trained
 from fairat_lightning.data import DataModule
 from fairat_lightning.evaluation import class_robust
+from fairat_lightning.guards import Collapse, Finite
 from fairat_lightning.head import BalancedHead, last_layer
 from fairat_lightning.methods.base import Method
 from fairat_lightning.metrics import selection_score
@@ -99,6 +100,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
         record.Keep(filename="best", monitor="val/select", mode="max", save_on_train_epoch_end=True, **place),
         # Its own callback: `save_last=True` saves only in epochs that are also the best.
         record.Keep(filename="last", save_on_train_epoch_end=True, **place),
+        Finite(),
+        Collapse(cfg.on_collapse),
     ]
     if cfg.get("averaging"):
         callbacks.append(part(cfg, "averaging"))
@@ -147,7 +150,9 @@ def _execute(job: Run) -> None:
     job.trainer.fit(job.method, job.datamodule, ckpt_path=job.resume, weights_only=True)
     kept = job.method.keepsakes(job.datamodule.train.pixels)  # before the best epoch's state takes the last one's place
     best = job.folder / "checkpoints" / "best.ckpt"
-    facts = {} if job.head is None else {"head": _balance(job, job.head, best)}
+    facts: dict[str, Any] = {} if job.head is None else {"head": _balance(job, job.head, best)}
+    if (collapse := next(c for c in job.trainer.checkpoint_callbacks if isinstance(c, Collapse))).epoch is not None:
+        facts["collapsed_epoch"] = collapse.epoch
     fitted = time.perf_counter()
     selected = torch.load(best, map_location="cpu", weights_only=True)["epoch"]
     job.trainer.test(job.method, job.datamodule, ckpt_path=best, weights_only=True, verbose=False)
@@ -160,7 +165,7 @@ def _execute(job: Run) -> None:
         if kept:
             arrays: dict[str, Any] = {key: value.numpy() for key, value in kept.items()}
             np.savez(job.folder / "hardest.npz", **arrays)
-        record.close_folder(job.folder, job.method.results, seconds=seconds, selected_epoch=selected, **facts)
+        record.close_folder(job.folder, job.method.results, seconds=seconds, selected_epoch=selected, memory=record.peak_memory(), **facts)
         if any(isinstance(logger, WandbLogger) for logger in job.trainer.loggers):
             from fairat_lightning.dashboards import log_report
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fairat_lightning.attacks import PGD, mode, pgd
+from fairat_lightning.attacks import PGD, crafting, mode, pgd
 
 
 @pytest.fixture
@@ -80,6 +80,47 @@ def test_numbers_may_be_fractions_and_step_defaults_to_a_quarter():
     assert PGD(eps="8/255", steps=10, step="1/255").with_steps(20) == PGD(eps=8 / 255, steps=20, start="uniform")
 
 
+def test_a_step_may_be_a_multiple_of_eps():
+    assert PGD(eps="8/255", steps=1, step="1.25 eps").step == pytest.approx(10 / 255)
+    assert PGD(eps=0.2, steps=1, step="1/2 eps").step == 0.1 and PGD(eps=0.2, steps=1, step="eps").step == 0.2
+
+
+def test_fgsm_rs_is_one_projected_step_from_a_uniform_start(net):
+    x, y = torch.rand(4, 3, 8, 8).double(), torch.randint(5, (4,))
+    loss, eps = loss_of(net, y), 0.1
+    torch.manual_seed(1)
+    start = (x + eps * (torch.rand_like(x) * 2 - 1)).clamp(0, 1).requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(start).sum(), start)
+    wanted = torch.minimum(torch.maximum(start + 1.25 * eps * gradient.sign(), x - eps), x + eps).clamp(0, 1)
+    torch.manual_seed(1)
+    found = PGD(eps=eps, steps=1, step="1.25 eps", start="uniform")(loss, x)
+    torch.testing.assert_close(found, wanted.detach(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [None, torch.tensor([1.0, 0.5, 2.0, 0.0]).double()])
+def test_n_fgsm_is_one_step_from_a_wide_start_without_projection(net, scale):
+    x, y = torch.rand(4, 3, 8, 8).double(), torch.randint(5, (4,))
+    loss, eps = loss_of(net, y), 0.1 if scale is None else 0.1 * scale.view(-1, 1, 1, 1)
+    torch.manual_seed(1)
+    start = (x + 2 * eps * (torch.rand_like(x) * 2 - 1)).clamp(0, 1).requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(start).sum(), start)
+    wanted = (start + eps * gradient.sign()).clamp(0, 1).detach()
+    torch.manual_seed(1)
+    found = PGD(eps=0.1, steps=1, step="1 eps", start="uniform", noise=2)(loss, x, scale=scale)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+    if scale is None:
+        assert (found - x).abs().amax() > 1.5 * eps  # the ball does not bind
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_evaluation_of_an_attack_with_noise_stays_in_the_ball(net, norm):
+    x, y = torch.rand(8, 3, 8, 8).double(), torch.randint(5, (8,))
+    attack = PGD(eps=0.1, steps=1, start="uniform", noise=2, precision="bfloat16", norm=norm).with_steps(3)
+    offset = (attack(loss_of(net, y), x) - x).flatten(1)
+    assert (offset.abs().amax(1) if norm == "linf" else offset.norm(dim=1)).amax() <= 0.1 + 1e-12
+    assert attack.precision is None
+
+
 def test_class_budgets_scale_the_step(net):
     x, y = torch.rand(4, 3, 8, 8).double(), torch.randint(5, (4,))
     attack = PGD(eps=0.1, step=0.02, steps=3, start="zero")
@@ -103,6 +144,18 @@ def test_mode_gives_every_module_its_own_mode_back(net):
     assert [m.training for m in net] == [True, False, True, True, True]
 
 
+@pytest.mark.parametrize("precision,kind", [(None, torch.bfloat16), ("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_crafting_has_its_own_precision_and_asks_for_no_weight_gradient(net, precision, kind):
+    net.float().train()
+    net[4].bias.requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16):
+        with crafting(net, PGD(eps=0.1, steps=1, precision=precision), training=False):
+            assert net(torch.rand(2, 3, 8, 8)).dtype == kind
+            assert not any(p.requires_grad for p in net.parameters()) and not net.training
+        assert net(torch.rand(2, 3, 8, 8)).dtype == torch.bfloat16
+    assert [name for name, p in net.named_parameters() if not p.requires_grad] == ["4.bias"] and net.training
+
+
 @pytest.mark.parametrize(
     "wrong,word",
     [
@@ -117,6 +170,11 @@ def test_mode_gives_every_module_its_own_mode_back(net):
         ({"norm": "l3"}, "attack.norm=l3"),
         ({"start": "here"}, "attack.start=here"),
         ({"batch_norm": "off"}, "attack.batch_norm=off"),
+        ({"step": "a eps"}, "attack.step=a is"),
+        ({"step": "-1 eps"}, "attack.step=-0.1 is negative"),
+        ({"precision": "half"}, "attack.precision=half"),
+        ({"noise": 2}, "attack.noise=2"),
+        ({"noise": -1, "start": "uniform"}, "attack.noise=-1"),
     ],
 )
 def test_wrong_values_are_named(wrong, word):

@@ -11,7 +11,7 @@ import lightning as L
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from fairat_lightning.attacks import PGD, mode
+from fairat_lightning.attacks import PGD, crafting
 from fairat_lightning.awp import AWP
 from fairat_lightning.classwise import ClassMeans, global_mean
 from fairat_lightning.evaluation import class_means, class_robust, predict, seeded_start
@@ -105,7 +105,7 @@ class Method(L.LightningModule):
 
         `scale` (B,) multiplies each sample's eps and step; `start` is an offset (B,C,H,W) in place of a random one.
         """
-        with mode(self.net, self.attack.batch_norm == "train"):
+        with crafting(self.net, self.attack, training=self.attack.batch_norm == "train"):
             loss = (inner or self.objective.inner)(self.net, x, y)
             return self.attack(loss, x, scale=scale, start=self.objective.start if start is None else start)
 
@@ -154,7 +154,7 @@ class Method(L.LightningModule):
 
     def craft_fixed(self, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
         """`craft` in eval mode with a random start that is a function of each image's index."""
-        with mode(self.net, training=False):
+        with crafting(self.net, self.attack, training=False):
             return self.attack(self.objective.inner(self.net, x, y), x, start=seeded_start(x, index, self.attack))
 
     def validation_robust(self) -> Tensor:

@@ -59,7 +59,7 @@ class BAT(Method):
 
 def wrong_class_imbalance(logits: Tensor, y: Tensor) -> Tensor:
     """KL(uniform || p) over the K - 1 wrong classes, p renormalised: logits (B,K), labels (B,) -> (B,), in nats."""
-    own = F.one_hot(y, logits.shape[1]).bool()
+    own = torch.arange(logits.shape[1], device=y.device) == y[:, None]
     among = logits.masked_fill(own, -torch.inf).log_softmax(1).masked_fill(own, 0.0)
     others = logits.shape[1] - 1
     return -among.sum(1) / others - log(others)

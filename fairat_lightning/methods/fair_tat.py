@@ -48,7 +48,8 @@ class FairTAT(Method):
         self.ascend(x, x_adv, y)
         terms = self.score(x, x_adv, y)
         predicted = terms.logits.argmax(1)
-        self.errors.update(F.one_hot(predicted, self.num_classes) * (predicted != y)[:, None], torch.zeros_like(y))
+        wrong = torch.arange(self.num_classes, device=y.device) == predicted.where(predicted != y, -1)[:, None]
+        self.errors.update(wrong, torch.zeros_like(y))
         return self.reduce(self.objective.total(terms))
 
     def targets(self, y: Tensor) -> Tensor:

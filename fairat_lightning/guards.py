@@ -1,0 +1,102 @@
+"""Guards over a training: one for numbers that are no longer finite, one for single-step training that collapses.
+
+Catastrophic overfitting (Wong, Rice and Kolter, "Fast is better than free", ICLR 2020, arXiv 2001.03994): within an epoch or two,
+training against one large step can lose all robustness to several small ones, while its accuracy under its own attack rises.
+We call it so when the accuracy under PGD-10, on validation after each epoch, is below half of its best, and that under the
+training attack above that best: our choice, for which no image is attacked that was not attacked anyway.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from torch import Tensor
+
+from fairat_lightning.classwise import global_sum
+from fairat_lightning.methods.base import Method
+
+ACTIONS = ("warn", "stop", "strengthen")
+EVERY = 50  # steps between two looks at what the device knows
+
+
+class Diverged(RuntimeError):
+    """The loss is not finite."""
+
+
+class Finite(Callback):
+    """Raise Diverged for a loss that is nan or infinite, on any process, before a checkpoint is written.
+
+    Each loss is looked at on the device, which is asked every EVERY steps and at the end of an epoch.
+    """
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.good = torch.zeros((), dtype=torch.long, device=pl_module.device)  # steps of this epoch before the first bad one
+        self.bad = torch.zeros((), dtype=torch.bool, device=pl_module.device)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.bad |= ~outputs["loss"].detach().isfinite()
+        self.good += ~self.bad
+        if batch_idx % EVERY == EVERY - 1:
+            self.read(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.read(trainer)
+
+    def read(self, trainer: L.Trainer) -> None:
+        if not global_sum(self.bad.long()):
+            return
+        where = f"in step {int(self.good) + 1} of epoch {trainer.current_epoch + 1}" if self.bad else "on another process"
+        raise Diverged(f"the loss is nan or infinite {where}: a lower optim.lr may help; the last checkpoint is of the epoch before")
+
+
+class Collapse(Checkpoint):
+    """Watch for catastrophic overfitting each epoch: say so; `action` may also "stop", or "strengthen" the attack to PGD-10.
+
+    Lightning lets only Checkpoint callbacks see what a module logs at its epoch's end.
+    """
+
+    def __init__(self, action: str):
+        if action not in ACTIONS:
+            raise ValueError(f"on_collapse={action} is unknown: choose one of {', '.join(ACTIONS)}")
+        self.action = action
+        self.best = 0.0
+        self.epoch: int | None = None
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.epoch is not None:
+            self.act(trainer, cast(Method, pl_module))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        own, robust = (float(trainer.callback_metrics.get(key, torch.nan)) for key in ("train/robust", "val/robust"))
+        if self.epoch is None and robust < self.best / 2 and own > self.best:
+            self.epoch = trainer.current_epoch
+            self.act(trainer, cast(Method, pl_module))
+            self.say(trainer, own, robust)
+        self.best = max(self.best, robust)
+
+    def act(self, trainer: L.Trainer, method: Method) -> None:
+        if self.action == "stop":
+            trainer.should_stop = True
+        if self.action == "strengthen":
+            method.attack = replace(method.attack, steps=10, step=None, start=None, noise=None)
+
+    def say(self, trainer: L.Trainer, own: float, robust: float) -> None:
+        then = {"warn": "", "stop": "; the training stops", "strengthen": "; it goes on with PGD-10"}[self.action]
+        text = (
+            f"CATASTROPHIC OVERFITTING in epoch {trainer.current_epoch + 1}: {100 * own:.1f}% under the training attack, but"
+            f" {100 * robust:.1f}% under PGD-10, which was {100 * self.best:.1f}% before{then}"
+        )
+        if trainer.is_global_zero:
+            bar = trainer.progress_bar_callback
+            print(text, flush=True) if bar is None else bar.print(text)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "epoch": self.epoch}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.best, self.epoch = state_dict["best"], state_dict["epoch"]

@@ -1,0 +1,88 @@
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import SMALL
+
+from fairat_lightning import guards
+from fairat_lightning.__main__ import run
+from fairat_lightning.attacks import PGD
+from fairat_lightning.guards import Collapse, Diverged, Finite
+
+
+def trainer(own, robust, epoch=0):
+    metrics = {"train/robust": torch.tensor(own), "val/robust": torch.tensor(robust)}
+    return SimpleNamespace(
+        callback_metrics=metrics, current_epoch=epoch, is_global_zero=True, progress_bar_callback=None, should_stop=False
+    )
+
+
+def watch(collapse, epochs, method):
+    last = None
+    for epoch, (own, robust) in enumerate(epochs):
+        last = trainer(own, robust, epoch)
+        collapse.on_train_epoch_end(last, method)
+    return last
+
+
+HEALTHY = [(0.2, 0.25), (0.3, 0.35), (0.35, 0.3), (0.4, 0.36)]
+
+
+def test_a_collapse_is_said_once_and_a_healthy_training_is_left_alone(capsys):
+    collapse, method = Collapse("warn"), SimpleNamespace(attack=PGD(eps=0.1, steps=1))
+    watch(collapse, [*HEALTHY, (0.3, 0.1)], method)  # a bad epoch: its own accuracy fell too
+    assert collapse.epoch is None and not capsys.readouterr().out
+    last = watch(collapse, [(0.8, 0.05), (0.9, 0.0)], method)
+    out = capsys.readouterr().out
+    assert collapse.epoch == 0 and out.count("CATASTROPHIC OVERFITTING in epoch 1") == 1
+    assert "80.0%" in out and "5.0%" in out and "36.0%" in out and not last.should_stop
+
+
+def test_stop_and_strengthen_do_what_they_say_also_after_a_resume():
+    attack = PGD(eps=0.1, steps=1, step="1 eps", start="uniform", noise=2)
+    for action in ("stop", "strengthen"):
+        collapse, method = Collapse(action), SimpleNamespace(attack=attack)
+        last = watch(collapse, [*HEALTHY, (0.9, 0.02)], method)
+        other, fresh, beginning = Collapse(action), SimpleNamespace(attack=attack), trainer(0.0, 0.0)
+        other.load_state_dict(collapse.state_dict())
+        other.on_fit_start(beginning, fresh)
+        for t, m in ((last, method), (beginning, fresh)):
+            assert t.should_stop == (action == "stop")
+            assert m.attack == (attack if action == "stop" else PGD(eps=0.1, steps=10))
+
+
+def test_an_unknown_action_is_refused():
+    with pytest.raises(ValueError, match="on_collapse=panic"):
+        Collapse("panic")
+
+
+def test_finite_names_the_step_and_reads_the_device_rarely(monkeypatch):
+    reads = []
+    monkeypatch.setattr(guards, "global_sum", lambda value: reads.append(1) or value)
+    finite, module, run = Finite(), SimpleNamespace(device="cpu"), SimpleNamespace(current_epoch=2)
+    finite.on_train_epoch_start(run, module)
+    for step in range(60):
+        finite.on_train_batch_end(run, module, {"loss": torch.tensor(1.0 if step < 57 else torch.nan)}, None, step)
+    assert len(reads) == 1
+    with pytest.raises(Diverged, match="in step 58 of epoch 3"):
+        finite.on_train_epoch_end(run, module)
+
+
+def test_a_diverged_run_is_one_line_and_keeps_its_last_good_checkpoint(compose, tmp_path, monkeypatch, capsys):
+    from fairat_lightning.methods import AdversarialTraining
+
+    step = AdversarialTraining.training_step
+
+    def diverging(self, batch, batch_idx):
+        return step(self, batch, batch_idx) * (torch.nan if self.current_epoch == 1 else 1.0)
+
+    monkeypatch.setattr(AdversarialTraining, "training_step", diverging)
+    monkeypatch.setattr(sys, "argv", ["fairat_lightning"])
+    with pytest.raises(SystemExit) as stop:
+        run(compose(*SMALL), tmp_path / "run")
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.startswith("error: the loss is nan or infinite in step 1 of epoch 2")
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
+    assert not (tmp_path / "run/metrics.json").exists()
+
