@@ -4,7 +4,6 @@ BIN := .venv/bin
 RUN := $(BIN)/python -m fairat_lightning
 .PHONY: run test test-slow check format wheel results-digits results-autoattack results-cifar10 results-leaderboard results-floor bench clean
 
-run: export OMP_NUM_THREADS = 1   # a second thread does not help so small a network
 run: .venv/.run         ## train a PGD-AT base on scanned digits, make it fairer with FAAL, show both class by class
 	$(RUN) experiment=digits_pgd_at hydra.run.dir=runs/demo/pgd_at overwrite=true
 	$(RUN) experiment=digits_faal init_from=runs/demo/pgd_at hydra.run.dir=runs/demo/faal overwrite=true

@@ -113,6 +113,14 @@ def teacher() -> NoReturn:
     raise ValueError("this method distils a trained teacher: give method.teacher=PATH, a run folder, checkpoint or state dict")
 
 
+def precision(accelerator: str) -> str:
+    """The fastest precision of this machine, see `speed.py`. A run's configuration holds the name, so that it stays the same run."""
+    from fairat_lightning.speed import best_precision
+
+    return best_precision(accelerator)
+
+
+OmegaConf.register_new_resolver("precision", precision, replace=True)
 OmegaConf.register_new_resolver("teacher", teacher, replace=True)
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 OmegaConf.register_new_resolver("base", base, replace=True)

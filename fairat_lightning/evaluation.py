@@ -92,11 +92,17 @@ def logits_under(net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: PG
     """
     assert not net.training, "evaluation needs the network in eval mode"
     # A Trainer with inference_mode=True hands over tensors that no gradient may touch: leave the mode and copy them.
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False), full_float32():
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False), full_float32(), uncompiled():
         x, y, index = x.clone(), y.clone(), index.clone()
         if attack is not None:
             x = craft(net, x, y, index, threat, attack)
         return logits_of(net, x)
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """The network as it is written, also where it was compiled for training: no verdict depends on a compiler."""
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 @contextmanager

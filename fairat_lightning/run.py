@@ -30,6 +30,7 @@ from fairat_lightning.metrics import selection_score
 from fairat_lightning.models.weights import load_weights
 from fairat_lightning.report import class_table, draw_classes
 from fairat_lightning.samples import Batch
+from fairat_lightning.speed import compile_network, keep_memory, set_threads
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")  # the weights stay in float32 or better
 
@@ -59,6 +60,7 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
     L.seed_everything(cfg.seed, verbose=False)
     datamodule: DataModule = part(cfg, "data")
     datamodule.prepare()
+    keep_memory()
     net = network(cfg, datamodule)
     if cfg.init_from is not None:
         load_weights(net, cfg.init_from)
@@ -83,11 +85,22 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
         last_layer(net, datamodule.num_classes)
     resume = None if overwrite else record.resumable(folder)
     trainer = build_trainer(cfg, folder)
+    if trainer.strategy.root_device.type == "cpu":
+        set_threads(net, datamodule.train.pixels[: datamodule.batch_size])
+    if cfg.compile:
+        _compile(method, trainer.strategy.root_device.type)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"hydra.run.dir={folder} cannot be made: {error.strerror}") from error
     return Run(cfg, folder, datamodule, method, trainer, head, resume)
+
+
+def _compile(method: Method, device: str) -> None:
+    if (reason := compile_network(method.net)) is not None:
+        print(f"compile=true: not possible here, the network runs as it is written ({reason})", flush=True)
+    if device == "cuda":
+        method.capture()
 
 
 def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
@@ -218,6 +231,8 @@ def _check(cfg: DictConfig) -> None:
     """What no part can check for itself. Raises ValueError."""
     check_targets(plain(cfg))
     refuse_seed(cfg.seed)
+    if not isinstance(cfg.compile, bool):
+        raise ValueError(f"compile={cfg.compile} must be true or false")
     epochs = cfg.trainer.max_epochs
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"trainer.max_epochs={epochs} must be a whole number, 1 or more")

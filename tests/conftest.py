@@ -61,6 +61,7 @@ SMALL = (
     "data.batch_size=32",
     "model.width=4",
     "trainer=cpu",
+    "trainer.precision=32-true",  # the same on every machine
     "trainer.max_epochs=2",
     "attack.steps=2",
 )

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import lightning as L
+import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from fairat_lightning.attacks import PGD, crafting
 from fairat_lightning.awp import AWP
+from fairat_lightning.capture import Captured
 from fairat_lightning.classwise import ClassMeans, global_mean
 from fairat_lightning.evaluation import class_means, class_robust, predict, seeded_start
 from fairat_lightning.metrics import average, class_accuracy, selection_score, split_errors, summary, worst
@@ -59,6 +61,7 @@ class Method(L.LightningModule):
         if self.num_classes < 2:
             raise ValueError(f"classes={classes}: a classifier needs two or more")
         self.attack, self.objective, self.optim, self.awp, self.select = attack, objective, optim, awp, select
+        self.captured: Captured | None = None
         self.train_robust = ClassMeans(self.num_classes)
         self.confusion = nn.ModuleDict(
             {
@@ -105,9 +108,18 @@ class Method(L.LightningModule):
 
         `scale` (B,) multiplies each sample's eps and step; `start` is an offset (B,C,H,W) in place of a random one.
         """
+        if self.captured is not None and inner is None:
+            return self.captured((self.attack, torch.is_autocast_enabled(x.device.type)), x, y, scale, start)
+        return self._craft(x, y, scale, start, inner)
+
+    def _craft(self, x: Tensor, y: Tensor, scale: Tensor | None, start: Tensor | None, inner: Inner | None = None) -> Tensor:
         with crafting(self.net, self.attack, training=self.attack.batch_norm == "train"):
             loss = (inner or self.objective.inner)(self.net, x, y)
             return self.attack(loss, x, scale=scale, start=self.objective.start if start is None else start)
+
+    def capture(self) -> None:
+        """Craft as one CUDA graph from now on, where no inner loss is given: see `capture.py`."""
+        self.captured = Captured(self.net, self._craft)
 
     def ascend(self, x: Tensor, x_adv: Tensor, y: Tensor) -> None:
         """Perturb the weights (AWP) until after backward; nothing without AWP or during its warm-up."""

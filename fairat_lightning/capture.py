@@ -1,0 +1,51 @@
+"""A function of tensors as a CUDA graph: recorded at its first call, replayed at the others, with no Python between its kernels.
+
+A training attack launches some thousands of small kernels, which a fast GPU finishes sooner than Python can launch them.
+"""
+
+from collections.abc import Callable, Hashable
+
+import torch
+from torch import Tensor, nn
+
+from fairat_lightning.awp import frozen_statistics
+
+WARM_UP = 3  # calls before the recording, in which libraries choose their kernels
+
+
+class Captured:
+    """`function` of tensors, all on one CUDA device, that returns a tensor; recorded for each `key` and each shape.
+
+    It may use the weights of `net`, which must change in place only, and torch's random numbers, whose stream goes on as if it
+    had been called once. Nothing else that it reads may change.
+    """
+
+    def __init__(self, net: nn.Module, function: Callable[..., Tensor]):
+        self.net, self.function = net, function
+        self.recorded: dict[Hashable, tuple[list[Tensor | None], Tensor, torch.cuda.CUDAGraph]] = {}
+
+    def __call__(self, key: Hashable, *tensors: Tensor | None) -> Tensor:
+        where = key, *(None if t is None else (t.shape, t.dtype) for t in tensors)
+        if where not in self.recorded:
+            self.recorded[where] = self._record(tensors)
+        inputs, output, graph = self.recorded[where]
+        for place, tensor in zip(inputs, tensors, strict=True):
+            if place is not None and tensor is not None:
+                place.copy_(tensor)
+        graph.replay()
+        return output.clone()
+
+    def _record(self, tensors: tuple[Tensor | None, ...]) -> tuple[list[Tensor | None], Tensor, torch.cuda.CUDAGraph]:
+        inputs = [None if t is None else t.detach().clone() for t in tensors]
+        random, side = torch.cuda.get_rng_state(), torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with frozen_statistics(self.net):
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UP):
+                    self.function(*inputs)
+            torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            output = self.function(*inputs)
+        torch.cuda.set_rng_state(random)
+        return inputs, output, graph

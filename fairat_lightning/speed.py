@@ -1,0 +1,79 @@
+"""What a training runs on, made fast: precision, threads and memory of the processor, and the compiled network.
+
+Every choice is a rule, measured (`docs/performance.md`) and not measured anew at each start, so that the same command on the same
+machine is the same run to the bit.
+"""
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+ONE_THREAD = 2e9  # FLOPs of a forward pass over a batch, below which a second thread costs more than it gives
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+def best_precision(accelerator: str) -> str:
+    """Lightning's name of the fastest precision that keeps float32 weights: "bf16-mixed" where the hardware has it."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    return "bf16-mixed" if {"avx512_bf16", "amx_bf16", "bf16"} & _cpu_flags() else "32-true"
+
+
+def _cpu_flags() -> set[str]:
+    """What /proc/cpuinfo says that the processor can do; nothing where there is no such file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.partition(":")[2].split()}
+
+
+def keep_memory() -> None:
+    """Let glibc keep the memory that a step frees for the next one, instead of giving pages back and clearing them anew.
+
+    The activations of a batch of 128 are larger than what glibc keeps by default. Nothing happens elsewhere, nor where the
+    environment has settings of malloc already.
+    """
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, -1)
+        mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 1 << 25)  # older ones take no more
+
+
+def set_threads(net: nn.Module, batch: torch.Tensor) -> None:
+    """One thread for a network too small for two, unless OMP_NUM_THREADS says otherwise. `batch` (B,C,H,W)."""
+    if "OMP_NUM_THREADS" in os.environ or torch.get_num_threads() == 1:
+        return
+    if len(batch) * flops(net, batch[:1]) < ONE_THREAD:
+        torch.set_num_threads(1)
+
+
+def flops(net: nn.Module, x: torch.Tensor) -> int:
+    """Floating-point operations of one forward pass in eval mode over images (B,C,H,W), a multiplication and an addition as two."""
+    training = net.training
+    net.eval()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            net(x)
+    finally:
+        net.train(training)
+    return int(counter.get_total_flops())
+
+
+def compile_network(net: Any) -> str | None:
+    """Compile `net` in place, names of its weights unchanged; the reason, in one line, where that is not possible here."""
+    try:
+        probe = torch.compile(lambda x: torch.sin(x) + 1)
+        probe(torch.zeros(2, device=next(net.parameters()).device))
+    except Exception as error:  # no compiler, no Triton, or no support for this Python: many types, one meaning
+        return str(error).strip().splitlines()[0][:200]
+    net.compile()
+    return None
