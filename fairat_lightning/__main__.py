@@ -114,7 +114,7 @@ def teacher() -> NoReturn:
 
 
 def precision(accelerator: str) -> str:
-    """The fastest precision of this machine, see `speed.py`. A run's configuration holds the name, so that it stays the same run."""
+    """The fastest precision of this machine (`speed.py`), by name: a run's configuration holds it, and it stays the same run."""
     from fairat_lightning.speed import best_precision
 
     return best_precision(accelerator)

@@ -45,8 +45,8 @@ def pgd(
 
     `loss` maps images (B,C,H,W) to values (B,); `eps` and `step` are floats or (B,) tensors. `start` is "uniform" in the
     linf ball (in l2: in direction and in radius), "gaussian" (standard deviation 0.001), "zero", or an offset (B,C,H,W) that
-    is added to `x` and projected. With `noise` a uniform start is that many times eps away, and nothing is projected onto the ball.
-    Returns images (B,C,H,W) without a graph. Raises ValueError for an unknown norm or start and for negative numbers.
+    is added to `x` and projected. With `noise` a uniform start is that many times eps away, and nothing is projected onto the
+    ball. Returns images (B,C,H,W) without a graph. Raises ValueError for an unknown norm or start and for negative numbers.
     """
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r} is unknown: choose one of {', '.join(NORMS)}")

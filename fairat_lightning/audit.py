@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from fairat_lightning.attacks import PGD
 from fairat_lightning.data import as_float
-from fairat_lightning.evaluation import Spec, logits_under
+from fairat_lightning.evaluation import ATTACKS, Spec, logits_under
 from fairat_lightning.metrics import class_accuracy, confusion_matrix, summary
 from fairat_lightning.progress import Progress
 from fairat_lightning.samples import Batch, Journal
+
+FORWARD_ONLY = 4  # times the batch size where no gradient is kept
 
 
 @dataclass
@@ -133,7 +135,9 @@ class Audit:
             logits = logits_under(self.net, x, y, index, threat or self.threat, attack)
             return logits.argmax(1), F.cross_entropy(logits, y, reduction="none")
 
-        predicted = self.run(name, torch.arange(len(self.labels)) if places is None else places, judge)
+        forward_only = attack is None or (attack if isinstance(attack, Spec) else ATTACKS[attack]).steps == 0
+        size = self.batch_size * (FORWARD_ONLY if forward_only else 1)
+        predicted = self.run(name, torch.arange(len(self.labels)) if places is None else places, judge, batch_size=size)
         losses_of = (b.loss or [] for b in self.journal.batches if b.stage == name)
         self.losses[name] = torch.tensor([v for loss in losses_of for v in loss], dtype=torch.float64)
         return predicted
@@ -144,13 +148,15 @@ class Audit:
         places: Tensor,
         judge: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]],
         so_far: Callable[[Tensor], Tensor] | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         """The predictions (n,) for the images at `places` (n,), batch by batch, each once for all in the journal.
 
         `judge` maps images, labels and indices to predictions (B,) and, or None, losses (B,). `so_far` maps the predictions
         (m,) that there are to what the classes have now, for the progress; by default their accuracy on those images.
+        `batch_size` None is the audit's.
         """
-        todo = list(places.split(self.batch_size)) if len(places) else []
+        todo = list(places.split(batch_size or self.batch_size)) if len(places) else []
         done = self.finished(name, todo)
         self.progress.begin(name, sum(map(len, todo[len(done) :])))
         predicted = torch.tensor([v for b in done for v in b.predicted], dtype=torch.long)

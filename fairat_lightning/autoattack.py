@@ -40,14 +40,17 @@ def available() -> bool:
 class AutoAttack(Suite):
     """The standard suite; fewer `steps` of the gradient attacks or `queries` of Square make it a reduced one.
 
-    ValueError without the extra.
+    `square_batch_size`: images at once in Square, which keeps no gradient and so has room for more; its verdicts depend on it,
+    and None, the audit's batch size, is the standard. ValueError without the extra.
     """
 
-    def __init__(self, steps: int = STEPS, queries: int = QUERIES):
-        for key, value in (("steps", steps), ("queries", queries)):
+    def __init__(self, steps: int = STEPS, queries: int = QUERIES, square_batch_size: int | None = None):
+        for key, value in (("steps", steps), ("queries", queries), ("square_batch_size", square_batch_size)):
+            if value is None and key == "square_batch_size":
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"suite.{key}={value} must be a whole number, 1 or more")
-        self.steps, self.queries = steps, queries
+        self.steps, self.queries, self.square_batch_size = steps, queries, square_batch_size
         if not available():
             raise ValueError(f"suite=autoattack: not run, {MISSING}")
         self.versions = {"pyautoattack": version("pyautoattack")}
@@ -84,7 +87,7 @@ class AutoAttack(Suite):
             audit.progress.shorten(coming[1:], int((after == audit.labels).sum()))
             return class_accuracy(audit.confusion(after))
 
-        after[survivors] = audit.run(name, survivors, judge, so_far)
+        after[survivors] = audit.run(name, survivors, judge, so_far, self.square_batch_size if name == "square" else None)
         return after
 
     def _findings(self, audit: Audit, summaries: dict[str, Any], stages: list[str]) -> Findings:
@@ -103,7 +106,8 @@ class AutoAttack(Suite):
             cut = "" if full else f"its {self.steps} steps and {self.queries} queries are reduced"
             notes.append(f"This is not the standard AutoAttack: {', '.join(filter(None, (few, cut)))}.")
             titles[last] += " (reduced)" if cut else ""
-        notes.append(f"Batches of {audit.batch_size} images, seed {audit.seed}: verdicts depend on both.")
+        square = f", {self.square_batch_size} in Square" if self.square_batch_size else ""
+        notes.append(f"Batches of {audit.batch_size} images{square}, seed {audit.seed}: verdicts depend on both.")
         return Findings(summaries, titles, ["clean", last], notes)
 
 

@@ -13,7 +13,6 @@ from typing import Any, cast
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
-from torch import Tensor
 
 from fairat_lightning.classwise import global_sum
 from fairat_lightning.methods.base import Method
@@ -51,7 +50,9 @@ class Finite(Callback):
         if not global_sum(self.bad.long()):
             return
         where = f"in step {int(self.good) + 1} of epoch {trainer.current_epoch + 1}" if self.bad else "on another process"
-        raise Diverged(f"the loss is nan or infinite {where}: a lower optim.lr may help; the last checkpoint is of the epoch before")
+        raise Diverged(
+            f"the loss is nan or infinite {where}: a lower optim.lr may help; the last checkpoint is of the epoch before"
+        )
 
 
 class Collapse(Checkpoint):

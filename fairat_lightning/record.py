@@ -173,7 +173,7 @@ class Keep(ModelCheckpoint):
 
 
 class Bar(RichProgressBar):
-    """Lightning's progress bar with the names shortened to fit a line, and numbers that it reads from the device every 50 steps."""
+    """Lightning's progress bar with the names shortened to fit a line; it reads the device every 50 steps."""
 
     shown: dict[str, Any] = {}
 

@@ -178,7 +178,9 @@ def _execute(job: Run) -> None:
         if kept:
             arrays: dict[str, Any] = {key: value.numpy() for key, value in kept.items()}
             np.savez(job.folder / "hardest.npz", **arrays)
-        record.close_folder(job.folder, job.method.results, seconds=seconds, selected_epoch=selected, memory=record.peak_memory(), **facts)
+        record.close_folder(
+            job.folder, job.method.results, seconds=seconds, selected_epoch=selected, memory=record.peak_memory(), **facts
+        )
         if any(isinstance(logger, WandbLogger) for logger in job.trainer.loggers):
             from fairat_lightning.dashboards import log_report
 

@@ -7,6 +7,7 @@ machine is the same run to the bit.
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def set_threads(net: nn.Module, batch: torch.Tensor) -> None:
 
 
 def flops(net: nn.Module, x: torch.Tensor) -> int:
-    """Floating-point operations of one forward pass in eval mode over images (B,C,H,W), a multiplication and an addition as two."""
+    """Floating-point operations of a forward pass in eval mode over images (B,C,H,W); a multiplication and an addition are two."""
     training = net.training
     net.eval()
     try:
@@ -66,6 +67,24 @@ def flops(net: nn.Module, x: torch.Tensor) -> int:
     finally:
         net.train(training)
     return int(counter.get_total_flops())
+
+
+def largest_batch(step: Callable[[int], Any], *, least: int = 64, most: int = 8192) -> int:
+    """The largest of `least`, 2 `least`, ... `most` for which `step(images)` has memory, with a quarter to spare.
+
+    Raises ValueError where not even `least` images fit.
+    """
+    size = 0
+    while (wanted := 2 * size or least) <= most:
+        try:
+            step(wanted + wanted // 4)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
+        size = wanted
+    if not size:
+        raise ValueError(f"batch_size=auto: not even {least} images fit the memory, give a smaller batch_size")
+    return size
 
 
 def compile_network(net: Any) -> str | None:

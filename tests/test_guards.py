@@ -85,4 +85,3 @@ def test_a_diverged_run_is_one_line_and_keeps_its_last_good_checkpoint(compose, 
     assert capsys.readouterr().err.startswith("error: the loss is nan or infinite in step 1 of epoch 2")
     assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
     assert not (tmp_path / "run/metrics.json").exists()
-

@@ -32,7 +32,13 @@ class Images(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     def __getitem__(self, index: int | Sequence[int] | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         index = torch.as_tensor(index)
+        if self.pixels.is_cuda:  # pinned, so that nothing waits for the copy
+            index = index.pin_memory().to(self.pixels.device, non_blocking=True)
         return self.pixels[index], self.targets[index], index
+
+    def to(self, device: torch.device) -> "Images":
+        """The images on another device."""
+        return Images(self.pixels.to(device), self.targets.to(device))
 
     def subset(self, indices: Sequence[int] | Tensor) -> "Images":
         """The images at `indices` (B,), in that order."""

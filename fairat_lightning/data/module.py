@@ -25,6 +25,8 @@ from fairat_lightning.data.stratified import evenly, stratified
 # Good advice for images on disk, wrong here: one gather in memory is faster than any worker's queue.
 warnings.filterwarnings("ignore", message=".*does not have many workers")
 
+RESIDENT = 0.1  # the largest share of a GPU's memory that a split may take
+
 
 class DataModule(LightningDataModule):
     """Train, validation and test images of the set that `load` reads from `root`.
@@ -77,6 +79,7 @@ class DataModule(LightningDataModule):
         self.val_per_class, self.train_size, self.test_size = val_per_class, train_size, test_size
         self.padding, self.flip, self.seed = padding, flip, seed
         self.draw: Callable[[int], Tensor] | None = None
+        self.resident: dict[str, Images] = {}
         self.prepared = False
 
     def prepare(self) -> None:
@@ -97,17 +100,17 @@ class DataModule(LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """Shuffled batches of the training images; an incomplete last one is dropped."""
-        return self._loader(self.train, self.batch_size, training=True)
+        return self._loader("train", self.batch_size, training=True)
 
     def scoring_dataloader(self) -> Loader:
         """The training images uint8 in order, never augmented, each on one process; for `as_float` on the device."""
-        return self._loader(self.train, self.eval_batch_size)
+        return self._loader("train", self.eval_batch_size)
 
     def val_dataloader(self) -> Loader:
-        return self._loader(self.val, self.eval_batch_size)
+        return self._loader("val", self.eval_batch_size)
 
     def test_dataloader(self) -> Loader:
-        return self._loader(self.test, self.eval_batch_size)
+        return self._loader("test", self.eval_batch_size)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """The batch with its images float in [0,1], cropped and flipped at random if it is for training."""
@@ -117,19 +120,33 @@ class DataModule(LightningDataModule):
             x = crop_flip(x, padding=self.padding, flip=self.flip)
         return x, *rest
 
-    def _loader(self, images: Images, batch_size: int, *, training: bool = False) -> Loader:
+    def _resident(self, split: str) -> Images:
+        """A split's images, on the GPU that trains where they take little of it: a step then copies nothing but indices."""
+        images: Images = getattr(self, split)
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        if device.type != "cuda" or images.pixels.nbytes > RESIDENT * torch.cuda.get_device_properties(device).total_memory:
+            return images
+        if split not in self.resident:
+            self.resident[split] = images.to(device)
+        return self.resident[split]
+
+    def _loader(self, split: str, batch_size: int, *, training: bool = False) -> Loader:
         if getattr(self.trainer, "overfit_batches", 0):
             raise ValueError("trainer.overfit_batches is not supported: data.train_size=N trains on N images")
+        images = self._resident(split)
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         if training and self.draw is not None:
-            batches: Batches = DrawnBatches(images.targets, self.draw, batch_size, seed=self.seed, rank=rank, world=world)
+            batches: Batches = DrawnBatches(
+                getattr(self, split).targets, self.draw, batch_size, seed=self.seed, rank=rank, world=world
+            )
         else:
             batches = Batches(
                 len(images), batch_size, shuffle=training, seed=self.seed, rank=rank, world=world, drop_last=training
             )
         # Each iterator draws a number; from torch's own stream it would make a resumed run differ from a whole one.
         draws = torch.Generator().manual_seed(self.seed)
-        return Loader(images, batch_size=None, sampler=batches, generator=draws, pin_memory=torch.cuda.is_available())
+        pin = torch.cuda.is_available() and not images.pixels.is_cuda
+        return Loader(images, batch_size=None, sampler=batches, generator=draws, pin_memory=pin)
 
     def _val_counts(self, train: Images) -> Tensor:
         sizes = train.targets.bincount(minlength=self.num_classes)

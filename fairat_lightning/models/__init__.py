@@ -1,7 +1,7 @@
 """Architectures for small images, each a function that builds a `Normalized` network.
 
-`num_classes`, `in_channels` and the images' `mean` and `std` come from the data; `width` scales the number of
-channels; further options are those of `Normalized`. `conf/model/*.yaml` names these functions; any other function with these arguments will do.
+`num_classes`, `in_channels` and the images' `mean` and `std` come from the data; `width` scales the number of channels; further
+options are those of `Normalized`. `conf/model/*.yaml` names these functions; any other function with these arguments will do.
 """
 
 from collections.abc import Iterable
@@ -42,25 +42,19 @@ def preactresnet_tiny(
     return Normalized(model, mean, std, in_channels=in_channels, **options)
 
 
-def resnet18(
-    *, num_classes: int, in_channels: int, mean: Numbers, std: Numbers, width: int = 64, **options: bool
-) -> Normalized:
+def resnet18(*, num_classes: int, in_channels: int, mean: Numbers, std: Numbers, width: int = 64, **options: bool) -> Normalized:
     """ResNet-18 with a 3x3 stem and no max-pool (11.2 M parameters at width 64)."""
     model = ResNet((2, 2, 2, 2), num_classes=num_classes, in_channels=in_channels, width=width)
     return Normalized(model, mean, std, in_channels=in_channels, **options)
 
 
-def wrn28_10(
-    *, num_classes: int, in_channels: int, mean: Numbers, std: Numbers, width: int = 16, **options: bool
-) -> Normalized:
+def wrn28_10(*, num_classes: int, in_channels: int, mean: Numbers, std: Numbers, width: int = 16, **options: bool) -> Normalized:
     """WRN-28-10 (36.5 M parameters at width 16, which is the stem's; the stages start at ten times that)."""
     model = WideResNet(28, 10, num_classes=num_classes, in_channels=in_channels, width=width)
     return Normalized(model, mean, std, in_channels=in_channels, **options)
 
 
-def wrn34_10(
-    *, num_classes: int, in_channels: int, mean: Numbers, std: Numbers, width: int = 16, **options: bool
-) -> Normalized:
+def wrn34_10(*, num_classes: int, in_channels: int, mean: Numbers, std: Numbers, width: int = 16, **options: bool) -> Normalized:
     """WRN-34-10 (46.2 M parameters at width 16, which is the stem's; the stages start at ten times that)."""
     model = WideResNet(34, 10, num_classes=num_classes, in_channels=in_channels, width=width)
     return Normalized(model, mean, std, in_channels=in_channels, **options)

@@ -1,6 +1,7 @@
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,7 +101,9 @@ def test_the_trainers_processes_share_every_loader() -> None:
     alone = [list(data.train_dataloader()), list(data.scoring_dataloader())]
     ranks = []
     for rank in range(2):
-        data.trainer = type("Two", (), {"global_rank": rank, "world_size": 2})()
+        data.trainer = type(
+            "Two", (), {"global_rank": rank, "world_size": 2, "strategy": SimpleNamespace(root_device=torch.device("cpu"))}
+        )()
         ranks.append([list(data.train_dataloader()), list(data.scoring_dataloader())])
     for one, first, second in zip(alone, *ranks, strict=True):
         for batch, *shares in zip(one, first, second, strict=True):
