@@ -11,7 +11,9 @@ convex program is a search for the root of a decreasing function of t:
     KL(u || p) = log mean_k 1/(1 + b_k/t) + mean_k log(1 + b_k/t) = r.
 
 We search s = log t between two bounds on the root: by Kantorovich's inequality KL <= 1/(4 t^2) when max b = 1, and
-keeping only the m tied maxima in the first mean, KL >= log(m/K) - (1 - m/K) s + (1/K) sum_{b_k > 0} log b_k.
+keeping only the m tied maxima in the first mean, KL >= log(m/K) - (1 - m/K) s + (1/K) sum_{b_k > 0} log b_k. With v_k =
+1 / (1 + b_k/t), d KL / d s = mean v - mean v^2 / mean v; log KL is close to a line for large s, so that Newton's method on it
+converges in a few steps from one of 31 parts of that interval.
 
 CODAT (arXiv 2501.04527) takes the chi-square ball (1/K) sum_k (K q_k - 1)^2 <= rho instead, where with w = K q
 
@@ -28,7 +30,7 @@ from math import inf, isnan, log
 import torch
 from torch import Tensor
 
-CANDIDATES, ROUNDS = 64, 4  # each round keeps one of 63 intervals: 6e-8 of the first bracket
+CANDIDATES, NEWTON = 32, 3  # weights to nine digits, see the test against a long bisection
 
 
 def kl_worst_case(scores: Tensor, radius: float) -> Tensor:
@@ -114,23 +116,25 @@ def chi2_worst_weights(scores: Tensor, radius: float) -> Tensor:
 
 
 def _solve(b: Tensor, present: Tensor, top: Tensor, radius: float) -> Tensor:
-    """log t with KL(u || p_t) = radius, by sectioning: each round evaluates all candidates at once."""
+    """log t with KL(u || p_t) = radius: all candidates at once, then Newton's method for log KL, never leaving their interval."""
     count = present.sum()
-    tied = top.sum() / count
-    log_rest = torch.where(present & ~top, b, 1.0).log().sum() / count
+    share = present / count.double()
+    tied = top.double() @ share
+    log_rest = torch.where(present & ~top, b, 1.0).log() @ share
     low = (tied.log() + log_rest - radius) / (1 - tied).clamp(min=1 / (2 * count))
     # exp(-700) is still a float64; past it p is the infinite-radius answer to every digit.
     low = low.clamp(min=-700.0)
     high = torch.full_like(low, -0.5 * log(4) - 0.5 * log(radius)).clamp(min=-700.0)
-    fractions = torch.linspace(0, 1, CANDIDATES, dtype=b.dtype, device=b.device)
-    for _ in range(ROUNDS):
-        s = low + (high - low) * fractions
-        ratio = b / s.exp()[:, None]
-        mean_inverse = torch.where(present, 1 / (1 + ratio), 0.0).sum(1) / count
-        mean_log = torch.where(present, ratio.log1p(), 0.0).sum(1) / count
-        above = ((mean_inverse.log() + mean_log) >= radius).sum()
-        low, high = (
-            s.gather(0, (above - 1).clamp(min=0)[None])[0],
-            s.gather(0, above.clamp(max=CANDIDATES - 1)[None])[0],
-        )
-    return (low + high) / 2
+    s = low + (high - low) * torch.linspace(0, 1, CANDIDATES, dtype=b.dtype, device=b.device)
+    ratio = b * (-s).exp()[:, None]
+    above = ((((1 / (1 + ratio)) @ share).log() + ratio.log1p() @ share) >= radius).sum()[None]
+    low, high = s.gather(0, (above - 1).clamp(min=0)), s.gather(0, above.clamp(max=CANDIDATES - 1))
+    s = (low + high) / 2
+    for _ in range(NEWTON):
+        ratio = b * (-s).exp()
+        inverse = 1 / (1 + ratio)
+        mean = inverse @ share
+        kl = mean.log() + ratio.log1p() @ share
+        slope = mean - inverse.square() @ share / mean
+        s = (s - kl * (kl / radius).log() / slope).clamp(low, high)
+    return s[0]

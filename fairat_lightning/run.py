@@ -27,6 +27,7 @@ from fairat_lightning.guards import Collapse, Finite
 from fairat_lightning.head import BalancedHead, last_layer
 from fairat_lightning.methods.base import Method
 from fairat_lightning.metrics import selection_score
+from fairat_lightning.models.checkpointing import checkpoint_blocks
 from fairat_lightning.models.weights import load_weights
 from fairat_lightning.report import class_table, draw_classes
 from fairat_lightning.samples import Batch
@@ -64,6 +65,8 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
     net = network(cfg, datamodule)
     if cfg.init_from is not None:
         load_weights(net, cfg.init_from)
+    if cfg.checkpointing:
+        checkpoint_blocks(net)
     teacher = {"teacher": trained(cfg.method.teacher, cfg, datamodule)} if "teacher" in cfg.method else {}
     method: Method = part(
         cfg,
@@ -233,8 +236,9 @@ def _check(cfg: DictConfig) -> None:
     """What no part can check for itself. Raises ValueError."""
     check_targets(plain(cfg))
     refuse_seed(cfg.seed)
-    if not isinstance(cfg.compile, bool):
-        raise ValueError(f"compile={cfg.compile} must be true or false")
+    for key in ("compile", "checkpointing"):
+        if not isinstance(cfg[key], bool):
+            raise ValueError(f"{key}={cfg[key]} must be true or false")
     epochs = cfg.trainer.max_epochs
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"trainer.max_epochs={epochs} must be a whole number, 1 or more")

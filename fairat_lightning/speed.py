@@ -58,7 +58,7 @@ def set_threads(net: nn.Module, batch: torch.Tensor) -> None:
 
 
 def flops(net: nn.Module, x: torch.Tensor) -> int:
-    """Floating-point operations of a forward pass in eval mode over images (B,C,H,W); a multiplication and an addition are two."""
+    """Floating-point operations of a forward pass in eval mode over images (B,C,H,W); a multiply-add is two."""
     training = net.training
     net.eval()
     try:

@@ -13,10 +13,10 @@ import json
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
+from typing import Any
 
 import hydra
 import torch
@@ -59,13 +59,13 @@ class Candidate:
         self.objective = type(job.method.objective).__name__
         self.gated = bool(cfg.averaging) and cfg.averaging._target_.endswith("FAWA")
         self.method, data = job.method.to(device), job.datamodule
-        self.precision = job.trainer.precision_plugin
+        self.data, self.precision = data, job.trainer.precision_plugin
         self.method._trainer = SimpleNamespace(  # type: ignore[assignment]
             current_epoch=2,
             max_epochs=3,
             datamodule=data,
             val_dataloaders=data.val_dataloader(),
-            precision_plugin=SimpleNamespace(forward_context=nullcontext),
+            precision_plugin=self.precision,
             strategy=SimpleNamespace(broadcast=lambda value: value),
         )
         self.method.log = self.method.log_dict = lambda *_, **__: None  # type: ignore[method-assign, assignment]
@@ -85,13 +85,17 @@ class Candidate:
             self.method.draw(k)
         self.taken += 1
         before = clock()
+        self.take(self.batches[k])
+        return clock() - before
+
+    def take(self, batch: Any) -> None:
+        """One optimiser step on a batch, as Lightning takes it."""
         with self.precision.forward_context():
-            loss = self.method.training_step(self.batches[k], k)
+            loss = self.method.training_step(batch, 0)
         self.optimizer.zero_grad()
         loss.backward()
         self.method.on_after_backward()
         self.optimizer.step()
-        return clock() - before
 
     def between(self) -> float:
         before = clock()

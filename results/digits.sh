@@ -3,7 +3,7 @@
 set -euo pipefail
 seeds=0,1,2,3,4
 runs=runs/digits
-run() { "${PYTHON:-python}" -m fairat_lightning -m trainer=cpu "hydra.sweep.dir=$runs" "seed=$seeds" "$@"; }
+run() { "${PYTHON:-python}" -m fairat_lightning -m trainer=cpu trainer.precision=32-true "hydra.sweep.dir=$runs" "seed=$seeds" "$@"; }
 
 run experiment=digits_pgd_at 'hydra.sweep.subdir=pgd_at-s${seed}'
 run experiment=digits_faal 'init_from=runs/digits/pgd_at-s${seed}' method.radius=0,0.05,0.1,0.2,0.5 \

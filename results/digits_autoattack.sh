@@ -6,9 +6,9 @@ runs=runs/digits_autoattack
 python="${PYTHON:-python} -m fairat_lightning"
 rows=()
 for seed in $seeds; do
-  $python experiment=digits_pgd_at trainer=cpu "seed=$seed" "hydra.run.dir=$runs/pgd_at-s$seed"
-  $python experiment=digits_faal method.radius=0 trainer=cpu "seed=$seed" "init_from=$runs/pgd_at-s$seed" "hydra.run.dir=$runs/more-s$seed"
-  $python experiment=digits_faal trainer=cpu "seed=$seed" "init_from=$runs/pgd_at-s$seed" "hydra.run.dir=$runs/faal-s$seed"
+  $python experiment=digits_pgd_at trainer=cpu trainer.precision=32-true "seed=$seed" "hydra.run.dir=$runs/pgd_at-s$seed"
+  $python experiment=digits_faal method.radius=0 trainer=cpu trainer.precision=32-true "seed=$seed" "init_from=$runs/pgd_at-s$seed" "hydra.run.dir=$runs/more-s$seed"
+  $python experiment=digits_faal trainer=cpu trainer.precision=32-true "seed=$seed" "init_from=$runs/pgd_at-s$seed" "hydra.run.dir=$runs/faal-s$seed"
   for name in more faal; do $python.evaluate "checkpoint=$runs/$name-s$seed" suite=autoattack; done
 done
 for seed in $seeds; do rows+=("PGD-AT, 4 more epochs=$runs/more-s$seed"); done

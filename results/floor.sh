@@ -19,7 +19,7 @@ while IFS='|' read -r name label words; do
   [ -n "$name" ] || continue
   for seed in $seeds; do
     # shellcheck disable=SC2086
-    ${PYTHON:-python} -m fairat_lightning trainer=cpu data=digits method=floor method.augmentation=cutout $words "seed=$seed" \
+    ${PYTHON:-python} -m fairat_lightning trainer=cpu trainer.precision=32-true data=digits method=floor method.augmentation=cutout $words "seed=$seed" \
       "hydra.run.dir=$runs/floor-$name-s$seed"
     arguments+=("FLOOR $label=$runs/floor-$name-s$seed")
   done

@@ -12,7 +12,7 @@ seeds="${SEEDS:-0 1 2}"
 runs="runs/leaderboard-$set"
 command="${PYTHON:-python} -m fairat_lightning trainer=cpu"
 if [ "$set" = digits ]; then
-  protocol=(data=digits)
+  protocol=(data=digits trainer.precision=32-true)
   eta=0.0015 threshold=0.2 start=0.75
 else
   [ -d "$ROOT" ] || { echo "ROOT=FOLDER must hold cifar-10-batches-py" >&2; exit 2; }

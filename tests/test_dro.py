@@ -259,3 +259,20 @@ def test_chi2_of_nothing_or_of_infinite_scores_is_nan_and_integers_are_refused()
     assert chi2_worst_weights(torch.tensor([1.0, torch.inf, 0.0]), 0.5).isnan().all()
     with pytest.raises(ValueError, match="floating"):
         chi2_worst_weights(torch.arange(3), 0.5)
+
+
+@pytest.mark.parametrize("radius", [1e-8, 1e-3, 0.5, 20.0, 100.0])
+@pytest.mark.parametrize("classes", [2, 3, 10, 1000])
+def test_weights_are_those_of_a_long_bisection_to_nine_digits(classes, radius):
+    torch.manual_seed(classes)
+    for shape in (1.0, 3.0, 0.3):
+        scores = torch.rand(classes).double() ** shape - 0.7
+        b = (scores.max() - scores) / (scores.max() - scores.min())
+        low, high = -700.0, 60.0
+        for _ in range(200):
+            middle = (low + high) / 2
+            ratio = b * math.exp(-middle)
+            divergence = (1 / (1 + ratio)).mean().log() + ratio.log1p().mean()
+            low, high = (middle, high) if divergence >= radius else (low, middle)
+        weights = 1 / (1 + b * math.exp(-low))
+        torch.testing.assert_close(kl_worst_weights(scores, radius), weights / weights.mean(), rtol=1e-9, atol=0)

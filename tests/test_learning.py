@@ -25,6 +25,7 @@ def test_faal_lifts_the_worst_class_over_pgd_at(launch):
     for method in ("pgd_at", "faal"):
         runs = [launch(f"method={method}", *WORDS, f"seed={s}", folder=f"{method}-{s}")[1]["pgd20"] for s in range(3)]
         found[method] = {key: mean(run[key] for run in runs) for key in ("average", "worst")}
-        assert {run["worst_class"] for run in runs} == {"class_3"}
+        if method == "pgd_at":  # FAAL may lift it above another
+            assert {run["worst_class"] for run in runs} == {"class_3"}
     assert found["faal"]["worst"] >= found["pgd_at"]["worst"] + MARGIN, found
     assert found["faal"]["average"] >= found["pgd_at"]["average"] - COST, found

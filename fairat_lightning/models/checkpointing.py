@@ -6,6 +6,7 @@ Computed twice, a batch norm would take each batch into its running statistics t
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import cast
 
 import torch
@@ -13,22 +14,26 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from fairat_lightning.models import resnet, wide_resnet
 
-class Stage(nn.Sequential):
-    """Blocks one after the other; with `checkpointing` only what lies between them is kept for the backward pass."""
+BLOCKS = (resnet.Block, resnet.PreActBlock, wide_resnet.Block)
 
-    checkpointing = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self:
-            again = self.checkpointing and torch.is_grad_enabled()
-            x = _checkpointed(block, x) if again else block(x)
-        return x
+def checkpoint_blocks(net: nn.Module) -> None:
+    """Let the residual blocks of `net` keep only their inputs for the backward pass; ValueError where there are none."""
+    blocks = [module for module in net.modules() if isinstance(module, BLOCKS)]
+    if not blocks:
+        raise ValueError("checkpointing=true: this network has no residual blocks of ours")
+    for block in blocks:
+        block.forward = partial(_checkpointed, block)  # type: ignore[method-assign]
 
 
 def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+    forward = partial(type(block).forward, block)
+    if not torch.is_grad_enabled():
+        return cast(Tensor, forward(x))
     contexts = lambda: (nullcontext(), _without_statistics(block))  # noqa: E731
-    return cast(Tensor, checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts))
+    return cast(Tensor, checkpoint(forward, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts))
 
 
 @contextmanager

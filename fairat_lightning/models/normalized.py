@@ -12,16 +12,14 @@ from math import isfinite
 import torch
 from torch import Tensor, nn
 
-from fairat_lightning.models.checkpointing import Stage
-
 
 class Normalized(nn.Module):
     """Images (B,C,H,W) in [0,1] go in, logits (B,num_classes) come out.
 
     `mean` and `std` hold one number for all channels or one a channel; they are buffers (C,1,1) of the state
     dict. `in_channels` is C; left out, C is the longer of the two lengths. `channels_last` stores images and weights in
-    torch.channels_last, the faster layout (`docs/performance.md`). `checkpointing` trades time for memory in the stages of our
-    networks. Raises ValueError for a length that is neither 1 nor C and for a standard deviation that is not positive.
+    torch.channels_last, the faster layout (`docs/performance.md`). Raises ValueError for a length that is neither 1 nor C and for
+    a standard deviation that is not positive.
     """
 
     mean: Tensor
@@ -35,18 +33,11 @@ class Normalized(nn.Module):
         channels_last: bool = False,
         *,
         in_channels: int | None = None,
-        checkpointing: bool = False,
     ):
         super().__init__()
         means, stds = _numbers("model.mean", mean), _numbers("model.std", std)
-        for name, value in (("channels_last", channels_last), ("checkpointing", checkpointing)):
-            if not isinstance(value, bool):
-                raise ValueError(f"model.{name}={value} must be true or false")
-        stages = [module for module in model.modules() if isinstance(module, Stage)]
-        if checkpointing and not stages:
-            raise ValueError("model.checkpointing=true: this network has no stages of ours to checkpoint")
-        for stage in stages:
-            stage.checkpointing = checkpointing
+        if not isinstance(channels_last, bool):
+            raise ValueError(f"model.channels_last={channels_last} must be true or false")
         if min(stds) <= 0:
             raise ValueError(f"model.std={stds} must be positive: images are divided by it")
         channels = in_channels or max(len(means), len(stds))

@@ -17,8 +17,6 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairat_lightning.models.checkpointing import Stage
-
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     """A 3x3 convolution without bias that keeps the image's size at stride 1."""
@@ -82,7 +80,7 @@ class _Residual(nn.Module):
             inputs, channels = channels, width * 2**i
             first = block(inputs, channels, 1 if i == 0 else 2)
             rest = [block(channels, channels, 1) for _ in range(count - 1)]
-            self.add_module(f"layer{i + 1}", Stage(first, *rest))
+            self.add_module(f"layer{i + 1}", nn.Sequential(first, *rest))
         self.linear = nn.Linear(channels, num_classes)
 
     def stages(self, x: Tensor) -> Tensor:

@@ -11,8 +11,6 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairat_lightning.models.checkpointing import Stage
-
 
 class Block(nn.Module):
     """A pre-activation block: (B,inputs,H,W) -> (B,outputs,H/stride,W/stride)."""
@@ -65,4 +63,4 @@ class WideResNet(nn.Module):
 
 def _stage(inputs: int, outputs: int, blocks: int, *, stride: int) -> nn.Sequential:
     first, rest = Block(inputs, outputs, stride), [Block(outputs, outputs, 1) for _ in range(blocks - 1)]
-    return nn.Sequential(OrderedDict(layer=Stage(first, *rest)))
+    return nn.Sequential(OrderedDict(layer=nn.Sequential(first, *rest)))

@@ -76,7 +76,7 @@ def test_the_loss_joins_both_weights(monkeypatch):
     attack = module.attack
 
     class Spy:
-        batch_norm, start = attack.batch_norm, attack.start
+        batch_norm, start, precision = attack.batch_norm, attack.start, None
 
         def __call__(self, loss, x, *, scale, start):
             scales.append(scale)

@@ -4,13 +4,17 @@ import pytest
 import torch
 
 from fairat_lightning.models import preactresnet_tiny, wrn28_10
+from fairat_lightning.models.checkpointing import checkpoint_blocks
 
 SHAPE = {"num_classes": 3, "in_channels": 1, "mean": [0.5], "std": [0.25]}
 
 
 def small(build, checkpointing):
     torch.manual_seed(0)
-    return build(width=1 if build is wrn28_10 else 4, checkpointing=checkpointing, **SHAPE).double()
+    net = build(width=1 if build is wrn28_10 else 4, **SHAPE).double()
+    if checkpointing:
+        checkpoint_blocks(net)
+    return net
 
 
 @pytest.mark.parametrize("build", [preactresnet_tiny, wrn28_10])
@@ -46,8 +50,13 @@ def test_a_copy_of_a_network_checkpoints_itself():
     assert other.model.bn.num_batches_tracked == 1 == other.model.layer1[0].bn1.num_batches_tracked
 
 
-def test_a_network_without_stages_is_refused():
-    from fairat_lightning.models import Normalized
+def test_a_network_without_blocks_is_refused():
+    with pytest.raises(ValueError, match="checkpointing=true"):
+        checkpoint_blocks(torch.nn.Flatten())
 
-    with pytest.raises(ValueError, match="checkpointing"):
-        Normalized(torch.nn.Flatten(), [0.5], [0.5], checkpointing=True)
+
+def test_a_run_with_checkpointing_is_the_run_without_to_the_bit(launch):
+    (plain, metrics), (less, same) = (launch(f"checkpointing={v}", "averaging=ema", folder=v) for v in ("false", "true"))
+    assert metrics == same
+    a, b = (torch.load(f / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for f in (plain, less))
+    assert all(torch.equal(a[name], b[name]) for name in a if name.startswith("net."))
