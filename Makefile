@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m fairat_lightning
-.PHONY: run test test-slow check format wheel results-digits results-autoattack results-cifar10 results-leaderboard results-floor bench clean
+.PHONY: run test test-slow check format wheel results-digits results-autoattack results-cifar10 results-leaderboard results-floor results-precision bench clean
 
 run: .venv/.run         ## train a PGD-AT base on scanned digits, make it fairer with FAAL, show both class by class
 	$(RUN) experiment=digits_pgd_at hydra.run.dir=runs/demo/pgd_at overwrite=true
@@ -44,7 +44,13 @@ results-leaderboard: .venv/.run   ## every method on digits and on a CIFAR-10 su
 results-floor: .venv/.run     ## FLOOR on digits without one of its parts each; after results-leaderboard
 	PYTHON=$(BIN)/python bash results/floor.sh
 
-bench: .venv/.run             ## what each method costs beside plain adversarial training, minutes
+results-precision: .venv/.run ## float32 against bf16, on digits and on a CIFAR-10 subset, half an hour; ROOT as above
+	PYTHON=$(BIN)/python bash results/precision.sh digits
+	PYTHON=$(BIN)/python ROOT=$(ROOT) bash results/precision.sh cifar10
+
+bench: .venv/.run             ## a step against published code, each optimisation alone, attacks, methods: an hour on two cores
+	$(BIN)/python -m pip install --quiet -c constraints.txt cvxpy
+	$(BIN)/python results/bench/bench.py --to results
 	OMP_NUM_THREADS=1 $(BIN)/python results/cost.py --to results/cost.json
 
 clean:

@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,6 +51,13 @@ def network(cfg: DictConfig, data: DataModule) -> Any:
     if "image_size" in cfg.model:
         shape["image_size"] = data.image_size
     return part(cfg, "model", **shape)
+
+
+def optimiser(cfg: DictConfig) -> Any:
+    """The function that makes the optimiser, see `optim.py`."""
+    optim = instantiate(cfg.optim, _convert_="all")
+    clipped = cfg.trainer.get("gradient_clip_val") is not None and cfg.optim._target_.startswith("fairat_lightning.")
+    return partial(optim, fused=False) if clipped else optim  # Lightning clips no fused optimiser's gradients in mixed precision
 
 
 def trained(path: Any, cfg: DictConfig, data: DataModule) -> Any:

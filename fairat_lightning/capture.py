@@ -4,6 +4,7 @@ A training attack launches some thousands of small kernels, which a fast GPU fin
 """
 
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ class Captured:
 
     def __init__(self, net: nn.Module, function: Callable[..., Tensor]):
         self.net, self.function = net, function
+        self.pool: Any = None
         self.recorded: dict[Hashable, tuple[list[Tensor | None], Tensor, torch.cuda.CUDAGraph]] = {}
 
     def __call__(self, key: Hashable, *tensors: Tensor | None) -> Tensor:
@@ -38,14 +40,15 @@ class Captured:
     def _record(self, tensors: tuple[Tensor | None, ...]) -> tuple[list[Tensor | None], Tensor, torch.cuda.CUDAGraph]:
         inputs = [None if t is None else t.detach().clone() for t in tensors]
         random, side = torch.cuda.get_rng_state(), torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
         with frozen_statistics(self.net):
+            side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(WARM_UP):
                     self.function(*inputs)
             torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        self.pool = self.pool or torch.cuda.graph_pool_handle()  # one is replayed at a time, and what it gives is copied
+        with torch.cuda.graph(graph, pool=self.pool):
             output = self.function(*inputs)
         torch.cuda.set_rng_state(random)
         return inputs, output, graph

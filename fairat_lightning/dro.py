@@ -136,5 +136,6 @@ def _solve(b: Tensor, present: Tensor, top: Tensor, radius: float) -> Tensor:
         mean = inverse @ share
         kl = mean.log() + ratio.log1p() @ share
         slope = mean - inverse.square() @ share / mean
-        s = (s - kl * (kl / radius).log() / slope).clamp(low, high)
+        better = s - kl * (kl / radius).log() / slope
+        s = torch.where(better.isfinite(), better, s).clamp(low, high)  # a radius below float64's rounding of kl
     return s[0]

@@ -3,7 +3,8 @@
 Catastrophic overfitting (Wong, Rice and Kolter, "Fast is better than free", ICLR 2020, arXiv 2001.03994): within an epoch or two,
 training against one large step can lose all robustness to several small ones, while its accuracy under its own attack rises.
 We call it so when the accuracy under PGD-10, on validation after each epoch, is below half of its best, and that under the
-training attack above that best: our choice, for which no image is attacked that was not attacked anyway.
+training attack above that best: our choice, for which no image is attacked that was not attacked anyway, but where an average
+of the weights is validated: then the current ones are too.
 """
 
 from collections.abc import Mapping
@@ -12,10 +13,11 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
 
 from fairat_lightning.classwise import global_sum
 from fairat_lightning.methods.base import Method
+from fairat_lightning.metrics import average
 
 ACTIONS = ("warn", "stop", "strengthen")
 EVERY = 50  # steps between two looks at what the device knows
@@ -50,9 +52,7 @@ class Finite(Callback):
         if not global_sum(self.bad.long()):
             return
         where = f"in step {int(self.good) + 1} of epoch {trainer.current_epoch + 1}" if self.bad else "on another process"
-        raise Diverged(
-            f"the loss is nan or infinite {where}: a lower optim.lr may help; the last checkpoint is of the epoch before"
-        )
+        raise Diverged(f"the loss is nan or infinite {where}: a lower optim.lr may help; the checkpoints are of earlier epochs")
 
 
 class Collapse(Checkpoint):
@@ -74,6 +74,9 @@ class Collapse(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         own, robust = (float(trainer.callback_metrics.get(key, torch.nan)) for key in ("train/robust", "val/robust"))
+        averaged = any(isinstance(callback, WeightAveraging) for callback in cast(Any, trainer).callbacks)
+        if averaged:  # then validation saw the average, whose collapse comes late or never
+            robust = float(average(cast(Method, pl_module).validation_robust()))
         if self.epoch is None and robust < self.best / 2 and own > self.best:
             self.epoch = trainer.current_epoch
             self.act(trainer, cast(Method, pl_module))
@@ -84,10 +87,11 @@ class Collapse(Checkpoint):
         if self.action == "stop":
             trainer.should_stop = True
         if self.action == "strengthen":
-            method.attack = replace(method.attack, steps=10, step=None, start=None, noise=None)
+            steps = max(10, method.attack.steps)
+            method.attack = replace(method.attack, steps=steps, step=None, start=None, noise=None)
 
     def say(self, trainer: L.Trainer, own: float, robust: float) -> None:
-        then = {"warn": "", "stop": "; the training stops", "strengthen": "; it goes on with PGD-10"}[self.action]
+        then = {"warn": "", "stop": "; the training stops", "strengthen": "; it goes on with PGD-10 or more"}[self.action]
         text = (
             f"CATASTROPHIC OVERFITTING in epoch {trainer.current_epoch + 1}: {100 * own:.1f}% under the training attack, but"
             f" {100 * robust:.1f}% under PGD-10, which was {100 * self.best:.1f}% before{then}"

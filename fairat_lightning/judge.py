@@ -20,7 +20,7 @@ from rich.text import Text
 from torch import Tensor
 
 from fairat_lightning import __version__, record
-from fairat_lightning.audit import Audit, Findings, Suite, fingerprint
+from fairat_lightning.audit import Audit, Checked, Findings, Suite, fingerprint
 from fairat_lightning.build import part, plain, refuse_seed, short
 from fairat_lightning.classifier import Classifier, compose, load
 from fairat_lightning.data import as_float
@@ -42,9 +42,9 @@ def main(words: list[str]) -> None:
     _check(cfg)
     suite: Suite = part(cfg, "suite")
     judged = load(cfg)
-    if cfg.batch_size == "auto":
-        cfg.batch_size = _largest_batch(judged, _device(cfg))
     folder = _folder(cfg, judged.run)
+    if cfg.batch_size == "auto":
+        cfg.batch_size = _largest_batch(judged, _device(cfg), folder if not cfg.overwrite else None)
     header = _header(cfg, judged, suite)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,11 +60,14 @@ def main(words: list[str]) -> None:
     show(folder)
 
 
-def _largest_batch(judged: Classifier, device: str) -> int:
-    """The most images that a GPU attacks at once; on a CPU, which gains nothing by more, the standard's 250."""
+def _largest_batch(judged: Classifier, device: str, begun: Path | None) -> int:
+    """The most images that a GPU attacks at once, or as many as an evaluation that has `begun` took; 250 on a CPU."""
+    if begun is not None and (begun / "config.yaml").exists():
+        return int(yaml.safe_load((begun / "config.yaml").read_text())["batch_size"])
     if device == "cpu":
         return 250
-    net, image = judged.net.to(device).eval().requires_grad_(False), as_float(judged.data.test.pixels[:1]).to(device)
+    net = Checked(judged.net, len(judged.data.classes)).to(device).eval().requires_grad_(False)
+    image = as_float(judged.data.test.pixels[:1]).to(device)
 
     def step(size: int) -> None:
         x = image.repeat(size, 1, 1, 1).requires_grad_()

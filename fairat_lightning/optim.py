@@ -36,11 +36,13 @@ def onecycle(parameters: Iterable[Parameter], *, epochs: int, steps: int, lr: fl
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _sgd(parameters: Iterable[Parameter], *, lr: float, momentum: float, weight_decay: float, nesterov: bool) -> SGD:
+def _sgd(
+    parameters: Iterable[Parameter], *, lr: float, momentum: float, weight_decay: float, nesterov: bool, fused: bool = True
+) -> SGD:
     for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)):
         if not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise ValueError(f"optim.{name}={value} must be a number, 0 or more")
     if not isinstance(nesterov, bool):
         raise ValueError(f"optim.nesterov={nesterov} must be true or false")
     # One kernel for all weights; on a GPU one launch instead of hundreds.
-    return SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True)
+    return SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fused)

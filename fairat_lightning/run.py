@@ -12,7 +12,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig
@@ -20,7 +19,7 @@ from rich.console import Console
 
 from fairat_lightning import record, samples
 from fairat_lightning.audit import fingerprint
-from fairat_lightning.build import check_targets, naming, network, part, plain, quieten, refuse_seed, short, trained
+from fairat_lightning.build import check_targets, naming, network, optimiser, part, plain, quieten, refuse_seed, short, trained
 from fairat_lightning.data import DataModule
 from fairat_lightning.evaluation import class_robust
 from fairat_lightning.guards import Collapse, Finite
@@ -76,7 +75,7 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
         classes=datamodule.classes,
         attack=part(cfg, "attack"),
         objective=part(cfg, "objective"),
-        optim=instantiate(cfg.optim, _convert_="all"),
+        optim=optimiser(cfg),
         awp=part(cfg, "awp") if cfg.get("awp") else None,
         select=cfg.select,
         num_samples=datamodule.num_train,
@@ -91,7 +90,7 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
     if trainer.strategy.root_device.type == "cpu":
         set_threads(net, datamodule.train.pixels[: datamodule.batch_size])
     if cfg.compile:
-        _compile(method, trainer.strategy.root_device.type)
+        _compile(method, trainer.strategy.root_device)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -99,10 +98,10 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
     return Run(cfg, folder, datamodule, method, trainer, head, resume)
 
 
-def _compile(method: Method, device: str) -> None:
-    if (reason := compile_network(method.net)) is not None:
+def _compile(method: Method, device: torch.device) -> None:
+    if (reason := compile_network(method.net, device)) is not None:
         print(f"compile=true: not possible here, the network runs as it is written ({reason})", flush=True)
-    if device == "cuda":
+    if device.type == "cuda":
         method.capture()
 
 
@@ -112,12 +111,12 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     callbacks: list[Callback] = [
         record.EpochSeed(cfg.seed),
         record.History(folder / "history.csv"),
+        Collapse(cfg.on_collapse),  # before what writes the checkpoints, which hold what it knows
         # At the end of the training epoch: earlier, they would hold the class state of the epoch before.
         record.Keep(filename="best", monitor="val/select", mode="max", save_on_train_epoch_end=True, **place),
         # Its own callback: `save_last=True` saves only in epochs that are also the best.
         record.Keep(filename="last", save_on_train_epoch_end=True, **place),
         Finite(),
-        Collapse(cfg.on_collapse),
     ]
     if cfg.get("averaging"):
         callbacks.append(part(cfg, "averaging"))
@@ -239,6 +238,12 @@ def _check(cfg: DictConfig) -> None:
     for key in ("compile", "checkpointing"):
         if not isinstance(cfg[key], bool):
             raise ValueError(f"{key}={cfg[key]} must be true or false")
+    if cfg.compile and cfg.checkpointing:
+        raise ValueError("compile=true and checkpointing=true: torch compiles no such blocks, choose one of the two")
+    if cfg.attack.get("precision") is not None and str(cfg.trainer.precision) == "64-true":
+        raise ValueError(
+            f"attack.precision={cfg.attack.precision} with trainer.precision=64-true: crafting in float64 has no other"
+        )
     epochs = cfg.trainer.max_epochs
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"trainer.max_epochs={epochs} must be a whole number, 1 or more")

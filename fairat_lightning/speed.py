@@ -8,6 +8,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def keep_memory() -> None:
     The activations of a batch of 128 are larger than what glibc keeps by default. Nothing happens elsewhere, nor where the
     environment has settings of malloc already.
     """
-    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+    tuned = any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if sys.platform != "linux" or tuned:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -50,11 +52,14 @@ def keep_memory() -> None:
 
 
 def set_threads(net: nn.Module, batch: torch.Tensor) -> None:
-    """One thread for a network too small for two, unless OMP_NUM_THREADS says otherwise. `batch` (B,C,H,W)."""
-    if "OMP_NUM_THREADS" in os.environ or torch.get_num_threads() == 1:
-        return
-    if len(batch) * flops(net, batch[:1]) < ONE_THREAD:
-        torch.set_num_threads(1)
+    """One thread for a network too small for two, else all, unless OMP_NUM_THREADS says otherwise. `batch` (B,C,H,W)."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1 if len(batch) * flops(net, batch[:1]) < ONE_THREAD else _all_threads())
+
+
+@cache  # what torch found at first: the runs of a sweep share a process
+def _all_threads() -> int:
+    return torch.get_num_threads()
 
 
 def flops(net: nn.Module, x: torch.Tensor) -> int:
@@ -78,20 +83,20 @@ def largest_batch(step: Callable[[int], Any], *, least: int = 64, most: int = 81
     while (wanted := 2 * size or least) <= most:
         try:
             step(wanted + wanted // 4)
+            size = wanted
         except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
             break
-        size = wanted
+    torch.cuda.empty_cache()  # not while the error holds what did not fit
     if not size:
         raise ValueError(f"batch_size=auto: not even {least} images fit the memory, give a smaller batch_size")
     return size
 
 
-def compile_network(net: Any) -> str | None:
-    """Compile `net` in place, names of its weights unchanged; the reason, in one line, where that is not possible here."""
+def compile_network(net: Any, device: torch.device) -> str | None:
+    """Compile `net` in place for `device`, its weights keep their names; the reason, in one line, where that is not possible."""
     try:
         probe = torch.compile(lambda x: torch.sin(x) + 1)
-        probe(torch.zeros(2, device=next(net.parameters()).device))
+        probe(torch.zeros(2, device=device))
     except Exception as error:  # no compiler, no Triton, or no support for this Python: many types, one meaning
         return str(error).strip().splitlines()[0][:200]
     net.compile()

@@ -5,16 +5,15 @@ set -euo pipefail
 PYTHON=${PYTHON:-python}
 data=$1
 case $data in
-digits) words="data=digits"; seeds="0 1 2 3 4" ;;
+digits) words="data=digits"; seeds="0 1 2 3 4"; methods="pgd_at faal trades" ;;
 cifar10) words="data=cifar10 data.root=$ROOT data.train_size=2500 data.val_per_class=30 data.test_size=1000 model=preactresnet_tiny
-  model.width=8 attack=pgd7 optim=onecycle data.batch_size=64 trainer.max_epochs=25"; seeds="0 1 2" ;;
+  model.width=8 attack=pgd7 optim=onecycle data.batch_size=64 trainer.max_epochs=25"; seeds="0 1 2"; methods="pgd_at" ;;
 *) echo "error: $data is unknown: digits or cifar10" >&2; exit 2 ;;
 esac
 runs=runs/precision-$data
 shown=()
-for method in pgd_at faal; do
-  label=PGD-AT
-  [ "$method" = faal ] && label=FAAL
+for method in $methods; do
+  case $method in pgd_at) label=PGD-AT ;; *) label=${method^^} ;; esac
   for kind in float32 bfloat16 crafted; do
     case $kind in
     float32) precision="trainer.precision=32-true"; title="float32" ;;

@@ -45,7 +45,7 @@ def test_groups_and_options_that_others_rely_on():
     expected = {
         "data": "cifar10 cifar100 digits fashion_mnist folder stl10 svhn synthetic tiny_imagenet",
         "model": "preactresnet18 preactresnet_tiny resnet18 timm wrn28_10 wrn34_10",
-        "attack": "fgsm l2_pgd10 pgd10 pgd7",
+        "attack": "fgsm fgsm_rs l2_pgd10 n_fgsm pgd10 pgd2 pgd3 pgd7",
         "objective": "at mart trades",
         "awp": "awp none",
         "averaging": "ema fawa none swa",
@@ -76,12 +76,21 @@ def test_a_method_chooses_its_objective_and_the_command_line_wins(compose):
 
 
 @pytest.mark.parametrize(
-    "attack,steps,step,start",
-    [("pgd10", 10, 2 / 255, None), ("pgd7", 7, 2 / 255, None), ("fgsm", 1, 8 / 255, "zero")],
+    "attack,steps,step,start,noise",
+    [
+        ("pgd10", 10, 2 / 255, None, None),
+        ("pgd7", 7, 2 / 255, None, None),
+        ("pgd3", 3, 4 / 255, None, None),
+        ("pgd2", 2, 4 / 255, None, None),
+        ("fgsm", 1, 8 / 255, "zero", None),
+        ("fgsm_rs", 1, 10 / 255, "uniform", None),
+        ("n_fgsm", 1, 8 / 255, "uniform", 2),
+    ],
 )
-def test_attacks(compose, attack, steps, step, start):
+def test_attacks(compose, attack, steps, step, start, noise):
     made = instantiate(OmegaConf.create(resolved(compose("data=cifar10", f"attack={attack}"))).attack)
-    assert (made.steps, made.step, made.eps, made.norm, made.start) == (steps, step, 8 / 255, "linf", start)
+    assert (made.steps, made.step, made.eps) == (steps, pytest.approx(step), 8 / 255)
+    assert (made.norm, made.start, made.noise) == ("linf", start, noise)
     assert made.batch_norm == "eval"
 
 

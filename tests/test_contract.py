@@ -73,6 +73,17 @@ def job_of(compose, tmp_path, *overrides):
     return runs.prepare(OmegaConf.create(resolved(compose(*SMALL, *overrides))), tmp_path / "run")
 
 
+@pytest.mark.parametrize("attack", ["fgsm_rs", "n_fgsm", "pgd2"])
+@pytest.mark.parametrize("method", sorted(set(options("method")) - {"standard"}))
+def test_the_cheap_attacks_serve_every_method(compose, method, attack, tmp_path):
+    words = [word for word in SMALL if not word.startswith("attack.steps")]
+    cfg = compose(*words, f"method={method}", f"attack={attack}", "trainer.max_epochs=1")
+    job = runs.prepare(OmegaConf.create(resolved(cfg)), tmp_path / "run")
+    runs.execute(job)
+    assert job.method.attack.steps == {"pgd2": 2}.get(attack, 1)
+    assert all(p.isfinite().all() for p in job.method.net.parameters())
+
+
 def test_standard_takes_at_without_awp_only(compose, tmp_path):
     for wrong in ("objective=trades", "awp=awp"):
         with pytest.raises(Exception, match="objective=at awp=none only"):

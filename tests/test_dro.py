@@ -276,3 +276,10 @@ def test_weights_are_those_of_a_long_bisection_to_nine_digits(classes, radius):
             low, high = (middle, high) if divergence >= radius else (low, middle)
         weights = 1 / (1 + b * math.exp(-low))
         torch.testing.assert_close(kl_worst_weights(scores, radius), weights / weights.mean(), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("radius", [1e-14, 1e-17, 1e-30, 1e-300])
+def test_a_radius_below_rounding_is_uniform(radius):
+    for classes in (2, 10, 1000):
+        weights = kl_worst_weights(torch.rand(classes).double(), radius)
+        torch.testing.assert_close(weights, torch.ones(classes).double(), rtol=0, atol=1e-5)

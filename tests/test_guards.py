@@ -1,3 +1,4 @@
+import csv
 import sys
 from types import SimpleNamespace
 
@@ -8,13 +9,19 @@ from conftest import SMALL
 from fairat_lightning import guards
 from fairat_lightning.__main__ import run
 from fairat_lightning.attacks import PGD
+from fairat_lightning.averaging import EMA
 from fairat_lightning.guards import Collapse, Diverged, Finite
 
 
 def trainer(own, robust, epoch=0):
     metrics = {"train/robust": torch.tensor(own), "val/robust": torch.tensor(robust)}
     return SimpleNamespace(
-        callback_metrics=metrics, current_epoch=epoch, is_global_zero=True, progress_bar_callback=None, should_stop=False
+        callbacks=[],
+        callback_metrics=metrics,
+        current_epoch=epoch,
+        is_global_zero=True,
+        progress_bar_callback=None,
+        should_stop=False,
     )
 
 
@@ -85,3 +92,21 @@ def test_a_diverged_run_is_one_line_and_keeps_its_last_good_checkpoint(compose, 
     assert capsys.readouterr().err.startswith("error: the loss is nan or infinite in step 1 of epoch 2")
     assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
     assert not (tmp_path / "run/metrics.json").exists()
+
+
+def test_what_a_collapse_changed_is_in_the_checkpoint_of_its_epoch(launch):
+    """The guard comes before what writes the checkpoints: the last one knows the last epoch's robust accuracy."""
+    folder, _ = launch("on_collapse=strengthen", "attack=n_fgsm", folder="healthy")
+    last = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    assert last["callbacks"]["Collapse"]["best"] == pytest.approx(max(float(row["val/robust"]) for row in rows))
+
+
+def test_with_an_average_the_current_weights_are_watched(capsys):
+    callback, asked = EMA(0.9), []
+    method = SimpleNamespace(attack=PGD(eps=0.1, steps=1), validation_robust=lambda: asked.append(1) or torch.tensor([0.0, 0.1]))
+    collapse, healthy = Collapse("warn"), trainer(0.8, 0.5)  # the average is still at 50 %
+    collapse.best = 0.4
+    healthy.callbacks = [callback]
+    collapse.on_train_epoch_end(healthy, method)
+    assert asked and collapse.epoch == 0 and "5.0% under PGD-10" in capsys.readouterr().out

@@ -1,12 +1,15 @@
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 import torch
+from conftest import SMALL
 from torch import nn
 
 from fairat_lightning import speed
+from fairat_lightning.__main__ import run
 from fairat_lightning.attacks import PGD
 from fairat_lightning.capture import Captured
 from fairat_lightning.models import preactresnet_tiny
@@ -38,12 +41,12 @@ def test_flops_are_counted_from_the_layers():
 @pytest.mark.parametrize("width,threads", [(4, 1), (32, 4)])
 def test_only_a_small_network_gets_one_thread(monkeypatch, width, threads):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    given = []
+    monkeypatch.setattr(speed, "_all_threads", lambda: 4)
+    given = [1]  # as a small network before it in the same sweep leaves it
     monkeypatch.setattr(torch, "set_num_threads", given.append)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: given[-1] if given else 4)
     net = preactresnet_tiny(width=width, **SHAPE)
     set_threads(net, torch.rand(128, 1, 32, 32) if width == 32 else torch.rand(128, 1, 8, 8))
-    assert torch.get_num_threads() == threads
+    assert given[-1] == threads
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     given.clear()
     set_threads(net, torch.rand(128, 1, 8, 8))
@@ -56,7 +59,7 @@ from fairat_lightning.speed import keep_memory
 if len(sys.argv) > 1:
     keep_memory()
 def step():
-    return [torch.ones(2**24) for _ in range(4)] and None
+    return [torch.ones(2**22) for _ in range(16)] and None
 for _ in range(6):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -67,7 +70,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
 def test_memory_is_kept_from_step_to_step():
-    """64 MB tensors are 65,536 pages each step; kept, next to none of them is new."""
+    """Sixteen tensors of 16 MB are 65,536 pages each step; kept, next to none of them is new."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
     faults = [
         int(subprocess.run([sys.executable, "-c", PAGES, *words], env=environment, capture_output=True, check=True).stdout)
@@ -95,7 +98,7 @@ def test_without_a_compiler_the_reason_is_one_line_and_the_network_runs_as_it_is
         raise RuntimeError("no working C++ compiler\nat line 1")
 
     monkeypatch.setattr(torch, "compile", broken)
-    assert compile_network(nn.Linear(1, 1)) == "no working C++ compiler"
+    assert compile_network(nn.Linear(1, 1), torch.device("cpu")) == "no working C++ compiler"
     launch("compile=true")
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compile=true")]
     assert said == ["compile=true: not possible here, the network runs as it is written (no working C++ compiler)"]
@@ -129,3 +132,38 @@ def test_a_captured_attack_is_the_attack(start):
         torch.manual_seed(seed)
         torch.testing.assert_close(captured("key", x, y), wanted)
     assert len(captured.recorded) == 1
+
+
+def test_a_batch_may_be_taken_in_parts(launch):
+    """Two halves with accumulated gradients: as many optimiser steps as of whole batches, AWP and an average with them."""
+    words = ("method=faal", "awp=awp", "averaging=ema", "data.batch_size=16", "trainer.accumulate_grad_batches=2")
+    folder, _ = launch(*words)
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 2 * (64 // 32) and saved["callbacks"]["EMA"]["updates"] == 4
+
+
+def test_the_peak_of_memory_is_recorded(launch):
+    folder, _ = launch()
+    assert 0.1 < json.loads((folder / "run.json").read_text())["memory"]["process_gb"] < 100
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_may_be_clipped(launch, precision):
+    folder, _ = launch("trainer.gradient_clip_val=0.001", f"trainer.precision={precision}", "trainer.max_epochs=1")
+    assert (folder / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    "words,what",
+    [
+        (("compile=true", "checkpointing=true"), "choose one of the two"),
+        (("attack.precision=bfloat16", "trainer.precision=64-true"), "attack.precision=bfloat16 with"),
+        (("compile=yes",), "compile=yes must be true or false"),
+        (("on_collapse=panic",), "on_collapse=panic is unknown"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_one_line(compose, tmp_path, capsys, words, what):
+    with pytest.raises(SystemExit) as stop:
+        run(compose(*[word for word in SMALL if not word.startswith("trainer.precision")], *words), tmp_path / "run")
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.count("\n") == 1 and what in said and not (tmp_path / "run").exists()

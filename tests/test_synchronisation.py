@@ -16,6 +16,7 @@ from fairat_lightning.__main__ import resolved
 
 aten = torch.ops.aten
 WAITING = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.unique_dim, aten._unique2, aten.equal, aten.bincount}
+WAITING |= {aten.multinomial}
 
 
 class Waits(TorchDispatchMode):

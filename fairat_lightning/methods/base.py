@@ -118,7 +118,7 @@ class Method(L.LightningModule):
             return self.attack(loss, x, scale=scale, start=self.objective.start if start is None else start)
 
     def capture(self) -> None:
-        """Craft as one CUDA graph from now on, where no inner loss is given: see `capture.py`."""
+        """Craft as one CUDA graph from now on (`capture.py`); not where a method gives an inner loss of its own."""
         self.captured = Captured(self.net, self._craft)
 
     def ascend(self, x: Tensor, x_adv: Tensor, y: Tensor) -> None:
@@ -145,6 +145,10 @@ class Method(L.LightningModule):
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=size)
         return loss
 
+    def on_fit_end(self) -> None:
+        if self.captured is not None:
+            self.captured.recorded.clear()  # their memory
+
     def configure_optimizers(self) -> Any:
         return self.optim(self.net.parameters(), epochs=self.epochs, steps=int(self.trainer.estimated_stepping_batches))
 
@@ -167,7 +171,8 @@ class Method(L.LightningModule):
     def craft_fixed(self, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
         """`craft` in eval mode with a random start that is a function of each image's index."""
         with crafting(self.net, self.attack, training=False):
-            return self.attack(self.objective.inner(self.net, x, y), x, start=seeded_start(x, index, self.attack))
+            start = seeded_start(x, index, self.attack) * (1.0 if self.attack.noise is None else self.attack.noise)
+            return self.attack(self.objective.inner(self.net, x, y), x, start=start)
 
     def validation_robust(self) -> Tensor:
         """The current weights' accuracy per class under PGD-10 on the validation split: (C,), nan where absent."""

@@ -55,7 +55,10 @@ class FairTAT(Method):
     def targets(self, y: Tensor) -> Tensor:
         """A class other than `y` (B,) for each example, drawn by how often errors fall into it."""
         chances = (self.sharpness * self.false_share.nan_to_num(nan=0.0)).expand(len(y), -1)
-        return chances.scatter(1, y[:, None], -torch.inf).softmax(1).multinomial(1).squeeze(1)
+        chances = chances.scatter(1, y[:, None], -torch.inf).softmax(1)
+        return (chances / torch.empty_like(chances).exponential_()).argmax(
+            1
+        )  # what multinomial does, but it waits for the device
 
     def class_scale(self) -> Tensor:
         """eps_k / eps (C,)."""

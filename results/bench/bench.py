@@ -1,9 +1,9 @@
 """What a training step costs, each row a ratio measured side by side in one run: `make bench`.
 
-    python results/bench/bench.py [--to FILE] [--rounds 3] [--parts abcdefghi] [--width 64] [--batch-size 128]
+    python bench.py [--to FOLDER] [--rounds 3] [--parts abcdefghi] [--width 64] [--batch-size 128]
 
 The sides of a comparison are processes of their own, so that each keeps its own memory and threads (`side.py`). They take one
-step in turn, round after round, the first of which warms them up; a row is the ratio of the medians, its spread that of the rounds.
+step in turn, round after round, the first of which warms them up; a row is the ratio of the medians, with the rounds' spread.
 
     a  published code, re-stated, against ours            e  batch size, classes, width, attack steps
     b  a loop of the usual packages against ours          f  FLOP/s as a share of the device's matrix products
@@ -12,7 +12,7 @@ step in turn, round after round, the first of which warms them up; a row is the 
     i  what FAAL's weights, FairAT's scoring and the loader take of a step
 
 Part h trains: by default on the embedded digits, with `--train "data=cifar10 data.root=... trainer=gpu ..."` anything else; its
-picture lies beside FILE.
+picture lies beside the record, FOLDER/bench-cpu.json or FOLDER/bench-cuda.json.
 """
 
 import argparse
@@ -42,18 +42,20 @@ class Side:
     def __init__(self, spec: dict[str, Any], path: str = ""):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [path, os.environ.get("PYTHONPATH", "")]))}
         command = [sys.executable, str(HERE / "side.py"), json.dumps(spec)]
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=environment
         )
         self.missing = self.read().get("missing")
 
     def read(self) -> dict[str, Any]:
-        assert self.process.stdout is not None and self.process.stderr is not None
+        assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("{"):
                 answer: dict[str, Any] = json.loads(line)
                 return answer
-        raise SystemExit(f"a side ended: {self.process.stderr.read()[-2000:]}")
+        self.errors.seek(0)
+        raise SystemExit(f"a side ended: {self.errors.read()[-2000:]}")
 
     def ask(self, what: str) -> dict[str, Any]:
         assert self.process.stdin is not None
@@ -97,19 +99,28 @@ def seconds(answers: list[dict[str, Any]]) -> list[float]:
 def row(part: str, name: str, above: list[float], below: list[float], **more: Any) -> dict[str, Any]:
     """How many times as long `above` takes as `below`."""
     ratios = [a / b for a, b in zip(above, below, strict=True)]
-    times = {"seconds": median(above), "base_seconds": median(below)}
+    times = {"seconds": median(above), "base_seconds": median(below), "rounds": len(above)}
     ratio = {"ratio": median(above) / median(below), "low": min(ratios), "high": max(ratios)}
     return {"part": part, "name": name, **ratio, **times, **more}
 
 
-def against(part: str, sides: dict[str, Side], base: str, rounds: int) -> list[dict[str, Any]]:
-    """A row for each side but `base`, its time divided by that of `base`; the sides are closed."""
-    missing = {name: side.missing for name, side in sides.items() if side.missing}
-    answers = compare({name: side for name, side in sides.items() if name not in missing}, rounds)
-    for side in sides.values():
+def against(
+    part: str, specs: dict[str, dict[str, Any]], base: dict[str, Any], rounds: int, path: str = ""
+) -> list[dict[str, Any]]:
+    """A row for each specification, its time divided by that of `base`; two processes at a time, as memory allows."""
+    rows = []
+    for name, spec in specs.items():
+        side = Side(spec, path)
+        if side.missing:
+            rows.append({"part": part, "name": name, "not_run": side.missing})
+        else:
+            other = Side(base)
+            theirs, mine = compare({"theirs": side, "mine": other}, rounds).values()
+            rows.append(row(part, name, seconds(theirs), seconds(mine)))
+            other.close()
+            print(f"{part}  {name}  {rows[-1]['ratio']:.2f}", flush=True)
         side.close()
-    found = [row(part, name, seconds(a), seconds(answers[base])) for name, a in answers.items() if name != base]
-    return found + [{"part": part, "name": name, "not_run": reason} for name, reason in missing.items()]
+    return rows
 
 
 def part_a(o: argparse.Namespace) -> list[dict[str, Any]]:
@@ -120,12 +131,19 @@ def part_a(o: argparse.Namespace) -> list[dict[str, Any]]:
             f"{method}: ours in float32": Side(ours("trainer.precision=32-true", o=o, method=method)),
             "ours": Side(ours(o=o, method=method)),
         }
-        answers = compare(sides, o.rounds)
+        missing = next(iter(sides.values())).missing
+        answers = {} if missing else compare(sides, o.rounds)
         for side in sides.values():
             side.close()
+        if missing:
+            rows.append({"part": "a", "name": f"{method}: published / ours", "not_run": missing})
+            continue
         theirs, plain, mine = (seconds(a) for a in answers.values())
         rows.append(row("a", f"{method}: published / ours", theirs, mine))
         rows.append(row("a", f"{method}: published / ours in float32", theirs, plain))
+    if o.compile:
+        compiled = ours(o=o, method="faal", compile=True)
+        rows += against("a", {"faal: published / ours, compiled": published("faal", o)}, compiled, o.rounds)
     return rows
 
 
@@ -135,7 +153,7 @@ def part_b(o: argparse.Namespace) -> list[dict[str, Any]]:
         if subprocess.run(pip, capture_output=True).returncode:
             return [{"part": "b", "name": "torchattacks / ours", "not_run": "torchattacks did not install"}]
         spec = {**published("pgd_at", o), "kind": "torchattacks"}
-        return against("b", {"torchattacks / ours": Side(spec, place), "ours": Side(ours(o=o))}, "ours", o.rounds)
+        return against("b", {"torchattacks / ours": spec}, ours(o=o), o.rounds, place)
 
 
 def part_c(o: argparse.Namespace) -> list[dict[str, Any]]:
@@ -174,24 +192,22 @@ def part_d(o: argparse.Namespace) -> list[dict[str, Any]]:
     if DEVICE == "cpu":
         switches["kept memory"] = ours(o=o, off="keep_memory")
         switches["all cores"] = ours(o=o, threads=1)
-    sides = {f"without {name}": Side(spec) for name, spec in switches.items()} | {"base": Side(ours(o=o))}
-    rows = against("d", sides, "base", o.rounds)
-    if o.compile:
-        rows += against("d", {"compile=true": Side(ours(o=o, compile=True)), "base": Side(ours(o=o))}, "base", o.rounds)
-    return rows
+    rows = against("d", {f"without {name}": spec for name, spec in switches.items()}, ours(o=o), o.rounds)
+    return rows + (against("d", {"compile=true": ours(o=o, compile=True)}, ours(o=o), o.rounds) if o.compile else [])
 
 
 def part_e(o: argparse.Namespace) -> list[dict[str, Any]]:
     def changed(**values: Any) -> argparse.Namespace:
         return argparse.Namespace(**{**vars(o), **values})
 
+    o = changed(batch_size=o.batch_size // 2)
     sweeps = {
-        **{f"batch of {n}": ours(o=changed(batch_size=n)) for n in (32, 64, 256)},
-        **{f"{c} classes, FAAL": ours(o=o, method="faal", classes=c) for c in (10, 100, 1000)},
-        **{f"width {w}": ours(o=changed(width=w)) for w in (o.width // 4, o.width // 2)},
-        **{f"attack={name}": ours(f"attack={name}", o=o) for name in ("fgsm_rs", "n_fgsm", "pgd2", "pgd3", "pgd7")},
+        **{f"batch of {n}": ours(o=changed(batch_size=n)) for n in (o.batch_size // 2, 4 * o.batch_size)},
+        **{f"{c} classes, FAAL": ours(o=o, method="faal", classes=c) for c in (100, 1000)},
+        f"width {o.width // 4}": ours(o=changed(width=o.width // 4)),
+        **{f"attack={name}": ours(f"attack={name}", o=o) for name in ("fgsm_rs", "n_fgsm", "pgd2", "pgd3")},
     }
-    return against("e", {name: Side(spec) for name, spec in sweeps.items()} | {"base": Side(ours(o=o))}, "base", o.rounds)
+    return against("e", {f"{name} / batch of {o.batch_size}": spec for name, spec in sweeps.items()}, ours(o=o), o.rounds)
 
 
 def matrix_rate(dtype: torch.dtype) -> float:
@@ -214,12 +230,13 @@ def part_f(o: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for precision, dtype in (("bf16-mixed", torch.bfloat16), ("32-true", torch.float32)):
         side = Side(ours(f"trainer.precision={precision}", o=o))
-        counted = side.ask("flops")["flops"]
+        answer = side.ask("count")
+        counted = answer["flops"]
         taken = [side.ask("step")["seconds"] for _ in range(o.rounds)]
         side.close()
         rate = matrix_rate(dtype)
         share = [counted / t / rate for t in taken]
-        facts = {"flops": counted, "seconds": median(taken), "matrix_rate": rate}
+        facts = {"flops": counted, "bytes": answer["bytes"], "seconds": median(taken), "matrix_rate": rate}
         rows.append(
             {"part": "f", "name": f"{precision}: share of the matrix rate", "ratio": counted / median(taken) / rate, **facts}
         )
@@ -233,7 +250,11 @@ def part_g(o: argparse.Namespace) -> list[dict[str, Any]]:
     side.close()
     steps = 50_000 // o.batch_size
     return [
-        {"part": "g", "name": f"an epoch of CIFAR-10: {steps} steps, not run but multiplied", "seconds": steps * median(taken)}
+        {
+            "part": "g",
+            "name": f"an epoch of 50,000 images: {steps} steps, not run but multiplied",
+            "seconds": steps * median(taken),
+        }
     ]
 
 
@@ -260,7 +281,7 @@ def part_h(o: argparse.Namespace) -> list[dict[str, Any]]:
             name = f"{method} {attack}: worst {100 * sum(worst) / 3:.1f}, average {100 * sum(average) / 3:.1f}"
             rows.append({"part": "h", "name": name, "seconds": median(taken), **facts})
     if o.to:
-        draw(rows, o.to.with_name(f"{o.to.stem}-attacks.png"))
+        draw(rows, o.to / f"bench-{DEVICE}-attacks.png")
     return rows
 
 
@@ -336,7 +357,9 @@ def main() -> None:
     parser.add_argument("--train", default="data=digits", help="words for the trainings of part h")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--compile", action="store_true", help="also a compiled network in part d; its first step takes minutes")
+    parser.add_argument(
+        "--compile", action="store_true", help="also a compiled network in parts a and d, whose first step takes minutes"
+    )
     o = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for part in o.parts:
@@ -346,10 +369,11 @@ def main() -> None:
     if o.to:
         facts = {k: v for k, v in record.environment(0).items() if k != "command"}
         facts["command"] = " ".join(["python", *sys.argv])
-        before = json.loads(o.to.read_text())["rows"] if o.to.exists() else []
+        path = o.to / f"bench-{DEVICE}.json"
+        before = json.loads(path.read_text())["rows"] if path.exists() else []
         kept = [r for r in before if r["part"] not in o.parts]
-        record.write_json(o.to, {"rows": sorted([*kept, *rows], key=lambda r: r["part"]), "rounds": o.rounds, **facts})
-        print(o.to)
+        record.write_json(path, {"rows": sorted([*kept, *rows], key=lambda r: r["part"]), **facts})
+        print(path)
 
 
 if __name__ == "__main__":

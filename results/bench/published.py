@@ -1,8 +1,8 @@
 """Adversarial training as the public code of the field does it, re-stated by us for comparison; no line of it is theirs.
 
-float32 in torch's default layout; a DataLoader whose workers crop and flip one PIL image at a time; the attack calls `backward`, which
-computes the gradient of every weight too; TRADES's attack computes the clean prediction anew in each of its steps; FAAL runs a
-clean forward that its loss does not use, and solves a convex program, built anew by a modelling language, for each batch.
+float32 in torch's default layout; a DataLoader whose workers crop and flip one PIL image at a time; the attack calls `backward`,
+which computes the gradient of every weight too; TRADES's attack computes the clean prediction anew in each of its steps; FAAL
+runs a clean forward that its loss does not use, and solves a convex program, built anew by a modelling language, for each batch.
 """
 
 import time

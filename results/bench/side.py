@@ -54,7 +54,8 @@ class Ours:
         self.candidate = Candidate(spec["words"], Path(place), self.device)
         method = self.candidate.method
         if spec.get("compile"):
-            speed.compile_network(method.net)
+            if reason := speed.compile_network(method.net, self.device):
+                raise ImportError(reason)
             if self.device.type == "cuda":
                 method.capture()
         self.data = self.candidate.data
@@ -80,24 +81,28 @@ class Ours:
         self.candidate.take(self.batch())
         return {"seconds": clock() - before, "fetching": self.fetching}
 
-    def flops(self) -> dict:
-        """FLOPs of one step, counted where torch dispatches matrix products and convolutions."""
+    def count(self) -> dict:
+        """FLOPs of one step's matrix products and convolutions, and the bytes that its kernels read and write, cached or not."""
         from torch.utils._python_dispatch import TorchDispatchMode
+        from torch.utils._pytree import tree_leaves
         from torch.utils.flop_counter import flop_registry
 
         class Count(TorchDispatchMode):  # torch's own counter does not stand autograd.grad
-            total = 0
+            flops = bytes = 0
 
             def __torch_dispatch__(self, func, types, args=(), kwargs=None):
                 out = func(*args, **(kwargs or {}))
                 if func._overloadpacket in flop_registry:
-                    self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
+                    self.flops += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
+                if not func.is_view:
+                    tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)]
+                    self.bytes += sum(t.numel() * t.element_size() for t in tensors)
                 return out
 
         batch = self.batch()
         with Count() as count:
             self.candidate.take(batch)
-        return {"flops": count.total}
+        return {"flops": count.flops, "bytes": count.bytes}
 
     def between(self) -> dict:
         return {"seconds": self.candidate.between()}
