@@ -5,16 +5,16 @@ set -euo pipefail
 PYTHON=${PYTHON:-python}
 data=$1
 case $data in
-digits) words="data=digits"; seeds="0 1 2 3 4"; methods="pgd_at faal trades" ;;
+digits) words="data=digits"; seeds="0 1 2 3 4"; methods="pgd_at trades"; kinds="float32 bfloat16 crafted" ;;
 cifar10) words="data=cifar10 data.root=$ROOT data.train_size=2500 data.val_per_class=30 data.test_size=1000 model=preactresnet_tiny
-  model.width=8 attack=pgd7 optim=onecycle data.batch_size=64 trainer.max_epochs=25"; seeds="0 1 2"; methods="pgd_at" ;;
+  model.width=8 attack=pgd7 optim=onecycle data.batch_size=64 trainer.max_epochs=25"; seeds="0 1 2"; methods="pgd_at"; kinds="float32 bfloat16" ;;
 *) echo "error: $data is unknown: digits or cifar10" >&2; exit 2 ;;
 esac
 runs=runs/precision-$data
 shown=()
 for method in $methods; do
   case $method in pgd_at) label=PGD-AT ;; *) label=${method^^} ;; esac
-  for kind in float32 bfloat16 crafted; do
+  for kind in $kinds; do
     case $kind in
     float32) precision="trainer.precision=32-true"; title="float32" ;;
     bfloat16) precision="trainer.precision=bf16-mixed"; title="bf16" ;;
@@ -28,3 +28,4 @@ for method in $methods; do
   done
 done
 "$PYTHON" -m fairat_lightning.report "${shown[@]}" --to "results/precision-$data"
+(cd "results/precision-$data" && rm -r figures index.html table.csv table.tex)  # the table and its picture are enough here

@@ -41,7 +41,7 @@ class Ours:
         off = spec.get("off")
         if off == "keep_memory":
             run.keep_memory = lambda: None
-        if off == "no weight gradients":
+        if off == "image-only gradients":
             attacks.pgd = _pgd_with_weight_gradients
             base.crafting = lambda net, attack, training: attacks.mode(net, training)
         if off == "fused optimiser":
