@@ -270,7 +270,7 @@ def trained(method: str, o: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     clock = "train_cpu" if DEVICE == "cpu" else "train"
     for attack in ("fgsm_rs", "n_fgsm", "pgd2", "pgd3", "pgd10"):
-        taken, worst, average = [], [], []
+        taken, worst, average, collapsed = [], [], [], []
         for seed in range(3):
             with tempfile.TemporaryDirectory() as place:
                 words = [
@@ -283,9 +283,17 @@ def trained(method: str, o: argparse.Namespace) -> list[dict[str, Any]]:
                 subprocess.run([sys.executable, "-m", "fairat_lightning", *words], check=True, capture_output=True)
                 facts, metrics = (json.loads(Path(place, "run", name).read_text()) for name in ("run.json", "metrics.json"))
             taken.append(facts["seconds"][clock])
+            collapsed.append(facts.get("collapsed_epoch"))
             worst.append(metrics["pgd20"]["worst"])
             average.append(metrics["pgd20"]["average"])
-        facts = {"method": method, "attack": attack, "worst": worst, "average": average, "all_seconds": taken}
+        facts = {
+            "method": method,
+            "attack": attack,
+            "worst": worst,
+            "average": average,
+            "all_seconds": taken,
+            "collapsed": collapsed,
+        }
         name = f"{method} {attack}: worst {100 * sum(worst) / 3:.1f}, average {100 * sum(average) / 3:.1f}"
         rows.append({"part": "h", "name": name, "seconds": median(taken), **facts})
     return rows
