@@ -54,7 +54,8 @@ def keep_memory() -> None:
 def set_threads(net: nn.Module, batch: torch.Tensor) -> None:
     """One thread for a network too small for two, else all, unless OMP_NUM_THREADS says otherwise. `batch` (B,C,H,W)."""
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1 if len(batch) * flops(net, batch[:1]) < ONE_THREAD else _all_threads())
+        every = _all_threads()  # asked before the first change
+        torch.set_num_threads(1 if len(batch) * flops(net, batch[:1]) < ONE_THREAD else every)
 
 
 @cache  # what torch found at first: the runs of a sweep share a process

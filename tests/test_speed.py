@@ -169,3 +169,19 @@ def test_settings_that_do_not_go_together_are_one_line(compose, tmp_path, capsys
         run(compose(*[word for word in SMALL if not word.startswith("trainer.precision")], *words), tmp_path / "run")
     said = capsys.readouterr().err
     assert stop.value.code == 2 and said.count("\n") == 1 and what in said and not (tmp_path / "run").exists()
+
+
+def test_a_large_network_after_a_small_one_has_all_threads_again(monkeypatch):
+    """The runs of a sweep share a process."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    speed._all_threads.cache_clear()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        set_threads(preactresnet_tiny(width=4, **SHAPE), torch.rand(8, 1, 8, 8))
+        assert torch.get_num_threads() == 1
+        set_threads(preactresnet_tiny(width=32, **SHAPE), torch.rand(128, 1, 32, 32))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+        speed._all_threads.cache_clear()
