@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fairat_lightning.attacks import PGD
 from fairat_lightning.data import as_float
-from fairat_lightning.evaluation import ATTACKS, Spec, logits_under
+from fairat_lightning.evaluation import Spec, logits_under, named
 from fairat_lightning.metrics import class_accuracy, confusion_matrix, summary
 from fairat_lightning.progress import Progress
 from fairat_lightning.samples import Batch, Journal
@@ -135,7 +135,7 @@ class Audit:
             logits = logits_under(self.net, x, y, index, threat or self.threat, attack)
             return logits.argmax(1), F.cross_entropy(logits, y, reduction="none")
 
-        forward_only = attack is None or (attack if isinstance(attack, Spec) else ATTACKS[attack]).steps == 0
+        forward_only = attack is None or named(attack).steps == 0
         size = self.batch_size * (FORWARD_ONLY if forward_only else 1)
         predicted = self.run(name, torch.arange(len(self.labels)) if places is None else places, judge, batch_size=size)
         losses_of = (b.loss or [] for b in self.journal.batches if b.stage == name)

@@ -31,7 +31,7 @@ class Averaging(WeightAveraging):
     """What the three share: only the module's `net` is averaged and swapped; a checkpoint holds everything else as it is."""
 
     def __init__(self, share: Share):
-        super().__init__(use_buffers=True)
+        super().__init__()
         self.share, self.updates = share, 0
 
     @torch.no_grad()

@@ -51,6 +51,11 @@ ATTACKS = {
 }
 
 
+def named(attack: str | Spec) -> Spec:
+    """One of ATTACKS by its name, or an attack itself."""
+    return attack if isinstance(attack, Spec) else ATTACKS[attack]
+
+
 @torch.no_grad()
 def class_means(
     net: nn.Module,
@@ -120,7 +125,7 @@ def full_float32() -> Iterator[None]:
 
 def craft(net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: PGD, attack: str | Spec) -> Tensor:
     """The adversarial images (B,C,H,W) that `logits_under` looks at."""
-    spec = attack if isinstance(attack, Spec) else ATTACKS[attack]
+    spec = named(attack)
     pgd = threat.with_steps(spec.steps)
     if spec.start == "zero":
         pgd = replace(pgd, step=threat.eps, start="zero")

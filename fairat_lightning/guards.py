@@ -15,6 +15,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
 
+from fairat_lightning.callbacks import say
 from fairat_lightning.classwise import global_sum
 from fairat_lightning.methods.base import Method
 from fairat_lightning.metrics import average
@@ -80,7 +81,7 @@ class Collapse(Checkpoint):
         if self.epoch is None and robust < self.best / 2 and own > self.best:
             self.epoch = trainer.current_epoch
             self.act(trainer, cast(Method, pl_module))
-            self.say(trainer, own, robust)
+            self.alarm(trainer, own, robust)
         self.best = max(self.best, robust)
 
     def act(self, trainer: L.Trainer, method: Method) -> None:
@@ -90,15 +91,13 @@ class Collapse(Checkpoint):
             steps = max(10, method.attack.steps)
             method.attack = replace(method.attack, steps=steps, step=None, start=None, noise=None)
 
-    def say(self, trainer: L.Trainer, own: float, robust: float) -> None:
+    def alarm(self, trainer: L.Trainer, own: float, robust: float) -> None:
         then = {"warn": "", "stop": "; the training stops", "strengthen": "; it goes on with PGD-10 or more"}[self.action]
         text = (
             f"CATASTROPHIC OVERFITTING in epoch {trainer.current_epoch + 1}: {100 * own:.1f}% under the training attack, but"
             f" {100 * robust:.1f}% under PGD-10, which was {100 * self.best:.1f}% before{then}"
         )
-        if trainer.is_global_zero:
-            bar = trainer.progress_bar_callback
-            print(text, flush=True) if bar is None else bar.print(text)
+        say(trainer, text)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "epoch": self.epoch}

@@ -20,6 +20,7 @@ from rich.console import Console
 from fairat_lightning import record, samples
 from fairat_lightning.audit import fingerprint
 from fairat_lightning.build import check_targets, naming, network, optimiser, part, plain, quieten, refuse_seed, short, trained
+from fairat_lightning.callbacks import Bar, EpochSeed, History, Keep
 from fairat_lightning.data import DataModule
 from fairat_lightning.evaluation import class_robust
 from fairat_lightning.guards import Collapse, Finite
@@ -109,13 +110,13 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     """Lightning's Trainer with our callbacks and the chosen logger."""
     place: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     callbacks: list[Callback] = [
-        record.EpochSeed(cfg.seed),
-        record.History(folder / "history.csv"),
+        EpochSeed(cfg.seed),
+        History(folder / "history.csv"),
         Collapse(cfg.on_collapse),  # before what writes the checkpoints, which hold what it knows
         # At the end of the training epoch: earlier, they would hold the class state of the epoch before.
-        record.Keep(filename="best", monitor="val/select", mode="max", save_on_train_epoch_end=True, **place),
+        Keep(filename="best", monitor="val/select", mode="max", save_on_train_epoch_end=True, **place),
         # Its own callback: `save_last=True` saves only in epochs that are also the best.
-        record.Keep(filename="last", save_on_train_epoch_end=True, **place),
+        Keep(filename="last", save_on_train_epoch_end=True, **place),
         Finite(),
     ]
     if cfg.get("averaging"):
@@ -130,7 +131,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
             callbacks.append(WandbFigures())
     bar = sys.stdout.isatty()
     if bar:
-        callbacks.append(record.Bar())
+        callbacks.append(Bar())
     on_gpus = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
     return part(
         cfg,

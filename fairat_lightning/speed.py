@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fairat_lightning.attacks import mode
+
 ONE_THREAD = 2e9  # FLOPs of a forward pass over a batch, below which a second thread costs more than it gives
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -65,13 +67,8 @@ def _all_threads() -> int:
 
 def flops(net: nn.Module, x: torch.Tensor) -> int:
     """Floating-point operations of a forward pass in eval mode over images (B,C,H,W); a multiply-add is two."""
-    training = net.training
-    net.eval()
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            net(x)
-    finally:
-        net.train(training)
+    with mode(net, training=False), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(x)
     return int(counter.get_total_flops())
 
 

@@ -56,9 +56,8 @@ class FairTAT(Method):
         """A class other than `y` (B,) for each example, drawn by how often errors fall into it."""
         chances = (self.sharpness * self.false_share.nan_to_num(nan=0.0)).expand(len(y), -1)
         chances = chances.scatter(1, y[:, None], -torch.inf).softmax(1)
-        return (chances / torch.empty_like(chances).exponential_()).argmax(
-            1
-        )  # what multinomial does, but it waits for the device
+        # What `multinomial` does, which waits for the device.
+        return (chances / torch.empty_like(chances).exponential_()).argmax(1)
 
     def class_scale(self) -> Tensor:
         """eps_k / eps (C,)."""

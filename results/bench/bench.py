@@ -21,7 +21,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,8 +30,12 @@ from rich.console import Console
 from rich.table import Table
 
 from fairat_lightning import record
+from fairat_lightning.report.style import COLOURS, MARKERS, save, styled
 
 HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+from cost import clock  # noqa: E402
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -157,7 +160,6 @@ def part_b(o: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def part_c(o: argparse.Namespace) -> list[dict[str, Any]]:
-    sys.path.insert(0, str(HERE))
     from published import solve
 
     from fairat_lightning.dro import kl_worst_case
@@ -168,11 +170,11 @@ def part_c(o: argparse.Namespace) -> list[dict[str, Any]]:
         closed, solver = [], []
         for k in range(o.rounds + 3):
             scores = torch.rand(classes, generator=torch.Generator().manual_seed(k)).double() - 0.7
-            before = time.perf_counter()
+            before = clock()
             mine = kl_worst_case(scores, 0.5)
-            middle = time.perf_counter()
+            middle = clock()
             theirs = solve(scores.tolist(), 0.5)
-            after = time.perf_counter()
+            after = clock()
             assert float((mine @ scores - torch.as_tensor(theirs) @ scores).abs()) < 1e-3
             if k >= 3:
                 closed.append(middle - before)
@@ -216,13 +218,9 @@ def matrix_rate(dtype: torch.dtype) -> float:
     for n in (1024, 2048, 4096):
         a = torch.randn(n, n, device=DEVICE).to(dtype)
         for _ in range(4):
-            if DEVICE == "cuda":
-                torch.cuda.synchronize()
-            before = time.perf_counter()
+            before = clock()
             a @ a
-            if DEVICE == "cuda":
-                torch.cuda.synchronize()
-            best = max(best, 2 * n**3 / (time.perf_counter() - before))
+            best = max(best, 2 * n**3 / (clock() - before))
     return best
 
 
@@ -268,7 +266,7 @@ def part_h(o: argparse.Namespace) -> list[dict[str, Any]]:
 def trained(method: str, o: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each attack: three trainings, whose time is that of the processor on a CPU."""
     rows = []
-    clock = "train_cpu" if DEVICE == "cpu" else "train"
+    kind = "train_cpu" if DEVICE == "cpu" else "train"
     for attack in ("fgsm_rs", "n_fgsm", "pgd2", "pgd3", "pgd10"):
         taken, worst, average, collapsed = [], [], [], []
         for seed in range(3):
@@ -282,7 +280,7 @@ def trained(method: str, o: argparse.Namespace) -> list[dict[str, Any]]:
                 ]
                 subprocess.run([sys.executable, "-m", "fairat_lightning", *words], check=True, capture_output=True)
                 facts, metrics = (json.loads(Path(place, "run", name).read_text()) for name in ("run.json", "metrics.json"))
-            taken.append(facts["seconds"][clock])
+            taken.append(facts["seconds"][kind])
             collapsed.append(facts.get("collapsed_epoch"))
             worst.append(metrics["pgd20"]["worst"])
             average.append(metrics["pgd20"]["average"])
@@ -299,6 +297,7 @@ def trained(method: str, o: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+@styled()
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Worst-class accuracy under PGD-20 against training time, a point for each attack, with the range over the seeds."""
     from matplotlib.figure import Figure
@@ -310,9 +309,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         middle = [100 * sum(r["worst"]) / len(r["worst"]) for r in mine]
         lows = [m - 100 * min(r["worst"]) for m, r in zip(middle, mine, strict=True)]
         highs = [100 * max(r["worst"]) - m for m, r in zip(middle, mine, strict=True)]
-        colour = ("#4477aa", "#ee7733")[k % 2]
         label = {"pgd_at": "PGD-AT", "faal": "FAAL"}.get(method, method)
-        axes.errorbar([r["seconds"] for r in mine], middle, [lows, highs], fmt="o-", color=colour, capsize=3, label=label)
+        axes.errorbar(
+            [r["seconds"] for r in mine], middle, [lows, highs], fmt=f"{MARKERS[k]}-", color=COLOURS[k], capsize=3, label=label
+        )
         for r, m in zip(mine, middle, strict=True):
             axes.annotate(r["attack"], (r["seconds"], m), textcoords="offset points", xytext=(6, 5 if k else -12), fontsize=8)
     axes.set(
@@ -320,9 +320,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         ylabel="worst class under PGD-20, %",
         ylim=(0, None),
     )
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    axes.legend()
+    save(figure, path)
 
 
 def part_i(o: argparse.Namespace) -> list[dict[str, Any]]:
@@ -343,13 +342,9 @@ def part_i(o: argparse.Namespace) -> list[dict[str, Any]]:
         logits, y = torch.randn(o.batch_size, classes, device=DEVICE), torch.randint(classes, (o.batch_size,), device=DEVICE)
         taken = []
         for _ in range(30):
-            if DEVICE == "cuda":
-                torch.cuda.synchronize()
-            before = time.perf_counter()
+            before = clock()
             block(logits, y)
-            if DEVICE == "cuda":
-                torch.cuda.synchronize()
-            taken.append(time.perf_counter() - before)
+            taken.append(clock() - before)
         rows.append(row("i", f"FAAL's weights of {classes} classes / a step", taken[10:], [step] * 20))
     return rows
 

@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 SPEC = json.loads(sys.argv[1])
@@ -21,20 +20,13 @@ if SPEC["kind"] == "ours":
 import torch  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-
-def clock() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+from cost import Candidate, clock  # noqa: E402
 
 
 class Ours:
     """A method of this project with its loader, in the midst of a training, as `cost.py` holds it."""
 
     def __init__(self, spec: dict):
-        from cost import Candidate
-
         from fairat_lightning import attacks, run, speed
         from fairat_lightning.methods import base
 
@@ -50,8 +42,8 @@ class Ours:
 
             optim.SGD = torch.optim.SGD  # type: ignore[misc]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        place = tempfile.mkdtemp()
-        self.candidate = Candidate(spec["words"], Path(place), self.device)
+        with tempfile.TemporaryDirectory() as place:
+            self.candidate = Candidate(spec["words"], Path(place), self.device)
         method = self.candidate.method
         if spec.get("compile"):
             if reason := speed.compile_network(method.net, self.device):
