@@ -1,16 +1,14 @@
-"""What watches a training from outside: its seeds, its checkpoints, its history, and what it says on the terminal."""
+"""What watches a training from outside: its best checkpoint, its history, and what it says on the terminal."""
 
 import csv
 import io
-import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from fairat_lightning.record import write
@@ -21,16 +19,6 @@ def say(trainer: L.Trainer, text: str) -> None:
     """Print a line, above the progress bar if there is one; on one process."""
     bar = trainer.progress_bar_callback
     print(text, flush=True) if bar is None else bar.print(text)
-
-
-class EpochSeed(Callback):
-    """Seed the generators at the start of each epoch from (seed, epoch, process), so that a resumed run goes on exactly."""
-
-    def __init__(self, seed: int):
-        self.seed = seed
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        torch.manual_seed(random.Random(f"{self.seed}/{trainer.current_epoch}/{trainer.global_rank}").getrandbits(63))
 
 
 class Keep(ModelCheckpoint):
@@ -62,21 +50,27 @@ class History(Checkpoint):
     def __init__(self, path: Path):
         self.path = path
         self.rows: list[dict[str, Any]] = []
-        self.clock, self.work = time.perf_counter(), time.process_time()
+        self.clock, self.work = time.perf_counter(), time.process_time()  # when the epoch began
         self.rate = float("nan")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        return {"rows": self.rows, "spent": self.spent(), "rate": self.rate}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self.rows = list(state_dict["rows"])
+        self.rows, self.rate = list(state_dict["rows"]), state_dict["rate"]
+        seconds, work = state_dict["spent"]
+        self.clock, self.work = self.clock - seconds, self.work - work
+
+    def spent(self) -> tuple[float, float]:
+        """Seconds of this epoch, of the clock and of the processors."""
+        return time.perf_counter() - self.clock, time.process_time() - self.work
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.clock, self.work = time.perf_counter(), time.process_time()
         self.rate = trainer.optimizers[0].param_groups[0]["lr"]  # at the epoch's end it is the next epoch's
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        seconds, work = time.perf_counter() - self.clock, time.process_time() - self.work
+        seconds, work = self.spent()
         values = {k: v.item() for k, v in sorted(trainer.callback_metrics.items()) if "/" in k and not k.endswith("_step")}
         clocks = {"seconds": round(seconds, 3), "cpu_seconds": round(work, 3)}
         self.rows.append({"epoch": trainer.current_epoch, **clocks, "lr": self.rate, **values})

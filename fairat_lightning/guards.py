@@ -14,6 +14,8 @@ from typing import Any, cast
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
+from torch import Tensor
+from torchmetrics import Metric
 
 from fairat_lightning.callbacks import say
 from fairat_lightning.classwise import global_sum
@@ -21,39 +23,124 @@ from fairat_lightning.methods.base import Method
 from fairat_lightning.metrics import average
 
 ACTIONS = ("warn", "stop", "strengthen")
+NONFINITE = ("stop", "skip")
+KEPT = "the checkpoints are of earlier steps"
+PATIENCE = 10  # bad steps in a row: our choice
 EVERY = 50  # steps between two looks at what the device knows
 
 
 class Diverged(RuntimeError):
-    """The loss is not finite."""
+    """The loss, a gradient or a weight is not finite."""
 
 
 class Finite(Callback):
-    """Raise Diverged for a loss that is nan or infinite, on any process, before a checkpoint is written.
+    """Watch loss and gradients in every step, and the weights before they are saved: nothing that is nan or infinite is.
 
-    Each loss is looked at on the device, which is asked every EVERY steps and at the end of an epoch.
+    `action`: "stop" raises Diverged, "skip" leaves such a step out, until PATIENCE in a row: weights, optimiser and every count
+    stay as they were. All is looked at on the device, which is asked every EVERY steps and before a checkpoint; to skip, in every
+    step. With 16-mixed Lightning's gradient scaler skips by itself.
     """
 
+    def __init__(self, action: str):
+        if action not in NONFINITE:
+            raise ValueError(f"on_nonfinite={action} is unknown: choose one of {', '.join(NONFINITE)}")
+        self.action = action
+        self.skipped = self.in_a_row = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # a resume within an epoch has no start of one
+        self.good += trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.good = torch.zeros((), dtype=torch.long, device=pl_module.device)  # steps of this epoch before the first bad one
-        self.bad = torch.zeros((), dtype=torch.bool, device=pl_module.device)
+        def zero(kind: torch.dtype) -> Tensor:
+            return torch.zeros((), dtype=kind, device=pl_module.device)
+
+        self.good = zero(torch.long)  # steps of this epoch before the first bad one
+        self.bad, self.bad_loss, self.bad_gradient, self.first = *(zero(torch.bool) for _ in range(3)), zero(torch.long)
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        if self.action == "skip" and batch_idx % trainer.accumulate_grad_batches == 0:
+            self.before = {name: buffer.clone() for name, buffer in pl_module.named_buffers()}
+            self.counts = [(m, m.update_count, {k: v.clone() for k, v in m.metric_state.items()}) for m in meters(pl_module)]
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        if trainer.precision == "16-mixed":
+            return
+        gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
+        self.names, bad = list(gradients), not_finite(list(gradients.values()))
+        self.first = torch.where(self.bad_gradient, self.first, bad.long().argmax())
+        self.bad_gradient = self.bad_gradient | bad.any()
+        if self.action == "skip":
+            self.skip(trainer, pl_module)
+
+    def skip(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if not self.bad_gradient:
+            self.in_a_row = 0
+            return
+        self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+        if self.in_a_row == PATIENCE:
+            raise Diverged(f"{PATIENCE} steps in a row were skipped, the last {when(trainer)}: a lower optim.lr may help; {KEPT}")
+        say(trainer, f"skipped: {self.where()} is nan or infinite {when(trainer)}")
+        module.zero_grad(set_to_none=True)  # an optimiser passes over what has no gradient
+        with torch.no_grad():
+            for name, buffer in module.named_buffers():
+                buffer.copy_(self.before[name])
+        for metric, updates, states in self.counts:
+            metric._update_count = updates
+            for key, value in states.items():
+                getattr(metric, key).copy_(value)
+        self.bad, self.bad_loss, self.bad_gradient = (torch.zeros_like(self.bad) for _ in range(3))
+        self.good.fill_(trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.bad |= ~outputs["loss"].detach().isfinite()
+        if self.in_a_row == 0:
+            self.bad_loss |= ~self.bad & ~outputs["loss"].detach().isfinite()
+        self.bad |= self.bad_loss | self.bad_gradient
         self.good += ~self.bad
-        if batch_idx % EVERY == EVERY - 1:
+        if batch_idx % EVERY == EVERY - 1 and self.action == "stop":
             self.read(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.read(trainer)
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.read(trainer)  # also within an epoch
+        named = [(name, p) for name, p in pl_module.named_parameters() if p.is_floating_point()]
+        bad = not_finite([p.detach() for _, p in named])
+        if bad.any():  # equal on every process
+            raise Diverged(f"the weight {named[int(bad.long().argmax())][0]} is nan or infinite {when(trainer)}; {KEPT}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
+
     def read(self, trainer: L.Trainer) -> None:
         if not global_sum(self.bad.long()):
             return
-        where = f"in step {int(self.good) + 1} of epoch {trainer.current_epoch + 1}" if self.bad else "on another process"
-        raise Diverged(f"the loss is nan or infinite {where}: a lower optim.lr may help; the checkpoints are of earlier epochs")
+        step = f"in step {int(self.good) + 1} of epoch {trainer.current_epoch + 1}"
+        where = f"{self.where()} is nan or infinite {step}" if self.bad else "a loss is nan or infinite on another process"
+        raise Diverged(f"{where}: a lower optim.lr may help; {KEPT}")
+
+    def where(self) -> str:
+        return "the loss" if self.bad_loss else f"the gradient of {self.names[int(self.first)]}"
+
+
+def not_finite(tensors: list[Tensor]) -> Tensor:
+    """Which of the tensors hold nan or infinity: (len(tensors),) bool, on their device."""
+    return ~torch.stack(torch._foreach_norm(tensors, torch.inf)).isfinite()
+
+
+def meters(module: L.LightningModule) -> list[Any]:
+    """The metrics that a training step counts with: sums, not lists of what was seen."""
+    return [m for m in module.modules() if isinstance(m, Metric) and all(map(torch.is_tensor, m.metric_state.values()))]
+
+
+def when(trainer: L.Trainer) -> str:
+    return f"in step {trainer.fit_loop.epoch_loop.batch_progress.current.ready} of epoch {trainer.current_epoch + 1}"
 
 
 class Collapse(Checkpoint):

@@ -58,7 +58,6 @@ class HardExamples(nn.Module):
         self.augment = named(augmentation)
         self.hard_fraction, self.hard_threshold = hard_fraction, hard_threshold
         self.subset, self.warmup_epochs = subset, warmup_epochs
-        self.generator: torch.Generator | None = None
         self.register_buffer("sample_loss", torch.full((num_samples,), torch.nan))
         self.register_buffer("augmented", torch.zeros(num_samples, dtype=torch.bool))
         self.register_buffer("times", torch.zeros(num_samples, dtype=torch.long))  # epochs for which each was chosen
@@ -69,15 +68,15 @@ class HardExamples(nn.Module):
         if stage == "fit" and (size := len(method.training_batches().dataset)) != len(self.augmented):
             raise ValueError(f"num_samples={len(self.augmented)}, but the training set has {size} examples")
 
-    def begin(self, epoch: int) -> None:
-        """Start the epoch's stream of random numbers: its own, so that with nothing hard no other number changes."""
-        seed = (torch.initial_seed() ^ 0x5EED) + 0x9E3779B9 * epoch
-        self.generator = torch.Generator(self.augmented.device).manual_seed(seed % 2**63)
+    def forward(self, x: Tensor, index: Tensor, batch_idx: int) -> Tensor:
+        """The batch (B,C,H,W) with its hard images augmented, the others as they are.
 
-    def forward(self, x: Tensor, index: Tensor) -> Tensor:
-        """The batch (B,C,H,W) with its hard images augmented, the others as they are."""
+        Each batch of an epoch has a stream of random numbers of its own, so that with nothing hard no other number changes.
+        """
         chosen = self.augmented[index].view(-1, 1, 1, 1)
-        return torch.where(chosen, self.augment(x, generator=self.generator), x)
+        seed = (torch.initial_seed() ^ 0x5EED) + 0x9E3779B9 * (batch_idx + 1)
+        generator = torch.Generator(x.device).manual_seed(seed % 2**63)
+        return torch.where(chosen, self.augment(x, generator=generator), x)
 
     def refresh(self, method: Any) -> None:
         """Score the training set under the method's current weights, and choose for its next epoch."""

@@ -86,32 +86,19 @@ def is_finished(folder: Path, config: dict[str, Any]) -> bool:
     return read_metrics(folder) is not None
 
 
-def open_folder(folder: Path, config: dict[str, Any], resume: Path | None) -> None:
-    """Begin a record: remove what an earlier run left unless it is resumed; write the configuration and the environment."""
+def open_folder(folder: Path, config: dict[str, Any], resume: Path | None, **facts: Any) -> None:
+    """Begin a record: remove what an earlier run left unless it is resumed; write the configuration, the environment, `facts`."""
     folder.mkdir(parents=True, exist_ok=True)
     if resume is None:
         for name in FILES:
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     write(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    run = environment(config["seed"])
+    run = environment(config["seed"]) | facts
     if resume is not None and (folder / "run.json").exists():
         before = read_facts(folder)
         run = {**before, "resumed": [*before.get("resumed", []), run]}
     write_json(folder / "run.json", run)
-
-
-def resumable(folder: Path) -> Path | None:
-    """The checkpoint that an unfinished run goes on from, if there is one. ValueError if it cannot be read."""
-    last, best = (folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
-    if not (last.exists() and best.exists()):
-        return None
-    for path in (last, best):
-        try:
-            torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ValueError(f"{path} cannot be read: overwrite=true starts the run anew") from error
-    return last
 
 
 def trained_seconds(folder: Path) -> dict[str, float]:

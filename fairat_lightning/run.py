@@ -7,12 +7,11 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig
 from rich.console import Console
@@ -20,7 +19,6 @@ from rich.console import Console
 from fairat_lightning import record, samples
 from fairat_lightning.audit import fingerprint
 from fairat_lightning.build import check_targets, naming, network, optimiser, part, plain, quieten, refuse_seed, short, trained
-from fairat_lightning.callbacks import Bar, EpochSeed, History, Keep
 from fairat_lightning.data import DataModule
 from fairat_lightning.evaluation import class_robust
 from fairat_lightning.guards import Collapse, Finite
@@ -30,8 +28,10 @@ from fairat_lightning.metrics import selection_score
 from fairat_lightning.models.checkpointing import checkpoint_blocks
 from fairat_lightning.models.weights import load_weights
 from fairat_lightning.report import class_table, draw_classes
+from fairat_lightning.resume import LAST, PREVIOUS, Last, Whole, resumable
 from fairat_lightning.samples import Batch
 from fairat_lightning.speed import compile_network, keep_memory, set_threads
+from fairat_lightning.trainer import build_trainer
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")  # the weights stay in float32 or better
 
@@ -63,7 +63,8 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
     datamodule.prepare()
     keep_memory()
     net = network(cfg, datamodule)
-    if cfg.init_from is not None:
+    resume = None if overwrite else resumable(folder)
+    if cfg.init_from is not None and resume is None:
         load_weights(net, cfg.init_from)
     if cfg.checkpointing:
         checkpoint_blocks(net)
@@ -86,7 +87,6 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
     head: BalancedHead | None = part(cfg, "head") if cfg.get("head") else None
     if head is not None:
         last_layer(net, datamodule.num_classes)
-    resume = None if overwrite else record.resumable(folder)
     trainer = build_trainer(cfg, folder)
     if trainer.strategy.root_device.type == "cpu":
         set_threads(net, datamodule.train.pixels[: datamodule.batch_size])
@@ -106,69 +106,35 @@ def _compile(method: Method, device: torch.device) -> None:
         method.capture()
 
 
-def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
-    """Lightning's Trainer with our callbacks and the chosen logger."""
-    place: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
-    callbacks: list[Callback] = [
-        EpochSeed(cfg.seed),
-        History(folder / "history.csv"),
-        Collapse(cfg.on_collapse),  # before what writes the checkpoints, which hold what it knows
-        # At the end of the training epoch: earlier, they would hold the class state of the epoch before.
-        Keep(filename="best", monitor="val/select", mode="max", save_on_train_epoch_end=True, **place),
-        # Its own callback: `save_last=True` saves only in epochs that are also the best.
-        Keep(filename="last", save_on_train_epoch_end=True, **place),
-        Finite(),
-    ]
-    if cfg.get("averaging"):
-        callbacks.append(part(cfg, "averaging"))
-    logger: Any = False
-    if cfg.get("logger"):
-        name = {} if "name" in cfg.logger else {"name": folder.name}
-        logger = part(cfg, "logger", save_dir=folder, **name)
-        if isinstance(logger, WandbLogger):
-            from fairat_lightning.dashboards import WandbFigures
-
-            callbacks.append(WandbFigures())
-    bar = sys.stdout.isatty()
-    if bar:
-        callbacks.append(Bar())
-    on_gpus = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
-    return part(
-        cfg,
-        "trainer",
-        callbacks=callbacks,
-        logger=logger,
-        default_root_dir=folder,
-        enable_progress_bar=bar,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # the datamodule shards, without repeating a sample
-        inference_mode=False,
-        check_val_every_n_epoch=1,  # the best and the history need it
-        fast_dev_run=False,
-        sync_batchnorm=on_gpus and cfg.trainer.devices != 1,
-    )
-
-
 def execute(job: Run) -> None:
-    """Train, test the selected weights, and write the record."""
+    """Train, test the selected weights, and write the record. Raises Preempted where a signal asked to stop."""
     try:
-        _execute(job)
+        with _callback(job, Last).listening():
+            _execute(job)
     finally:
         if "wandb" in sys.modules:  # else the jobs of a sweep become one W&B run
             sys.modules["wandb"].finish()
 
 
+def _callback(job: Run, kind: type[Any]) -> Any:
+    return next(c for c in cast(Any, job.trainer).callbacks if isinstance(c, kind))
+
+
 def _execute(job: Run) -> None:
     if job.trainer.is_global_zero:
-        record.open_folder(job.folder, plain(job.cfg), job.resume)
+        facts: dict[str, Any] = {}
+        if job.cfg.init_from is not None and job.resume is None:
+            facts["init_from"] = {"path": job.cfg.init_from, "weights": fingerprint(job.method.net.state_dict())}
+        record.open_folder(job.folder, plain(job.cfg), job.resume, **facts)
         _introduce(job)
     job.trainer.fit(job.method, job.datamodule, ckpt_path=job.resume, weights_only=True)
     kept = job.method.keepsakes(job.datamodule.train.pixels)  # before the best epoch's state takes the last one's place
     best = job.folder / "checkpoints" / "best.ckpt"
-    facts: dict[str, Any] = {} if job.head is None else {"head": _balance(job, job.head, best)}
-    if (collapse := next(c for c in job.trainer.checkpoint_callbacks if isinstance(c, Collapse))).epoch is not None:
+    facts = {} if job.head is None else {"head": _balance(job, job.head, best)}
+    if (collapse := _callback(job, Collapse)).epoch is not None:
         facts["collapsed_epoch"] = collapse.epoch
+    if skipped := _callback(job, Finite).skipped:
+        facts["skipped_steps"] = skipped
     fitted = time.perf_counter()
     selected = torch.load(best, map_location="cpu", weights_only=True)["epoch"]
     job.trainer.test(job.method, job.datamodule, ckpt_path=best, weights_only=True, verbose=False)
@@ -206,9 +172,7 @@ def _balance(job: Run, head: BalancedHead, best: Path) -> dict[str, Any]:
         checkpoint["head"] = head.fit(method.net, method.num_classes, score)
         checkpoint["state_dict"] |= {f"net.{name}": value.cpu() for name, value in method.net.state_dict().items()}
         if job.trainer.is_global_zero:
-            partial = best.with_name(".best.ckpt.partial")
-            torch.save(checkpoint, partial)
-            partial.replace(best)
+            Whole().save_checkpoint(checkpoint, best)
         job.trainer.strategy.barrier()
     found: dict[str, Any] = checkpoint["head"]
     return found
@@ -218,6 +182,8 @@ def _introduce(job: Run) -> None:
     data, attack = job.datamodule, job.method.attack
     size = sum(p.numel() for p in job.method.net.parameters())
     print(f"{short(job.folder)}" + (", resumed" if job.resume else ""))
+    if job.resume is not None and job.resume.name == PREVIOUS:
+        print(f"{LAST} is missing or damaged: going on from the checkpoint before it, {PREVIOUS}")
     images = f"{data.num_train:,} + {len(data.val):,} + {len(data.test):,} images to train, validate and test"
     print(f"{images}, {data.num_classes} classes, {size:,} parameters, {attack.norm} eps {attack.eps:.4g}", flush=True)
 

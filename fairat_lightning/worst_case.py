@@ -28,8 +28,8 @@ class WorstCase(nn.Module):
             raise ValueError(f"method.count_weighted={count_weighted} must be true or false")
         self.radius, self.memory, self.count_weighted = float(radius), float(memory), count_weighted
         self.register_buffer("class_margin", torch.full((num_classes,), torch.nan), persistent=memory > 0)
-        self.register_buffer("weight_sum", torch.zeros(num_classes), persistent=False)
-        self.register_buffer("weight_count", torch.zeros(num_classes), persistent=False)
+        self.register_buffer("weight_sum", torch.zeros(num_classes))
+        self.register_buffer("weight_count", torch.zeros(num_classes))
 
     def forward(self, logits: Tensor, y: Tensor) -> Tensor:
         """K' p* for the global batch: logits (B,C) at x', labels (B,) -> (C,), mean 1 over the K' classes known."""

@@ -1,12 +1,10 @@
 """Every method with every objective, with and without AWP: whatever has a YAML in conf/method keeps the contract."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import SMALL
-from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
 from fairat_lightning import run as runs
@@ -122,61 +120,3 @@ def test_a_class_absent_from_training_and_another_from_validation(compose, metho
     state = torch.load(job.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(v.isfinite().all() for name, v in state.items() if name.startswith("net.") and v.is_floating_point())
     assert set(json.loads((job.folder / "metrics.json").read_text())["pgd20"]["per_class"]) == set(job.datamodule.classes)
-
-
-class Stop(Exception):
-    pass
-
-
-class StopAfterFirstEpoch(Callback):
-    def on_train_epoch_start(self, trainer, pl_module):
-        if trainer.current_epoch == 1:
-            raise Stop
-
-
-AVERAGED = ("averaging=ema", "averaging=swa averaging.start=0.3", "averaging=fawa averaging.threshold=0.0 averaging.start=0.0")
-RESUMED = [
-    *options("method"),
-    "faal method.memory=0.9",
-    "dafa method.warmup=0.3",
-    "floor method.warmup=0.3",
-    "cfol method.sampling=uniform",
-    "fairat averaging=ema",
-    "floor averaging.threshold=0.0",
-    *(f"pgd_at {average} head=balanced" for average in AVERAGED),
-]
-
-
-@pytest.mark.parametrize("method", RESUMED)
-def test_resumed_equals_uninterrupted(monkeypatch, tmp_path, launch, method):
-    """A run that stopped after its first epoch goes on to the same bits, history included."""
-    words = (f"method={method.split()[0]}", *method.split()[1:], "trainer.max_epochs=3", "optim.milestones=[0.5]")
-    whole, metrics = launch(*words, folder="whole")
-
-    build_trainer = runs.build_trainer
-
-    def interrupted(cfg, folder):
-        trainer = build_trainer(cfg, folder)
-        trainer.callbacks.append(StopAfterFirstEpoch())
-        return trainer
-
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(runs, "build_trainer", interrupted)
-        launch(*words, folder="parts")
-    assert not (tmp_path / "parts" / "metrics.json").exists()
-    parts, resumed = launch(*words, folder="parts")
-    assert resumed == metrics
-    assert rows(whole) == rows(parts)
-    a, b = (torch.load(r / "checkpoints" / "last.ckpt", weights_only=True) for r in (whole, parts))
-    for key in ("state_dict", "current_model_state"):
-        assert (key in a) == (key in b)
-        for name, value in a.get(key, {}).items():
-            assert torch.allclose(value, b[key][name], rtol=0, atol=0, equal_nan=True), name
-    assert json.dumps(a["lr_schedulers"], default=str) == json.dumps(b["lr_schedulers"], default=str)
-
-
-def rows(folder: Path) -> list[str]:
-    """The history without its clocks."""
-    lines = [line.split(",") for line in (folder / "history.csv").read_text().splitlines()]
-    clock = lines[0].index("seconds")
-    return [",".join(cells[:clock] + cells[clock + 2 :]) for cells in lines]

@@ -14,6 +14,7 @@ LEVEL = {
     "fairat_lightning.classifier": 5,
     "fairat_lightning.build": 4,
     "fairat_lightning.run": 4,
+    "fairat_lightning.trainer": 4,
     "fairat_lightning.dashboards": 3.5,
     "fairat_lightning.guards": 3,
     "fairat_lightning.methods": 3,

@@ -62,7 +62,7 @@ class Method(L.LightningModule):
             raise ValueError(f"classes={classes}: a classifier needs two or more")
         self.attack, self.objective, self.optim, self.awp, self.select = attack, objective, optim, awp, select
         self.captured: Captured | None = None
-        self.train_robust = ClassMeans(self.num_classes)
+        self.train_robust, self.train_loss = ClassMeans(self.num_classes), ClassMeans(1)
         self.confusion = nn.ModuleDict(
             {
                 f"{split}_{name}": MulticlassConfusionMatrix(self.num_classes, validate_args=False)
@@ -140,9 +140,9 @@ class Method(L.LightningModule):
     def reduce(self, losses: Tensor) -> Tensor:
         """The mean of the losses (B,) over the global batch, logged as `train/loss`."""
         loss = global_mean(losses)
-        size = len(losses)
-        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
-        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=size)
+        # Counted here and not by Lightning, whose means over an epoch are in no checkpoint.
+        self.train_loss.update(loss.detach()[None], torch.zeros(1, dtype=torch.long, device=loss.device))
+        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(losses))
         return loss
 
     def on_fit_end(self) -> None:
@@ -153,6 +153,9 @@ class Method(L.LightningModule):
         return self.optim(self.net.parameters(), epochs=self.epochs, steps=int(self.trainer.estimated_stepping_batches))
 
     def on_train_epoch_end(self) -> None:
+        if self.train_loss.update_called:
+            self.log("train/loss", self.train_loss.compute())
+            self.train_loss.reset()
         if self.train_robust.update_called:
             accuracy = self.train_robust.compute()
             self.train_robust.reset()

@@ -50,12 +50,9 @@ class FairAT(Method):
     def setup(self, stage: str) -> None:
         self.hard.check(self, stage)
 
-    def on_train_epoch_start(self) -> None:
-        self.hard.begin(self.current_epoch)
-
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, index = self.unpack(batch)
-        x = self.hard(x, index)
+        x = self.hard(x, index, batch_idx)
         x_adv = self.craft(x, y)
         self.ascend(x, x_adv, y)
         terms = self.score(x, x_adv, y)

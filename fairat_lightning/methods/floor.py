@@ -55,15 +55,11 @@ class FLOOR(Method):
         if self.hard is not None:
             self.hard.check(self, stage)
 
-    def on_train_epoch_start(self) -> None:
-        if self.hard is not None:
-            self.hard.begin(self.current_epoch)
-
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, index = self.unpack(batch)
         when = self.current_epoch, self.epochs
         if self.hard is not None:
-            x = self.hard(x, index)
+            x = self.hard(x, index, batch_idx)
         weight = self.transfer.weight(y, *when)
         x_adv = self.craft(x, y, scale=weight)
         self.ascend(x, x_adv, y)

@@ -74,6 +74,9 @@ class FRL(Method):
 
         clean, robust = self.measure(self.validation_batches(), errors, width=2).unbind(1)
         self.multiply(clean, robust - clean)
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
         self.log_classes("train/class_weight", self.class_weight(self.natural))
         self.log_classes("train/class_eps", self.class_scale())
 

@@ -1,0 +1,243 @@
+"""A run that is stopped at any moment goes on as if nothing had happened: its checkpoints, what they hold, and signals.
+
+last.ckpt is written after every epoch, every `save_minutes` within one, and when the process is told to stop (SIGTERM or
+SIGUSR1), which then ends with exit code 75: "try again", in sysexits.h. Within an epoch it holds also what no state_dict has: the
+position in the epoch, the generators' states, and what has been counted since the epoch began. A file is written beside its
+place, flushed to the disk and moved there; the last.ckpt before it stays as previous.ckpt.
+"""
+
+import io
+import os
+import random
+import signal
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
+from torchmetrics import Metric
+
+from fairat_lightning.callbacks import say
+from fairat_lightning.classwise import world_size
+
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+FORMAT = 1  # of what a checkpoint holds
+AGREE = 20  # steps between two times that several processes ask each other whether to save
+
+
+class Preempted(SystemExit):
+    """The process was told to stop; what it knew is saved."""
+
+    def __init__(self) -> None:
+        super().__init__(os.EX_TEMPFAIL)  # 75
+
+
+class Whole(TorchCheckpointIO):
+    """Checkpoints that are on the disk whole or not at all; the last.ckpt before the new one is kept."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                file.write(content.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            if path.name == LAST and intact(path):
+                path.replace(path.with_name(PREVIOUS))
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def resumable(folder: Path) -> Path | None:
+    """The checkpoint that an unfinished run goes on from, None to begin anew; last.ckpt, or if it is damaged the one before.
+
+    Raises ValueError where all of them are damaged, or best.ckpt is, or they are of another version.
+    """
+    last, previous, best = (folder / "checkpoints" / name for name in (LAST, PREVIOUS, BEST))
+    found = [path for path in (last, previous) if path.exists()]
+    if not found:
+        return None
+    path = next((path for path in found if intact(path)), None)
+    if path is None or (best.exists() and not intact(best)):
+        raise ValueError(f"{best if path else found[0]} is damaged: overwrite=true starts the run anew")
+    try:
+        version = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("format")
+    except Exception as error:  # what is no checkpoint makes torch raise UnpicklingError, RuntimeError, AttributeError, ...
+        raise ValueError(f"{path} is no checkpoint of a run: overwrite=true starts the run anew") from error
+    if version != FORMAT:
+        raise ValueError(f"{path} was written by another version of fairat_lightning: overwrite=true starts the run anew")
+    return path
+
+
+def intact(path: Path) -> bool:
+    """Whether every part of a checkpoint has the checksum that was written with it."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
+
+
+class Last(Checkpoint):
+    """Writes last.ckpt, and begins each epoch from (seed, epoch, process), or where the checkpoint was within it.
+
+    `minutes` between two checkpoints within an epoch. Lightning calls Checkpoint callbacks after all others, and this one comes
+    last of them, so that the checkpoint holds what the others know.
+    """
+
+    def __init__(self, folder: Path, *, seed: int, minutes: float):
+        if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not minutes > 0:
+            raise ValueError(f"save_minutes={minutes} must be a number of minutes above 0")
+        self.path, self.seed, self.seconds = folder / LAST, seed, 60 * minutes
+        self.asked = False  # by a signal
+        self.saved = time.monotonic()
+        self.position: tuple[int, int] | None = None  # epoch and batches of it, while saving within one
+        self.loaded: dict[str, Any] | None = None
+
+    # -- signals
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Remember SIGTERM and SIGUSR1 for as long as this lasts; where they cannot be heard, nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.listen()
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def listen(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self.asked = True
+
+    # Lightning has put its own handlers before these two, which talk to other processes in the middle of a step.
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.listen()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.listen()
+
+    def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
+            self.stop(trainer)
+
+    def stop(self, trainer: L.Trainer) -> None:
+        say(trainer, "Told to stop: all is saved, the same command goes on from here.")
+        raise Preempted
+
+    # -- saving
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        done = batch_idx + 1
+        if done >= trainer.num_training_batches or done % trainer.accumulate_grad_batches:
+            return  # the epoch's end saves; and gradients are in no checkpoint
+        if trainer.world_size > 1 and done % (AGREE * trainer.accumulate_grad_batches):
+            return
+        due = self.asked or time.monotonic() - self.saved > self.seconds
+        if trainer.strategy.reduce_boolean_decision(due, all=False):
+            self.save(trainer, (trainer.current_epoch, done))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: L.Trainer, position: tuple[int, int] | None = None) -> None:
+        self.position = position
+        trainer.save_checkpoint(self.path)
+        self.position, self.saved = None, time.monotonic()
+        if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
+            self.stop(trainer)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["format"] = FORMAT
+        if self.position is not None:
+            mine = {"generators": generators(), "counted": counted(pl_module)}
+            checkpoint["within"] = {"position": list(self.position), "processes": gather(mine)}
+
+    # -- going on
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn == "fit":
+            self.loaded = checkpoint.get("within")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.loaded is None:
+            return
+        epoch, given = self.loaded["position"]
+        # Lightning would hand on the loader's own state too late: the number of steps was asked for before.
+        cast(Any, trainer.train_dataloader).load_state_dict({"epoch": epoch, "given": given})
+        processes = self.loaded["processes"]
+        rank, world = trainer.global_rank, trainer.world_size
+        self.begin(epoch, rank, given)
+        if world == len(processes):
+            set_generators(processes[rank]["generators"])
+        for process in processes[rank::world]:  # also where fewer processes go on
+            count(pl_module, process["counted"])
+        self.loaded = None
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.begin(trainer.current_epoch, trainer.global_rank)
+
+    def begin(self, *place: int) -> None:
+        torch.manual_seed(random.Random("/".join(map(str, (self.seed, *place)))).getrandbits(63))
+
+
+def generators() -> dict[str, Tensor]:
+    """The states of torch's generators on this process: the processor's, and the GPU's if it is in use."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
+
+
+def set_generators(states: dict[str, Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def counted(module: torch.nn.Module) -> dict[str, Any]:
+    """What the metrics of `module` have seen on this process since their last reset."""
+    metrics = {name: m for name, m in module.named_modules() if isinstance(m, Metric) and m.update_called}
+    return {name: {"updates": m.update_count, "states": m.metric_state} for name, m in metrics.items()}
+
+
+def count(module: torch.nn.Module, found: dict[str, Any]) -> None:
+    """Add what `counted` has found; all of it is sums."""
+    for name, values in found.items():
+        metric: Any = module.get_submodule(name)
+        metric._update_count += values["updates"]  # torchmetrics has no way to say it
+        for key, value in values["states"].items():
+            getattr(metric, key).add_(value.to(metric.device))
+
+
+def gather(mine: Any) -> list[Any]:
+    """What every process has, in their order, on each of them."""
+    if world_size() == 1:
+        return [mine]
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, mine)
+    return found

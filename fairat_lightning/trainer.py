@@ -1,0 +1,59 @@
+"""Lightning's Trainer of a run: its callbacks in their order, its logger, its checkpoints."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
+from omegaconf import DictConfig
+
+from fairat_lightning.build import part
+from fairat_lightning.callbacks import Bar, History, Keep
+from fairat_lightning.guards import Collapse, Finite
+from fairat_lightning.resume import Last, Whole
+
+
+def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
+    """Lightning's Trainer with our callbacks and the chosen logger."""
+    place: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
+    callbacks: list[Callback] = [
+        History(folder / "history.csv"),
+        Collapse(cfg.on_collapse),  # before what writes the checkpoints, which hold what it knows
+        # At the end of the training epoch: earlier, they would hold the class state of the epoch before.
+        Keep(filename="best", monitor="val/select", mode="max", save_on_train_epoch_end=True, **place),
+        Last(folder / "checkpoints", seed=cfg.seed, minutes=cfg.save_minutes),
+        Finite(cfg.on_nonfinite),
+    ]
+    if cfg.get("averaging"):
+        callbacks.append(part(cfg, "averaging"))
+    logger: Any = False
+    if cfg.get("logger"):
+        name = {} if "name" in cfg.logger else {"name": folder.name}
+        logger = part(cfg, "logger", save_dir=folder, **name)
+        if isinstance(logger, WandbLogger):
+            from fairat_lightning.dashboards import WandbFigures
+
+            callbacks.append(WandbFigures())
+    bar = sys.stdout.isatty()
+    if bar:
+        callbacks.append(Bar())
+    on_gpus = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
+    return part(
+        cfg,
+        "trainer",
+        callbacks=callbacks,
+        plugins=[Whole()],
+        logger=logger,
+        default_root_dir=folder,
+        enable_progress_bar=bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the datamodule shards, without repeating a sample
+        inference_mode=False,
+        check_val_every_n_epoch=1,  # the best and the history need it
+        fast_dev_run=False,
+        sync_batchnorm=on_gpus and cfg.trainer.devices != 1,
+    )
