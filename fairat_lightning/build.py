@@ -19,6 +19,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fairat_lightning.checks import reachable
 from fairat_lightning.data import DataModule
 from fairat_lightning.models.weights import load_weights
 
@@ -39,7 +40,9 @@ def part(cfg: DictConfig, group: str, **values: Any) -> Any:
     if "_target_" not in node:
         raise ValueError(f"{group}.{next(iter(node))} is set, but the chosen option of {group} takes none: a recipe's leftover?")
     if clash := [key for key in values if key not in PATHS and node.get(key) not in (None, values[key])]:
-        raise ValueError(f"{group}.{clash[0]}={node[clash[0]]} is not yours to set: here it is {values[clash[0]]}")
+        here = values[clash[0]]
+        instead = f": here it is {here}" if isinstance(here, bool | int | str | Path) else ""
+        raise ValueError(f"{group}.{clash[0]}={node[clash[0]]} is not yours to set{instead}")
     with naming(group):
         rest = {key: value for key, value in node.items() if key not in PATHS}
         return instantiate(rest, _partial_=True, _convert_="all")(**values)
@@ -55,7 +58,7 @@ def network(cfg: DictConfig, data: DataModule) -> Any:
 
 def optimiser(cfg: DictConfig) -> Any:
     """The function that makes the optimiser, see `optim.py`."""
-    optim = instantiate(cfg.optim, _convert_="all")
+    optim = instantiate(cfg.optim, _partial_=True, _convert_="all")
     clipped = cfg.trainer.get("gradient_clip_val") is not None and cfg.optim._target_.startswith("fairat_lightning.")
     return partial(optim, fused=False) if clipped else optim  # Lightning clips no fused optimiser's gradients in mixed precision
 
@@ -66,8 +69,10 @@ def trained(path: Any, cfg: DictConfig, data: DataModule) -> Any:
         raise ValueError(f"method.teacher={path} must be a path: a run folder, checkpoint or state dict")
     if (run := run_folder(path)) is not None:
         try:
-            model = OmegaConf.load(run / "config.yaml").model
-        except (OSError, yaml.YAMLError, AttributeError, OmegaConfBaseException):
+            model = yaml.safe_load((run / "config.yaml").read_text())["model"]
+            if not isinstance(model, dict):
+                raise TypeError(model)
+        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
             raise ValueError(f"{run / 'config.yaml'} cannot be read: it is no configuration of a run") from None
         cfg = OmegaConf.create({"model": model})
         check_targets(plain(cfg))
@@ -78,7 +83,7 @@ def trained(path: Any, cfg: DictConfig, data: DataModule) -> Any:
 
 def run_folder(checkpoint: Any) -> Path | None:
     """The run that a checkpoint belongs to: its folder, or the folder above its `checkpoints/`; None for any other file."""
-    path = Path(str(checkpoint)).expanduser()
+    path = reachable(str(checkpoint))
     for folder in (path, path.parent.parent if path.parent.name == "checkpoints" else path):
         if (folder / "config.yaml").is_file():
             return folder
@@ -92,13 +97,15 @@ def naming(group: str) -> Iterator[None]:
         yield
     except TypeError as error:
         raise ValueError(f"{group}: {error}; see the keys of each option in conf/{group}/, and what a recipe sets") from error
+    except (RuntimeError, MemoryError, OverflowError) as error:  # torch's and NumPy's words for a number that is far too large
+        raise ValueError(f"{group} cannot be built: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
 
 
 def check_targets(node: Any, allow: Sequence[str] = ()) -> None:
     """Raise ValueError for a `_target_` anywhere in `node` that begins with none of TARGETS and `allow`."""
     if isinstance(node, dict):
         target = node.get("_target_")
-        if target is not None and not str(target).startswith((*TARGETS, *allow)):
+        if "_target_" in node and not str(target).startswith((*TARGETS, *allow)):
             raise ValueError(f"_target_={target} is not allowed: it must begin with one of {', '.join((*TARGETS, *allow))}")
         node = list(node.values())
     if isinstance(node, list):

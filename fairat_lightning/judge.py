@@ -198,7 +198,7 @@ def show(folder: Path) -> None:
     for note in run["notes"]:
         console.print(Text(note, style="dim"), soft_wrap=True)
     for name, what in (("metrics.json", "figures"), (NAME, "images"), ("classes.png", "picture")):
-        console.print(f"[dim]{what:8}[/] {short(folder.absolute() / name)}", soft_wrap=True, highlight=False)
+        console.print(f"[dim]{what:8}[/] {escape(str(short(folder.absolute() / name)))}", soft_wrap=True, highlight=False)
 
 
 def _folder(cfg: DictConfig, run: Path | None) -> Path:
