@@ -11,9 +11,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import hydra
 from filelock import Timeout
@@ -74,8 +74,8 @@ def _job(cfg: DictConfig) -> None:
     run(cfg, Path(hydra_config.runtime.output_dir), sweep=hydra_config.mode == RunMode.MULTIRUN)
 
 
-def run(cfg: DictConfig, folder: Path, *, sweep: bool = False) -> None:
-    """One run of the composed configuration in `folder`, which need not exist yet."""
+def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequence[Any] = ()) -> None:
+    """One run of the composed configuration in `folder`, which need not exist yet; `callbacks` come after all others."""
     from fairat_lightning import run as runs  # torch and Lightning take seconds to import: not for --help
     from fairat_lightning.build import WRONG_INPUT
     from fairat_lightning.faults import explain
@@ -92,6 +92,7 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False) -> None:
         print("This run is finished: overwrite=true runs it anew.\n")
         runs.show(folder)
         return
+    cast(Any, job.trainer).callbacks.extend(callbacks)
     try:
         runs.execute(job)
     except Timeout:
@@ -99,7 +100,7 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False) -> None:
     except Exception as error:
         if (line := explain(error, cfg, training=not job.fitted)) is None:
             raise
-        raise Stop(1, line) from None
+        raise Stop(1, line) from error
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def share(settings: Any) -> None:
 
 
 def claim(count: int, number: int) -> int:
-    """A GPU of `count` that no other process of this user has, as long as this one lives; by the job's number if all are taken."""
+    """A GPU of `count` that no other process of this user holds, until this one ends; by the job's number if all are held."""
     for gpu in range(count):
         lock = FileLock(Path(tempfile.gettempdir()) / f"fairat_lightning-{os.getuid()}-gpu{gpu}.lock")
         try:
