@@ -78,7 +78,7 @@ def load(cfg: DictConfig) -> Classifier:
     quieten()
     if cfg.checkpoint is None:
         raise ValueError("checkpoint=PATH must be given: a run folder, a checkpoint or a state dict")
-    if not isinstance(cfg.checkpoint, str):
+    if not isinstance(cfg.checkpoint, str) or not cfg.checkpoint:
         raise ValueError(f"checkpoint={cfg.checkpoint} must be a path")
     if Path(cfg.checkpoint).expanduser().is_dir() and run_folder(cfg.checkpoint) is None:
         raise ValueError(f"checkpoint={cfg.checkpoint} has no config.yaml: name the file with the weights, model= and data=")
@@ -105,7 +105,7 @@ OmegaConf.register_new_resolver("other_eps", other_eps, replace=True)
 def _saved(run: Path) -> dict[str, Any]:
     try:
         saved = yaml.safe_load((run / "config.yaml").read_text())
-    except (OSError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError):
         saved = None
     if not isinstance(saved, dict):
         raise ValueError(f"{run / 'config.yaml'} cannot be read: it is no configuration of a run")

@@ -22,6 +22,7 @@ from torch import Tensor
 from fairat_lightning import __version__, record
 from fairat_lightning.audit import Audit, Checked, Findings, Suite, fingerprint
 from fairat_lightning.build import part, plain, refuse_seed, short
+from fairat_lightning.checks import reachable
 from fairat_lightning.classifier import Classifier, compose, load
 from fairat_lightning.data import as_float
 from fairat_lightning.data.stratified import stratified
@@ -206,8 +207,8 @@ def _folder(cfg: DictConfig, run: Path | None) -> Path:
     weights = Path(cfg.checkpoint)
     other = run is not None and weights.suffix and weights.name != "best.ckpt" and cfg.name == cfg.suite.suite
     name = f"{cfg.name}-{weights.stem}" if other else cfg.name
-    above = run or Path("runs") / f"audit-{weights.stem}" if cfg.to is None else Path(str(cfg.to)).expanduser()
-    return above / "evaluation" / name
+    above = run or Path("runs") / f"audit-{weights.stem}" if cfg.to is None else Path(cfg.to)
+    return reachable(above / "evaluation" / name)
 
 
 def _places(cfg: DictConfig, judged: Classifier) -> Tensor:
@@ -241,6 +242,8 @@ def _check(cfg: DictConfig) -> None:
         raise ValueError(f"overwrite={cfg.overwrite} must be true or false")
     if cfg.classes is not None and (isinstance(cfg.classes, str | int) or not len(cfg.classes)):
         raise ValueError(f"classes={cfg.classes} must be a list of names: classes=[cat,dog]")
+    if cfg.to is not None and (not isinstance(cfg.to, str) or not cfg.to):
+        raise ValueError(f"to={cfg.to} must be a path")
     if not isinstance(cfg.name, str) or not cfg.name or "/" in cfg.name or cfg.name.startswith("."):
         raise ValueError(f"name={cfg.name} must be a plain name")
     if cfg.device not in ("auto", "cpu", "cuda"):

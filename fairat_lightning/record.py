@@ -9,6 +9,7 @@ import csv
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -28,6 +29,7 @@ FILES = (
     *("config.yaml", "metrics.json", "run.json", "samples.jsonl", "history.csv", "classes.png", "hardest.npz"),
     *("checkpoints", "evaluation", "tensorboard", "wandb"),
 )
+PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "epoch", "global_step"}  # of a checkpoint
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 
 
@@ -35,7 +37,7 @@ def environment(seed: int, module: str = "fairat_lightning") -> dict[str, Any]:
     """What a reader needs to repeat the run: command, versions, seed, hardware, git revision and start time."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
+        "command": redacted(shlex.join(["python", "-m", module, *sys.argv[1:]])),
         "seed": seed,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
@@ -43,6 +45,12 @@ def environment(seed: int, module: str = "fairat_lightning") -> dict[str, Any]:
         "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu},
         "git": _git_revision(),
     }
+
+
+def redacted(text: str) -> str:
+    """`text` without what follows a key such as api_key= or token=, and without the credentials of an address."""
+    text = re.sub(r"(?i)([\w.]*(?:api_?key|token|passwor[dt]|secret|credential)[\w.]*[=:]\s*)[^\s,}\]]+", r"\1***", text)
+    return re.sub(r"://[^/\s@]+@", "://***@", text)
 
 
 def write(path: Path, text: str) -> None:
@@ -114,7 +122,7 @@ def check_resumable(folder: Path, path: Path, state: Mapping[str, Any]) -> None:
         if not place.exists():
             raise ValueError(f"{place} is missing: overwrite=true starts the run anew")
         content = load_checkpoint(place)
-        if not content.keys() >= {"state_dict", "epoch"} or _shapes(content["state_dict"]) != _shapes(state):
+        if not content.keys() >= PARTS or _shapes(content["state_dict"]) != _shapes(state):
             raise ValueError(f"{place} does not hold this run's network: overwrite=true starts the run anew")
     if (folder / "run.json").exists():
         read_facts(folder)

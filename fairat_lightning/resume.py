@@ -33,7 +33,6 @@ from fairat_lightning.record import load_checkpoint
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 FORMAT = 1  # of what a checkpoint holds
-PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "epoch", "global_step"}
 AGREE = 20  # steps between two times that several processes ask each other whether to save
 
 
@@ -78,11 +77,8 @@ def resumable(folder: Path) -> Path | None:
     path = next((path for path in found if intact(path)), None)
     if path is None or (best.exists() and not intact(best)):
         raise ValueError(f"{best if path else found[0]} is damaged: overwrite=true starts the run anew")
-    content = load_checkpoint(path)
-    if content.get("format") != FORMAT:
+    if load_checkpoint(path).get("format") != FORMAT:
         raise ValueError(f"{path} was written by another version of fairat_lightning: overwrite=true starts the run anew")
-    if not content.keys() >= PARTS:
-        raise ValueError(f"{path} is no checkpoint of a run: overwrite=true starts the run anew")
     return path
 
 

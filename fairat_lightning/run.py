@@ -6,6 +6,7 @@ Everything that a user can get wrong is built before anything is written.
 import copy
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,7 @@ from typing import Any, cast
 import lightning as L
 import numpy as np
 import torch
+from filelock import FileLock
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig
 from rich.console import Console
@@ -49,6 +51,7 @@ class Run:
     trainer: L.Trainer
     head: BalancedHead | None
     resume: Path | None
+    fitted: bool = False  # whether the training is over
 
 
 def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | None:
@@ -126,9 +129,13 @@ def _compile(method: Method, device: torch.device) -> None:
 
 
 def execute(job: Run) -> None:
-    """Train, test the selected weights, and write the record. Raises Preempted where a signal asked to stop."""
+    """Train, test the selected weights, and write the record.
+
+    Raises Preempted where a signal asked to stop, and filelock's Timeout while another process runs this very run.
+    """
+    lock = FileLock(job.folder / ".lock", timeout=0) if job.trainer.is_global_zero else nullcontext()
     try:
-        with _callback(job, Last).listening():
+        with lock, _callback(job, Last).listening():
             _execute(job)
     finally:
         if "wandb" in sys.modules:  # else the jobs of a sweep become one W&B run
@@ -147,6 +154,7 @@ def _execute(job: Run) -> None:
         record.open_folder(job.folder, plain(job.cfg), job.resume, **facts)
         _introduce(job)
     job.trainer.fit(job.method, job.datamodule, ckpt_path=job.resume, weights_only=True)
+    job.fitted = True
     kept = job.method.keepsakes(job.datamodule.train.pixels)  # before the best epoch's state takes the last one's place
     best = job.folder / "checkpoints" / "best.ckpt"
     facts = {} if job.head is None else {"head": _balance(job, job.head, best)}

@@ -7,6 +7,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "fairat_lightning"
 LEVEL = {
     "fairat_lightning": 0,
     "fairat_lightning.__main__": 5,
+    "fairat_lightning.search": 5,
+    "fairat_lightning.sweep": 5,
     "fairat_lightning.evaluate": 5,
     "fairat_lightning.judge": 5,
     "fairat_lightning.balance": 5,
@@ -17,6 +19,7 @@ LEVEL = {
     "fairat_lightning.trainer": 4,
     "fairat_lightning.dashboards": 3.5,
     "fairat_lightning.guards": 3,
+    "fairat_lightning.faults": 3,
     "fairat_lightning.methods": 3,
     "fairat_lightning.methods.base": 2,
 }
