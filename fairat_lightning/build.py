@@ -65,7 +65,7 @@ def optimiser(cfg: DictConfig) -> Any:
 
 def trained(path: Any, cfg: DictConfig, data: DataModule) -> Any:
     """The trained network at `path`: of a run's own architecture, or for any other file of that of `cfg.model`."""
-    if not isinstance(path, str):
+    if not isinstance(path, str) or not path:
         raise ValueError(f"method.teacher={path} must be a path: a run folder, checkpoint or state dict")
     if (run := run_folder(path)) is not None:
         try:

@@ -17,6 +17,8 @@ import hydra
 import torch
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
@@ -46,7 +48,7 @@ def compose(name: str, words: Sequence[str]) -> DictConfig:
 
     Raises what WRONG_INPUT lists.
     """
-    parsed = [(word, OverridesParser.create().parse_override(word)) for word in words]
+    parsed = [(word, _parse(word)) for word in words]
     given = {o.key_or_group: (word, o.value()) for word, o in parsed}
     run = run_folder(given["checkpoint"][1]) if "checkpoint" in given else None
     own_class = "model._target_" in given
@@ -71,6 +73,16 @@ def compose(name: str, words: Sequence[str]) -> DictConfig:
                     raise ValueError(f"there is no key {key} in the configuration of {run}")
             OmegaConf.update(cfg, key, value)
     return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[return-value]
+
+
+def _parse(word: str) -> Override:
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        raise ValueError(f"cannot read {word}, each word must be key=value: {error}") from error
+    if override.is_sweep_override():
+        raise ValueError(f"{word}: this command takes one value a key, write a list as [a,b]")
+    return override
 
 
 def load(cfg: DictConfig) -> Classifier:

@@ -41,8 +41,8 @@ def main(words: list[str]) -> None:
     """Evaluate what the words say, or show the evaluation if it is finished. Raises what `build.WRONG_INPUT` lists."""
     cfg = compose("evaluate", words)
     _check(cfg)
-    suite: Suite = part(cfg, "suite")
     judged = load(cfg)
+    suite: Suite = part(cfg, "suite")
     folder = _folder(cfg, judged.run)
     if cfg.batch_size == "auto":
         cfg.batch_size = _largest_batch(judged, _device(cfg), folder if not cfg.overwrite else None)
@@ -244,8 +244,8 @@ def _check(cfg: DictConfig) -> None:
         raise ValueError(f"classes={cfg.classes} must be a list of names: classes=[cat,dog]")
     if cfg.to is not None and (not isinstance(cfg.to, str) or not cfg.to):
         raise ValueError(f"to={cfg.to} must be a path")
-    if not isinstance(cfg.name, str) or not cfg.name or "/" in cfg.name or cfg.name.startswith("."):
-        raise ValueError(f"name={cfg.name} must be a plain name")
+    if not isinstance(cfg.name, str) or not cfg.name or "/" in cfg.name or cfg.name.startswith(".") or len(cfg.name) > 100:
+        raise ValueError(f"name={cfg.name} must be a plain name, of 100 letters at most")
     if cfg.device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device={cfg.device} is unknown: choose auto, cpu or cuda")
     if cfg.device == "cuda" and not torch.cuda.is_available():

@@ -39,9 +39,10 @@ def onecycle(parameters: Iterable[Parameter], *, epochs: int, steps: int, lr: fl
 def _sgd(
     parameters: Iterable[Parameter], *, lr: float, momentum: float, weight_decay: float, nesterov: bool, fused: bool = True
 ) -> SGD:
-    within("optim.lr", lr, "[0, inf)")
+    for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise ValueError(f"optim.{name}={value} must be a number, 0 or more")
     within("optim.momentum", momentum, "[0, 1)")
-    within("optim.weight_decay", weight_decay, "[0, inf)")
     if not isinstance(nesterov, bool):
         raise ValueError(f"optim.nesterov={nesterov} must be true or false")
     if nesterov and not momentum:
