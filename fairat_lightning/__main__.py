@@ -65,7 +65,7 @@ def main() -> None:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = hydra.compose("config", words, return_hydra_config=True)
         folder = Path(cfg.hydra.run.dir).absolute()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
         refuse(error)
     run(cfg, folder)
 
@@ -187,7 +187,7 @@ def _one_line(text: str) -> str:
         return f"there is no key {found[1]}: --help lists the usual ones"
     if found := re.match(r"(?s).*?Could not find '(\S+)/(\S+)'.*?Available options in '\S+':(.+?)(Config search path|$)", text):
         return f"{found[1]}={found[2]} is unknown: choose one of {', '.join(found[3].split())}"
-    if text.startswith("Config group override must be a string"):
+    if re.match(r"Config group override must be a string|argument of type '\w+' is not iterable", text):
         return "a group was given something else than the name of one of its options, group=NAME: --help lists them"
     if "override_grammar" in text:
         return f"cannot read the words of the command, each must be key=value: {' '.join(text.splitlines()[0].split())}"

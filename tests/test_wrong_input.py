@@ -135,6 +135,7 @@ WRONG = {
     "seed=true": "seed=True",
     # groups, and what they read
     "method=[pgd_at]": "method must be one option of its group",
+    "method=[0.5]": "a group was given something else",
     "~objective": "objective must be one option of its group",
     "method=fair_ard": "method.teacher=PATH",
     "method=fair_ard method.teacher={tmp}/missing": "missing does not exist",
@@ -803,26 +804,29 @@ LEFT_OUT = (
 SMALL_ONLY = ("trainer.max_epochs", "attack.steps", "model.width", "image_size", "per_class", "num_classes", "padding", "devices")
 
 
-def leaves(node: object, above: str = "") -> list[str]:
-    """The dotted keys of every value of a configuration, and of what holds them."""
-    if not isinstance(node, dict):
-        return [above]
-    return ([above] if above else []) + [
-        key for name, child in node.items() for key in leaves(child, f"{above}.{name}".strip("."))
-    ]
+NEAR = {bool: ("true", "false"), int: ("1", "2", "3"), float: ("0.1", "0.5", "0", "1"), list: ("[0.5]", "[0.25,0.75]")}
+
+
+def values(node: object, above: str = "") -> dict[str, object]:
+    """Every value of a configuration by its dotted key, and what holds them; no value for a whole part."""
+    found = {above: node} if above else {}
+    for name, child in node.items() if isinstance(node, dict) else ():
+        found |= values(child, f"{above}.{name}".strip("."))
+    return found
 
 
 @st.composite
 def overrides(draw, compose: Callable[..., DictConfig]) -> list[str]:
-    """A few options of groups, and a few odd values for keys that the configuration then has."""
+    """A few options of groups, and a few values for keys that the configuration then has: half of them odd."""
     chosen = draw(st.dictionaries(st.sampled_from(sorted(GROUPS)), st.integers(0, 99), max_size=4))
     options = [f"{group}={GROUPS[group][k % len(GROUPS[group])]}" for group, k in chosen.items()]
-    cfg = OmegaConf.to_container(compose(*TINY, *options), resolve=False)
-    keys = sorted(key for key in leaves(cfg) if key not in ("hydra",) and not key.startswith(LEFT_OUT))
+    found = values(OmegaConf.to_container(compose(*TINY, *options), resolve=False))
+    keys = sorted(key for key in found if not key.startswith(LEFT_OUT))
     words = []
     for key in draw(st.lists(st.sampled_from(keys), min_size=1, max_size=3, unique=True)):
-        small = any(part in key for part in SMALL_ONLY)
-        words.append(f"{key}={draw(st.sampled_from(ODD if small else (*ODD, *LARGE)))}")
+        odd = ODD if any(part in key for part in SMALL_ONLY) else (*ODD, *LARGE)
+        near = NEAR.get(type(found[key]), ())
+        words.append(f"{key}={draw(st.sampled_from(near if near and draw(st.booleans()) else odd))}")
     return [*options, *words]
 
 
@@ -846,6 +850,7 @@ def test_fuzz_it_runs_or_it_is_one_line(monkeypatch, capsys, tmp_path, compose, 
         else:
             assert err.startswith("error: ") and err.count("\n") == 1 and code in (1, 2), (words, err)
             assert code == 1 or list(place.iterdir()) == [], (words, err)
+        monkeypatch.chdir(tmp_path)
         shutil.rmtree(place)
 
     holds()
