@@ -207,11 +207,6 @@ def test_a_sweep_over_processes_is_refused(tmp_path, words):
     assert done.returncode == 2 and all(x.startswith("error: a sweep (-m) over several") for x in done.stderr.splitlines())
 
 
-def test_a_wrong_job_of_a_sweep_is_one_line_too(tmp_path):
-    done = start(tmp_path, "-m", *SMALL, "method=pgd_at", "optim.lr=-1,0.1")
-    assert done.returncode == 2 and "optim.lr=-1" in done.stderr and "Traceback" not in done.stderr
-
-
 def test_an_unreadable_checkpoint_is_named_and_an_unfinished_run_goes_on(monkeypatch, capsys, tmp_path):
     words = [*SMALL, "hydra.run.dir=run"]
     assert call(monkeypatch, capsys, tmp_path, *words)[0] == 0

@@ -82,25 +82,19 @@ def test_a_malicious_checkpoint_in_a_run_s_folder_does_not_run(compose, launch, 
     assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "ran").exists()
 
 
-OUTSIDE = [
-    "os.system",
-    "builtins.eval",
-    "shutil.rmtree",
-    "subprocess.Popen",
-    "${oc.env:HOME}",
-    "fairat_lightningx.models.net",
-    "torch.hub.load",
-    "torch.load",
-    "torch.os.system",
-    "torch.nn.utils.rnn.warnings.warn",
-    "torch.optim.optimizer.functools.partial",
-    "lightning.pytorch.cli.LightningCLI",
-    "fairat_lightning.record.open_folder",
-    "fairat_lightning.record.subprocess.run",
-    "fairat_lightning.data.sets.os.remove",
+OUTSIDE = (
+    *("os.system", "builtins.eval", "shutil.rmtree", "subprocess.Popen", "${oc.env:HOME}", "fairat_lightningx.models.net"),
+    *(
+        "torch.hub.load",
+        "torch.load",
+        "torch.os.system",
+        "torch.nn.utils.rnn.warnings.warn",
+        "lightning.pytorch.cli.LightningCLI",
+    ),
+    *("torch.optim.optimizer.functools.partial", "fairat_lightning.record.open_folder", "fairat_lightning.data.sets.Path"),
+    *("fairat_lightning.record.subprocess.run", "fairat_lightning.data.sets.os.remove"),
     "fairat_lightning.models.weights.torch.load",
-    "fairat_lightning.data.sets.Path",
-]
+)
 
 
 @pytest.mark.parametrize("target", OUTSIDE)
