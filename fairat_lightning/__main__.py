@@ -121,7 +121,8 @@ def run_name(*, _root_: DictConfig) -> str:
     parts = [choices[group] for group in ("data", "model", "method", "objective")]
     parts += [choices[group] for group in ("awp", "averaging", "head") if choices[group] != "none"]
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
-    return "-".join([*map(str, parts), f"s{config['seed']}", digest[:8]])
+    name = "-".join([*map(str, parts), f"s{config['seed']}", digest[:8]])
+    return re.sub(r"[^\w.-]", "-", name).lstrip(".")  # a folder's name and no path
 
 
 def base() -> NoReturn:

@@ -1,10 +1,12 @@
 """From a resolved configuration to its parts, for every command.
 
-Hydra imports and calls whatever `_target_` names, so only our own package and the ones we build on are allowed; a command
-that takes `allow` widens the list by what its user says there, and nothing else does.
+Hydra imports and calls whatever `_target_` names, so only parts of our own package and of the ones we build on are allowed, and
+only what is defined there: no module that one of them has imported. A command that takes `allow` widens the list by what its
+user says, and nothing else does. A configuration out of a run's folder, which may be anybody's, names our own parts alone.
 """
 
 import logging
+import pkgutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +25,12 @@ from fairat_lightning.checks import reachable
 from fairat_lightning.data import DataModule
 from fairat_lightning.models.weights import load_weights
 
-TARGETS = ("fairat_lightning.", "torch.", "torchvision.", "lightning.", "torchmetrics.", "timm.")
+OURS_TO_CALL = tuple(
+    f"fairat_lightning.{name}."
+    for name in ("data", "models", "methods", "attacks", "objectives", "awp", "averaging", "head", "optim", "suites")
+) + ("fairat_lightning.autoattack.", "fairat_lightning.corruptions.", "fairat_lightning.dashboards.")
+TARGETS = (*OURS_TO_CALL, "torch.nn.", "torch.optim.", "torchvision.models.", "torchmetrics.", "timm.")
+LIGHTNING = tuple(f"lightning.{name}" for name in ("Trainer", *(f"pytorch.{n}." for n in ("callbacks", "loggers", "profilers"))))
 OURS = ("suggests", "suite")  # keys that the configuration keeps beside a constructor's
 PATHS = ("teacher",)  # keys whose path is loaded first: the constructor gets what lies there
 WRONG_INPUT = (
@@ -68,14 +75,7 @@ def trained(path: Any, cfg: DictConfig, data: DataModule) -> Any:
     if not isinstance(path, str) or not path:
         raise ValueError(f"method.teacher={path} must be a path: a run folder, checkpoint or state dict")
     if (run := run_folder(path)) is not None:
-        try:
-            model = yaml.safe_load((run / "config.yaml").read_text())["model"]
-            if not isinstance(model, dict):
-                raise TypeError(model)
-        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
-            raise ValueError(f"{run / 'config.yaml'} cannot be read: it is no configuration of a run") from None
-        cfg = OmegaConf.create({"model": model})
-        check_targets(plain(cfg))
+        cfg = OmegaConf.create(stored(run, ["model"]))
     net = network(cfg, data)
     load_weights(net, path)
     return net
@@ -101,16 +101,50 @@ def naming(group: str) -> Iterator[None]:
         raise ValueError(f"{group} cannot be built: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
 
 
-def check_targets(node: Any, allow: Sequence[str] = ()) -> None:
-    """Raise ValueError for a `_target_` anywhere in `node` that begins with none of TARGETS and `allow`."""
+def check_targets(node: Any, allow: Sequence[str] = (), base: Sequence[str] = (*TARGETS, *LIGHTNING)) -> None:
+    """Raise ValueError for a `_target_` anywhere in `node` that begins with none of `base` and `allow`, or is from elsewhere."""
     if isinstance(node, dict):
-        target = node.get("_target_")
-        if "_target_" in node and not str(target).startswith((*TARGETS, *allow)):
-            raise ValueError(f"_target_={target} is not allowed: it must begin with one of {', '.join((*TARGETS, *allow))}")
+        if "_target_" in node:
+            _check_target(str(node["_target_"]), (*base, *allow))
         node = list(node.values())
     if isinstance(node, list):
         for child in node:
-            check_targets(child, allow)
+            check_targets(child, allow, base)
+
+
+def _check_target(target: str, prefixes: tuple[str, ...]) -> None:
+    if not target.startswith(prefixes):
+        raise ValueError(f"_target_={target} is not allowed: it must begin with one of {', '.join(prefixes)}")
+    try:
+        found = pkgutil.resolve_name(target)
+    except Exception:  # the import of whatever is named; hydra says what is wrong with it when it is called
+        return
+    home = getattr(found, "__module__", None) or type(found).__module__
+    if home.partition(".")[0] != target.partition(".")[0]:
+        raise ValueError(f"_target_={target} is not allowed: it is of {home}, which that module has only imported")
+
+
+def stored(run: Path, groups: Sequence[str], allow: Sequence[str] = ()) -> dict[str, Any]:
+    """These groups of the configuration in a run's folder.
+
+    ValueError where it is damaged or lacks one, asks for anything to be computed, or names what is not ours.
+    """
+    place = run / "config.yaml"
+    try:
+        text = place.read_text()
+        found = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError):
+        text, found = "", None
+    if not isinstance(found, dict) or "${" in text:
+        raise ValueError(f"{place} cannot be read: it is no configuration of a run")
+    if missing := next((group for group in groups if not isinstance(found.get(group), dict)), None):
+        raise ValueError(f"{place} has no {missing}: it is no configuration of a run")
+    found = {group: found[group] for group in groups}
+    try:
+        check_targets(found, allow, base=OURS_TO_CALL)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+    return found
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import hydra
 import torch
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -24,7 +23,7 @@ from torch import nn
 
 from fairat_lightning.__main__ import CONF
 from fairat_lightning.audit import Checked
-from fairat_lightning.build import check_targets, network, part, plain, quieten, run_folder
+from fairat_lightning.build import check_targets, network, part, plain, quieten, run_folder, stored
 from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.models import Normalized, load_weights
 
@@ -58,11 +57,10 @@ def compose(name: str, words: Sequence[str]) -> DictConfig:
         cfg = hydra.compose(name, [word for key, (word, _) in given.items() if key not in dotted])
     with open_dict(cfg):
         if run is not None:
-            saved = _saved(run)
-            for group in [group for group in GROUPS if group not in given]:
-                if not isinstance(saved.get(group), dict):
-                    raise ValueError(f"{run / 'config.yaml'} has no {group}: it is no configuration of a run")
-                cfg[group] = saved[group]
+            replaced = {"model"} if own_class else set()
+            groups = [group for group in GROUPS if group not in given and group not in replaced]
+            for group, saved in stored(run, groups, _allowed(cfg)).items():
+                cfg[group] = saved
         if own_class:
             cfg.model = {}
         for key in dotted:
@@ -112,16 +110,6 @@ def other_eps(*, _root_: DictConfig) -> Any:
 
 
 OmegaConf.register_new_resolver("other_eps", other_eps, replace=True)
-
-
-def _saved(run: Path) -> dict[str, Any]:
-    try:
-        saved = yaml.safe_load((run / "config.yaml").read_text())
-    except (OSError, ValueError, yaml.YAMLError):
-        saved = None
-    if not isinstance(saved, dict):
-        raise ValueError(f"{run / 'config.yaml'} cannot be read: it is no configuration of a run")
-    return saved
 
 
 def _allowed(cfg: DictConfig) -> list[str]:

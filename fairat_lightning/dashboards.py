@@ -5,6 +5,7 @@ time; this adds a table of the classes, bars and confusion matrices after every 
 their adversarial ones, and, when the run is finished, the figures and the table of its report.
 """
 
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import wandb
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
@@ -25,6 +27,7 @@ from fairat_lightning.report import gather, rows
 from fairat_lightning.report.gallery import pictures
 
 EXAMPLES = 10  # classes
+TIMEOUT = 60  # seconds that W&B may take to answer at first
 
 
 def wandb_logger(*, project: str, entity: str | None, offline: bool | None, save_dir: Path, name: str) -> WandbLogger:
@@ -32,7 +35,37 @@ def wandb_logger(*, project: str, entity: str | None, offline: bool | None, save
     if offline is None:
         offline = not wandb.login(prompt=False, verify=False)
     mode = "offline" if offline else "online"  # said to wandb itself: Lightning's `offline` comes too late after a login
-    return WandbLogger(name=name, save_dir=save_dir, project=project, entity=entity, mode=mode)
+    return Dashboard(name=name, save_dir=save_dir, project=project, entity=entity, mode=mode, resume="allow")
+
+
+class Dashboard(WandbLogger):
+    """A logger whose W&B run goes on when ours does, and stays on the disk where W&B cannot be reached."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            given = self._wandb_init
+            place = Path(str(self.save_dir)) / "wandb" / "id"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            given |= {"id": _identity(place), "settings": wandb.Settings(init_timeout=TIMEOUT)}
+            try:
+                return super().experiment
+            except wandb.errors.Error as error:
+                if given["mode"] == "offline":
+                    raise
+                reason = " ".join(str(error).split())
+                print(f"W&B cannot be reached, the run is logged on the disk, for `wandb sync` ({reason})", flush=True)
+                place.unlink()  # W&B does not let go of a run that it could not begin
+                given |= {"id": _identity(place), "mode": "offline"}
+        return super().experiment
+
+
+def _identity(place: Path) -> str:
+    """The W&B run of a folder, found again when the run is gone on with."""
+    if not place.exists():
+        place.write_text(uuid.uuid4().hex[:8])
+    return place.read_text()
 
 
 class WandbFigures(Callback):

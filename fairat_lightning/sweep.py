@@ -40,9 +40,13 @@ def sweep(words: list[str]) -> NoReturn:
                 batches = command.multirun("config", job, words, with_log_configuration=False)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             refuse(error)
-    ends = [end.return_value for batch in batches for end in batch]
-    failed = [(code, line) for code, line in ends if code]
-    print(f"\n{len(ends)} runs, {len(ends) - len(failed)} of them finished")
+        except Exception:
+            if not told:
+                raise
+            raise Stop(os.EX_TEMPFAIL, TOLD) from None  # a launcher misses a process that ended between two jobs
+    results = [result.return_value for batch in batches for result in batch]
+    failed = [(code, line) for code, line in results if code]
+    print(f"\n{len(results)} runs, {len(results) - len(failed)} of them finished")
     for line, times in Counter(line for _, line in failed).items():
         print(f"error: {line}" + (f" ({times} runs)" if times > 1 else ""), file=sys.stderr)
     codes = {code for code, _ in failed}
@@ -55,14 +59,22 @@ def job(cfg: DictConfig) -> tuple[int, str]:
     settings = HydraConfig.get()
     if told:
         return os.EX_TEMPFAIL, TOLD
-    share(settings)
+    if multiprocessing.parent_process() is not None:
+        for number in SIGNALS:
+            signal.signal(number, end)
     try:
+        share(settings)
         run(cfg, Path(settings.runtime.output_dir), sweep=True)
     except SystemExit as stop:
         line = stop.line if isinstance(stop, Stop) else TOLD
         told = told or not isinstance(stop, Stop)
         return int(stop.code or 0), line
     return 0, ""
+
+
+def end(number: int, frame: Any) -> None:
+    """What a signal does in a launcher's process while no training listens to it."""
+    raise SystemExit(os.EX_TEMPFAIL)
 
 
 def share(settings: Any) -> None:

@@ -82,3 +82,35 @@ def test_two_jobs_are_two_runs(launch):
 def test_tensorboard_writes_its_events(launch):
     folder, _ = launch("logger=tensorboard")
     assert list(folder.rglob("events.out.tfevents.*"))
+
+
+def test_a_resumed_run_is_the_same_wandb_run_and_logs_no_epoch_twice(launch, monkeypatch, tmp_path):
+    from fairat_lightning.methods.base import Method
+
+    with monkeypatch.context() as patch, pytest.raises(KeyError):
+        patch.setattr(Method, "test_step", lambda *args: {}["stop"])
+        launch("logger=wandb")
+    folder, _ = launch("logger=wandb")
+    runs = sorted(folder.glob("wandb/offline-run-*"))
+    assert len({run.name.rpartition("-")[2] for run in runs}) == 1 and len(list(folder.glob("history.csv"))) == 1
+    logged = [
+        item.key or "/".join(item.nested_key)
+        for run in runs
+        for path in run.glob("*.wandb")
+        for record in records(path)
+        for item in record.history.item
+    ]
+    assert logged.count("val/robust_worst") == 2
+
+
+@pytest.mark.slow
+def test_training_goes_on_where_wandb_cannot_be_reached(launch, monkeypatch, capsys):
+    from fairat_lightning import dashboards
+
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef0123456789abcdef01234567")
+    monkeypatch.setattr(dashboards, "TIMEOUT", 3)
+    folder, _ = launch("logger=wandb", "logger.offline=false")
+    said = [line for line in capsys.readouterr().out.splitlines() if "W&B cannot be reached" in line]
+    assert len(said) == 1 and "wandb sync" in said[0]
+    assert list(folder.glob("wandb/offline-run-*/*.wandb"))

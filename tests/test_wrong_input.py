@@ -147,7 +147,7 @@ WRONG = {
     "hydra.run.dir={tmp}/{long}": "cannot be read: File name too long",
     "hydra.run.dir=null": "hydra.run.dir=null",
     "data.load=null": "data.load=None",
-    "data.load._target_=fairat_lightning.nope": "fairat_lightning.nope",
+    "data.load._target_=fairat_lightning.data.nope": "fairat_lightning.data.nope",
     "data.load._target_=fairat_lightning.data.sets.digits": "data.load: digits() got an unexpected",
     "data.load.num_classes=x": "data.load.num_classes=x",
     "data.load.num_classes=2.5": "data.load.num_classes=2.5",
@@ -611,7 +611,7 @@ BASES: dict[str, tuple[Callable[[Path], str], str]] = {
     ),
     "a teacher whose config.yaml is none": (
         lambda run: (run / "config.yaml").write_text("model: 5") and "method=fair_ard method.teacher=run",
-        "run/config.yaml cannot be read",
+        "run/config.yaml has no model",
     ),
     "a teacher whose config.yaml is in other bytes": (
         lambda run: (run / "config.yaml").write_bytes(b"\xff\xfe") and "method=fair_ard method.teacher=run",
@@ -709,7 +709,7 @@ def test_other_commands_on_a_damaged_run(monkeypatch, capsys, tmp_path, run, nam
     for content, said in {
         b"\xff\xfe": "config.yaml cannot be read",
         b"a: [": "config.yaml cannot be read",
-        config.replace("seed: 0", "seed: ${nothing}").encode(): "nothing",
+        config.replace("seed: 0", "seed: ${nothing}").encode(): "config.yaml cannot be read",
         config.replace("fairat_lightning.models.preactresnet_tiny", "os.system").encode(): "_target_=os.system",
     }.items():
         (run / "config.yaml").write_bytes(content)
