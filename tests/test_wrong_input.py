@@ -804,7 +804,13 @@ LEFT_OUT = (
 SMALL_ONLY = ("trainer.max_epochs", "attack.steps", "model.width", "image_size", "per_class", "num_classes", "padding", "devices")
 
 
-NEAR = {bool: ("true", "false"), int: ("1", "2", "3"), float: ("0.1", "0.5", "0", "1"), list: ("[0.5]", "[0.25,0.75]")}
+NEAR = {
+    bool: ("true", "false"),
+    int: ("1", "2", "3"),
+    float: ("0.1", "0.5", "0", "1"),
+    list: ("[0.5]", "[0.25,0.75]"),
+    type(None): ("null",),
+}
 
 
 def values(node: object, above: str = "") -> dict[str, object]:
@@ -817,16 +823,16 @@ def values(node: object, above: str = "") -> dict[str, object]:
 
 @st.composite
 def overrides(draw, compose: Callable[..., DictConfig]) -> list[str]:
-    """A few options of groups, and a few values for keys that the configuration then has: half of them odd."""
+    """A few options of groups, and a few values for keys that the configuration then has, a third of them odd at least."""
     chosen = draw(st.dictionaries(st.sampled_from(sorted(GROUPS)), st.integers(0, 99), max_size=4))
     options = [f"{group}={GROUPS[group][k % len(GROUPS[group])]}" for group, k in chosen.items()]
     found = values(OmegaConf.to_container(compose(*TINY, *options), resolve=False))
     keys = sorted(key for key in found if not key.startswith(LEFT_OUT))
     words = []
-    for key in draw(st.lists(st.sampled_from(keys), min_size=1, max_size=3, unique=True)):
+    for key in draw(st.lists(st.sampled_from(keys), min_size=1, max_size=2, unique=True)):
         odd = ODD if any(part in key for part in SMALL_ONLY) else (*ODD, *LARGE)
         near = NEAR.get(type(found[key]), ())
-        words.append(f"{key}={draw(st.sampled_from(near if near and draw(st.booleans()) else odd))}")
+        words.append(f"{key}={draw(st.sampled_from(near if near and draw(st.integers(0, 2)) else odd))}")
     return [*options, *words]
 
 
