@@ -210,7 +210,7 @@ def _check(cfg: DictConfig) -> None:
     """What no part can check for itself. Raises ValueError."""
     check_targets(plain(cfg))
     refuse_seed(cfg.seed)
-    for key in ("compile", "checkpointing"):
+    for key in ("compile", "checkpointing", "deterministic"):
         if not isinstance(cfg[key], bool):
             raise ValueError(f"{key}={cfg[key]} must be true or false")
     if cfg.compile and cfg.checkpointing:

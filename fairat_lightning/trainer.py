@@ -55,5 +55,6 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
         inference_mode=False,
         check_val_every_n_epoch=1,  # the best and the history need it
         fast_dev_run=False,
+        deterministic=cfg.deterministic,
         sync_batchnorm=on_gpus and cfg.trainer.devices != 1,
     )
