@@ -134,12 +134,16 @@ class Last(Checkpoint):
     def _ask(self, number: int, frame: Any) -> None:
         self.asked = True
 
-    # Lightning has put its own handlers before these two, which talk to other processes in the middle of a step.
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def alone(self, trainer: L.Trainer) -> None:
+        """Take the place of Lightning's handlers, put after on_fit_start and before these hooks, and forget what they heard.
+
+        They talk to other processes in the middle of a step, and let SIGTERM end a validation unsaved with exit code 0.
+        """
         self.listen()
+        trainer._signal_connector.received_sigterm = False
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.listen()
+        self.alone(trainer)
 
     def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
@@ -186,6 +190,7 @@ class Last(Checkpoint):
             self.loaded = checkpoint.get("within")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.alone(trainer)
         if self.loaded is None:
             return
         epoch, given = self.loaded["position"]

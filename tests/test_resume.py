@@ -100,6 +100,25 @@ def test_told_to_stop_in_any_step(interrupted, launch, step, epoch, tmp_path, ca
     same(whole, tmp_path / "parts")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("where", ["on_train_start", "on_validation_batch_end"])
+def test_told_to_stop_where_lightning_would_listen(monkeypatch, interrupted, launch, tmp_path, where, number):
+    """Lightning's own handler of SIGTERM would end these with exit code 0, unsaved."""
+    words = ("method=pgd_at", *FOUR_STEPS, "data.eval_batch_size=16")  # several batches to validate
+    whole, metrics = launch(*words, folder="whole")
+
+    def tell(self, trainer, *args):
+        if trainer.state.fn == "fit" and not told_once:
+            told_once.append(told(number))
+
+    told_once = []
+    with monkeypatch.context() as patch:
+        patch.setattr(At, where, tell)
+        assert interrupted(words, -1, 0, crash).code == 75
+    assert launch(*words, folder="parts")[1] == metrics
+    same(whole, tmp_path / "parts")
+
+
 def same(whole: Path, parts: Path) -> None:
     assert rows(whole) == rows(parts)
     a, b = (torch.load(r / "checkpoints" / "last.ckpt", weights_only=True) for r in (whole, parts))
