@@ -64,7 +64,7 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False) -> None:
     """One run of the composed configuration in `folder`, which need not exist yet."""
     from fairat_lightning import run as runs  # torch and Lightning take seconds to import: not for --help
     from fairat_lightning.build import WRONG_INPUT
-    from fairat_lightning.guards import Diverged
+    from fairat_lightning.faults import explain
 
     try:
         if not isinstance(cfg.overwrite, bool):
@@ -80,8 +80,10 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False) -> None:
         return
     try:
         runs.execute(job)
-    except Diverged as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        if (line := explain(error, cfg, training=not job.fitted)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

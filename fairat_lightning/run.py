@@ -47,6 +47,7 @@ class Run:
     trainer: L.Trainer
     head: BalancedHead | None
     resume: Path | None
+    fitted: bool = False  # whether the training is over
 
 
 def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | None:
@@ -128,6 +129,7 @@ def _execute(job: Run) -> None:
         record.open_folder(job.folder, plain(job.cfg), job.resume, **facts)
         _introduce(job)
     job.trainer.fit(job.method, job.datamodule, ckpt_path=job.resume, weights_only=True)
+    job.fitted = True
     kept = job.method.keepsakes(job.datamodule.train.pixels)  # before the best epoch's state takes the last one's place
     best = job.folder / "checkpoints" / "best.ckpt"
     facts = {} if job.head is None else {"head": _balance(job, job.head, best)}

@@ -224,7 +224,8 @@ def test_an_unreadable_checkpoint_is_named_and_an_unfinished_run_goes_on(monkeyp
     assert again["started"] == record["started"] and len(again["resumed"]) == 1
     assert again["seconds"]["train"] == record["seconds"]["train"]
     (tmp_path / "run/metrics.json").unlink()
-    (tmp_path / "run/checkpoints/last.ckpt").write_bytes(b"half a checkp")
+    for name in ("last.ckpt", "previous.ckpt"):
+        (tmp_path / "run/checkpoints" / name).write_bytes(b"half a checkp")
     code, _, err = call(monkeypatch, capsys, tmp_path, *words)
     assert code == 2 and "last.ckpt" in err and "overwrite=true" in err and err.count("\n") == 1
     assert call(monkeypatch, capsys, tmp_path, *words, "overwrite=true")[0] == 0

@@ -17,6 +17,7 @@ LEVEL = {
     "fairat_lightning.trainer": 4,
     "fairat_lightning.dashboards": 3.5,
     "fairat_lightning.guards": 3,
+    "fairat_lightning.faults": 3,
     "fairat_lightning.methods": 3,
     "fairat_lightning.methods.base": 2,
 }

@@ -1,7 +1,12 @@
 """A run that is stopped anywhere ends in the bits of one that was not, history included."""
 
+import errno
+import io
+import json
 import os
+import shutil
 import signal
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +15,8 @@ from lightning.pytorch.callbacks import Callback
 from test_contract import options
 
 from fairat_lightning import run as runs
+from fairat_lightning.methods.base import Method
+from fairat_lightning.resume import FORMAT, Last, Whole, intact, resumable
 
 AVERAGED = ("averaging=ema", "averaging=swa averaging.start=0.3", "averaging=fawa averaging.threshold=0.0 averaging.start=0.0")
 RESUMED = [
@@ -144,3 +151,127 @@ def rows(folder: Path) -> list[str]:
     lines = [line.split(",") for line in (folder / "history.csv").read_text().splitlines()]
     clock = lines[0].index("seconds")
     return [",".join(cells[:clock] + cells[clock + 2 :]) for cells in lines]
+
+
+def test_the_checkpoint_before_is_used_where_the_last_one_is_damaged(interrupted, launch, tmp_path, capsys):
+    words = ("method=fairat", *FOUR_STEPS)
+    whole, metrics = launch(*words, folder="whole")
+    interrupted(words, 2, 2, told)
+    last, previous = (tmp_path / "parts/checkpoints" / name for name in ("last.ckpt", "previous.ckpt"))
+    good = last.read_bytes()
+    for damage in (good[: len(good) // 2], good[:-200] + bytes(200), b"", flipped(good)):
+        last.write_bytes(damage)
+        assert not intact(last) and resumable(tmp_path / "parts") == previous
+    capsys.readouterr()
+    assert launch(*words, folder="parts")[1] == metrics
+    assert "last.ckpt is missing or damaged: going on from the checkpoint before it" in capsys.readouterr().out
+    same(whole, tmp_path / "parts")
+
+
+def flipped(content: bytes) -> bytes:
+    """One bit of a tensor's numbers is wrong, and the file reads as ever."""
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        entry = max((e for e in file.infolist() if "/data/" in e.filename), key=lambda e: e.file_size)
+    content = bytearray(content)
+    content[entry.header_offset + 64 + len(entry.filename) + entry.file_size // 2] ^= 1
+    torch.load(io.BytesIO(content), weights_only=True)
+    return bytes(content)
+
+
+def test_what_cannot_be_gone_on_from_is_one_line(tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    assert resumable(tmp_path / "run") is None
+    Whole().save_checkpoint({"format": FORMAT, "epoch": 1}, folder / "last.ckpt")
+    assert resumable(tmp_path / "run") == folder / "last.ckpt" and not (folder / "previous.ckpt").exists()
+    Whole().save_checkpoint({"format": FORMAT, "epoch": 2}, folder / "last.ckpt")
+    assert torch.load(folder / "previous.ckpt")["epoch"] == 1 and torch.load(folder / "last.ckpt")["epoch"] == 2
+    (folder / "last.ckpt").write_bytes(b"")
+    Whole().save_checkpoint({"format": FORMAT, "epoch": 3}, folder / "last.ckpt")
+    assert torch.load(folder / "previous.ckpt")["epoch"] == 1, "a damaged file never takes a whole one's place"
+    (folder / "best.ckpt").write_bytes(b"half")
+    with pytest.raises(ValueError, match="best.ckpt is damaged: overwrite=true"):
+        resumable(tmp_path / "run")
+    (folder / "best.ckpt").unlink()
+    Whole().save_checkpoint({"format": FORMAT - 1}, folder / "last.ckpt")
+    with pytest.raises(ValueError, match="another version"):
+        resumable(tmp_path / "run")
+    Whole().save_checkpoint({"format": FORMAT, "x": Malicious(tmp_path / "ran")}, folder / "last.ckpt")
+    with pytest.raises(ValueError, match="no checkpoint of a run"):
+        resumable(tmp_path / "run")
+    for name in ("last.ckpt", "previous.ckpt"):
+        (folder / name).write_bytes(b"half")
+    with pytest.raises(ValueError, match="last.ckpt is damaged"):
+        resumable(tmp_path / "run")
+    assert not (tmp_path / "ran").exists()
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_full_disk_leaves_the_checkpoints_before_it(interrupted, compose, launch, tmp_path, monkeypatch, capsys):
+    words = ("method=faal", *FOUR_STEPS)
+    whole, metrics = launch(*words, folder="whole")
+    fsync, count = os.fsync, []
+
+    def full(descriptor):
+        count.append(1)
+        if len(count) == 4:  # best and last of two epochs
+            raise OSError(errno.ENOSPC, "No space left on device", "last.ckpt")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(os, "fsync", full)
+        launch(*words, folder="parts")
+    assert stop.value.code == 1
+    err = capsys.readouterr().err
+    assert "No space left on device" in err and "goes on from" in err and err.count("\n") == 1
+    assert all(intact(path) for path in (tmp_path / "parts/checkpoints").iterdir())  # no part of one is left
+    assert launch(*words, folder="parts")[1] == metrics
+    same(whole, tmp_path / "parts")
+
+
+def test_a_base_is_read_at_a_fresh_start_only_and_is_in_the_record(interrupted, launch, tmp_path):
+    base, _ = launch(*FOUR_STEPS, folder="base")
+    words = ("method=faal", f"init_from={base}", *FOUR_STEPS)
+    whole, metrics = launch(*words, folder="whole")
+    found = json.loads((whole / "run.json").read_text())["init_from"]
+    tested = json.loads((base / "samples.jsonl").read_text().splitlines()[0])
+    assert found == {"path": str(base), "weights": tested["weights"]}
+    interrupted(words, 1, 2, told)
+    shutil.rmtree(base)
+    assert launch(*words, folder="parts")[1] == metrics
+    same(whole, tmp_path / "parts")
+    record = json.loads((tmp_path / "parts/run.json").read_text())
+    assert record["init_from"] == found and "init_from" not in record["resumed"][0]
+
+
+def test_told_to_stop_in_the_test_it_is_tested_anew(launch, tmp_path, monkeypatch):
+    whole, metrics = launch(*FOUR_STEPS, folder="whole")
+    step = Method.test_step
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(Method, "test_step", lambda *args: told(signal.SIGTERM) or step(*args))
+        launch(*FOUR_STEPS, folder="parts")
+    assert stop.value.code == 75 and not (tmp_path / "parts/metrics.json").exists()
+    assert launch(*FOUR_STEPS, folder="parts")[1] == metrics
+    same(whole, tmp_path / "parts")
+
+
+def test_within_an_epoch_it_saves_by_the_clock(launch, monkeypatch):
+    saved, save = [], Last.save
+    monkeypatch.setattr(Last, "save", lambda *args: saved.append(args[2] if len(args) > 2 else None) or save(*args))
+    launch(*FOUR_STEPS, "save_minutes=1e-9")
+    assert saved == [p for epoch in range(3) for p in [*((epoch, k) for k in (1, 2, 3)), None]]
+    saved.clear()
+    launch(*FOUR_STEPS, folder="seldom")
+    assert saved == [None] * 3
+
+
+def test_the_signals_are_given_back(launch):
+    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)]
+    launch()
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)] == before
