@@ -105,7 +105,8 @@ class Last(Checkpoint):
         if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not minutes > 0:
             raise ValueError(f"save_minutes={minutes} must be a number of minutes above 0")
         self.path, self.seed, self.seconds = folder / LAST, seed, 60 * minutes
-        self.asked = False  # by a signal
+        self.asked = False  # by one of these
+        self.signals: tuple[signal.Signals, ...] = SIGNALS
         self.saved = time.monotonic()
         self.position: tuple[int, int] | None = None  # epoch and batches of it, while saving within one
         self.loaded: dict[str, Any] | None = None
@@ -114,21 +115,30 @@ class Last(Checkpoint):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Remember SIGTERM and SIGUSR1 for as long as this lasts; where they cannot be heard, nothing."""
+        """Remember SIGTERM and SIGUSR1 for as long as this lasts; where they cannot be heard, nothing.
+
+        In a job of submitit SIGUSR2 too; its own handler, which would exit unsaved, queues the job again once all is saved.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        if "SUBMITIT_EXECUTOR" in os.environ:
+            self.signals = (*SIGNALS, signal.SIGUSR2)
+        before = {number: signal.getsignal(number) for number in self.signals}
         self.listen()
         try:
             yield
+        except Preempted:
+            if callable(queue := before.get(signal.SIGUSR2)):
+                queue(signal.SIGUSR2, None)
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def listen(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in self.signals:
                 signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: Any) -> None:

@@ -126,6 +126,23 @@ def test_told_to_stop_where_lightning_would_listen(monkeypatch, interrupted, lau
     same(whole, tmp_path / "parts")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_submitit_queues_again_what_is_saved(monkeypatch, interrupted, tmp_path, number):
+    queued = []
+
+    def queue(number, frame):
+        saved = torch.load(tmp_path / "parts/checkpoints/last.ckpt", weights_only=True)
+        queued.append((number, saved["global_step"]))
+
+    before = signal.signal(signal.SIGUSR2, queue)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    try:
+        assert interrupted(FOUR_STEPS, 0, 2, lambda: told(number)).code == 75
+        assert queued == [(signal.SIGUSR2, 2)] and signal.getsignal(signal.SIGUSR2) is queue
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
 def same(whole: Path, parts: Path) -> None:
     assert rows(whole) == rows(parts)
     a, b = (torch.load(r / "checkpoints" / "last.ckpt", weights_only=True) for r in (whole, parts))
