@@ -11,11 +11,12 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import hydra
+from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
@@ -32,6 +33,15 @@ FLAGS = {
 }  # Hydra's own
 
 
+class Stop(SystemExit):
+    """The end of the command with an exit code other than 0, and the line that says why."""
+
+    def __init__(self, code: int, line: str):
+        super().__init__(code)
+        self.line = line
+        print(f"error: {line}", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """Compose the configuration with Hydra and run it; wrong input is one line and exit code 2."""
     _prepare()
@@ -39,11 +49,15 @@ def main() -> None:
     flags = [word for word in words if word.startswith("-")]
     if unknown := [flag for flag in flags if flag.partition("=")[0] not in FLAGS]:
         refuse(f"there is no flag {unknown[0]}: --help and --hydra-help list them; a value is given as key=value")
+    if flags and set(flags) <= {"-m", "--multirun"}:
+        from fairat_lightning.sweep import sweep
+
+        sweep([word for word in words if word not in flags])
     try:
         if flags:
             # Hydra reads a sweep's -m only where no word stands before it.
-            sweep = [word for word in words if word in ("-m", "--multirun")]
-            sys.argv[1:] = sweep + [word for word in words if word not in sweep]
+            many = [word for word in words if word in ("-m", "--multirun")]
+            sys.argv[1:] = many + [word for word in words if word not in many]
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_job)()
             return
         # hydra.main would make the folder first and look at the values afterwards.
@@ -60,8 +74,8 @@ def _job(cfg: DictConfig) -> None:
     run(cfg, Path(hydra_config.runtime.output_dir), sweep=hydra_config.mode == RunMode.MULTIRUN)
 
 
-def run(cfg: DictConfig, folder: Path, *, sweep: bool = False) -> None:
-    """One run of the composed configuration in `folder`, which need not exist yet."""
+def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequence[Any] = ()) -> None:
+    """One run of the composed configuration in `folder`, which need not exist yet; `callbacks` come after all others."""
     from fairat_lightning import run as runs  # torch and Lightning take seconds to import: not for --help
     from fairat_lightning.build import WRONG_INPUT
     from fairat_lightning.faults import explain
@@ -78,13 +92,15 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False) -> None:
         print("This run is finished: overwrite=true runs it anew.\n")
         runs.show(folder)
         return
+    cast(Any, job.trainer).callbacks.extend(callbacks)
     try:
         runs.execute(job)
+    except Timeout:
+        raise Stop(os.EX_TEMPFAIL, f"{folder} is being run by another process: wait for its end, or stop it") from None
     except Exception as error:
         if (line := explain(error, cfg, training=not job.fitted)) is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise Stop(1, line) from error
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -132,10 +148,9 @@ def refuse(error: Exception | str, folder: Path | None = None) -> NoReturn:
     """One line on stderr, exit code 2, and no empty folder left behind."""
     while isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    print(f"error: {_one_line(str(error))}", file=sys.stderr)
     if folder is not None and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-    raise SystemExit(2) from None
+    raise Stop(2, _one_line(str(error))) from None
 
 
 def start(command: Callable[[list[str]], None], text: str) -> None:

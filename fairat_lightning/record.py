@@ -9,6 +9,7 @@ import csv
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -35,7 +36,7 @@ def environment(seed: int, module: str = "fairat_lightning") -> dict[str, Any]:
     """What a reader needs to repeat the run: command, versions, seed, hardware, git revision and start time."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
+        "command": redacted(shlex.join(["python", "-m", module, *sys.argv[1:]])),
         "seed": seed,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
@@ -43,6 +44,12 @@ def environment(seed: int, module: str = "fairat_lightning") -> dict[str, Any]:
         "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu},
         "git": _git_revision(),
     }
+
+
+def redacted(text: str) -> str:
+    """`text` without what follows a key such as api_key= or token=, and without the credentials of an address."""
+    text = re.sub(r"(?i)([\w.]*(?:api_?key|token|passwor[dt]|secret|credential)[\w.]*[=:]\s*)[^\s,}\]]+", r"\1***", text)
+    return re.sub(r"://[^/\s@]+@", "://***@", text)
 
 
 def write(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ Everything that a user can get wrong is built before anything is written.
 
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ from typing import Any, cast
 import lightning as L
 import numpy as np
 import torch
+from filelock import FileLock
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig
 from rich.console import Console
@@ -108,9 +110,13 @@ def _compile(method: Method, device: torch.device) -> None:
 
 
 def execute(job: Run) -> None:
-    """Train, test the selected weights, and write the record. Raises Preempted where a signal asked to stop."""
+    """Train, test the selected weights, and write the record.
+
+    Raises Preempted where a signal asked to stop, and filelock's Timeout while another process runs this very run.
+    """
+    lock = FileLock(job.folder / ".lock", timeout=0) if job.trainer.is_global_zero else nullcontext()
     try:
-        with _callback(job, Last).listening():
+        with lock, _callback(job, Last).listening():
             _execute(job)
     finally:
         if "wandb" in sys.modules:  # else the jobs of a sweep become one W&B run

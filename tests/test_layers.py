@@ -7,6 +7,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "fairat_lightning"
 LEVEL = {
     "fairat_lightning": 0,
     "fairat_lightning.__main__": 5,
+    "fairat_lightning.search": 5,
+    "fairat_lightning.sweep": 5,
     "fairat_lightning.evaluate": 5,
     "fairat_lightning.judge": 5,
     "fairat_lightning.balance": 5,

@@ -1,0 +1,108 @@
+"""Many runs by one command: Hydra's sweep (-m), in this process or through a launcher.
+
+Each job is the run of its own folder, so that a sweep started again skips what is finished and goes on with the rest, and
+several sweeps may share one grid. A job that fails leaves the others alone; its line is said again at the end.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from filelock import FileLock, Timeout
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from fairat_lightning.__main__ import CONF, Stop, refuse, run
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+TOLD = "told to stop: the same command goes on"
+told = False  # to stop: this process begins no further job
+held: list[FileLock] = []  # the GPU of this process
+
+
+def sweep(words: list[str]) -> NoReturn:
+    """Run every job; exit code 0 if all are finished, else 75 if the command is to be given again, else the worst of them."""
+    with listening():
+        try:
+            with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+                command: Any = GlobalHydra.instance().hydra
+                batches = command.multirun("config", job, words, with_log_configuration=False)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            refuse(error)
+    ends = [end.return_value for batch in batches for end in batch]
+    failed = [(code, line) for code, line in ends if code]
+    print(f"\n{len(ends)} runs, {len(ends) - len(failed)} of them finished")
+    for line, times in Counter(line for _, line in failed).items():
+        print(f"error: {line}" + (f" ({times} runs)" if times > 1 else ""), file=sys.stderr)
+    codes = {code for code, _ in failed}
+    raise SystemExit(os.EX_TEMPFAIL if os.EX_TEMPFAIL in codes else max(codes, default=0))
+
+
+def job(cfg: DictConfig) -> tuple[int, str]:
+    """One job, in whatever process its launcher has put it: its exit code, and the line that goes with it."""
+    global told
+    settings = HydraConfig.get()
+    if told:
+        return os.EX_TEMPFAIL, TOLD
+    share(settings)
+    try:
+        run(cfg, Path(settings.runtime.output_dir), sweep=True)
+    except SystemExit as stop:
+        line = stop.line if isinstance(stop, Stop) else TOLD
+        told = told or not isinstance(stop, Stop)
+        return int(stop.code or 0), line
+    return 0, ""
+
+
+def share(settings: Any) -> None:
+    """Take a GPU of this process's own, if there are several and nobody has chosen, and as many threads as the launcher says."""
+    import torch
+
+    if cores := settings.launcher.get("cpus_per_task"):
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    alone = settings.launcher._target_.endswith("BasicLauncher") or "CUDA_VISIBLE_DEVICES" in os.environ
+    if not alone and (count := torch.cuda.device_count()) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(claim(count, settings.job.num))
+
+
+def claim(count: int, number: int) -> int:
+    """A GPU of `count` that no other process of this user holds, until this one ends; by the job's number if all are held."""
+    for gpu in range(count):
+        lock = FileLock(Path(tempfile.gettempdir()) / f"fairat_lightning-{os.getuid()}-gpu{gpu}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        held.append(lock)
+        return gpu
+    return number % count
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Hand SIGTERM and SIGUSR1 on to the processes that a launcher has started, and begin no further job."""
+
+    def hear(number: int, frame: Any) -> None:
+        global told
+        told = True
+        for child in multiprocessing.active_children():
+            os.kill(child.pid or 0, number)
+
+    before = {number: signal.signal(number, hear) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
