@@ -28,6 +28,7 @@ from torchmetrics import Metric
 
 from fairat_lightning.callbacks import say
 from fairat_lightning.classwise import world_size
+from fairat_lightning.slurm import queue_again, through_submitit
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -117,20 +118,20 @@ class Last(Checkpoint):
     def listening(self) -> Iterator[None]:
         """Remember SIGTERM and SIGUSR1 for as long as this lasts; where they cannot be heard, nothing.
 
-        In a job of submitit SIGUSR2 too; its own handler, which would exit unsaved, queues the job again once all is saved.
+        In a job that submitit has given to SLURM, SIGUSR2 too; once all is saved, the job is queued again.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        if "SUBMITIT_EXECUTOR" in os.environ:
+        if through_submitit():
             self.signals = (*SIGNALS, signal.SIGUSR2)
         before = {number: signal.getsignal(number) for number in self.signals}
         self.listen()
         try:
             yield
         except Preempted:
-            if callable(queue := before.get(signal.SIGUSR2)):
-                queue(signal.SIGUSR2, None)
+            if callable(submitit := before.get(signal.SIGUSR2)):
+                queue_again(submitit)
             raise
         finally:
             for number, handler in before.items():

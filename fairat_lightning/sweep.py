@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from fairat_lightning.__main__ import CONF, Stop, refuse, run
+from fairat_lightning.slurm import QUEUED
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 TOLD = "told to stop: the same command goes on"
@@ -59,6 +60,8 @@ def job(cfg: DictConfig) -> tuple[int, str]:
     try:
         run(cfg, Path(settings.runtime.output_dir), sweep=True)
     except SystemExit as stop:
+        if stop.code == QUEUED:
+            raise
         line = stop.line if isinstance(stop, Stop) else TOLD
         told = told or not isinstance(stop, Stop)
         return int(stop.code or 0), line

@@ -126,8 +126,10 @@ def test_told_to_stop_where_lightning_would_listen(monkeypatch, interrupted, lau
     same(whole, tmp_path / "parts")
 
 
+@pytest.mark.parametrize("state", ["RUNNING", ""])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
-def test_submitit_queues_again_what_is_saved(monkeypatch, interrupted, tmp_path, number):
+def test_submitit_queues_again_what_is_saved(monkeypatch, interrupted, tmp_path, number, state):
+    """Unless SLURM is ending the job by itself."""
     queued = []
 
     def queue(number, frame):
@@ -135,10 +137,14 @@ def test_submitit_queues_again_what_is_saved(monkeypatch, interrupted, tmp_path,
         queued.append((number, saved["global_step"]))
 
     before = signal.signal(signal.SIGUSR2, queue)
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\necho {state}\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     try:
-        assert interrupted(FOUR_STEPS, 0, 2, lambda: told(number)).code == 75
-        assert queued == [(signal.SIGUSR2, 2)] and signal.getsignal(signal.SIGUSR2) is queue
+        assert interrupted(FOUR_STEPS, 0, 2, lambda: told(number)).code == (75 if state else -1)
+        assert queued == ([(signal.SIGUSR2, 2)] if state else []) and signal.getsignal(signal.SIGUSR2) is queue
     finally:
         signal.signal(signal.SIGUSR2, before)
 

@@ -19,7 +19,7 @@ RUN = (
     *("data=synthetic", "data.train_size=64", "data.test_size=40", "data.batch_size=16", "model.width=4"),
     *("trainer=cpu", "trainer.precision=32-true", "attack.steps=2"),
 )
-LONG, SHORT = 500, 200  # epochs: longer than it takes SLURM to look at a job's time, and about half a minute
+LONG, SHORT = 600, 200  # epochs: longer than SLURM, which looks every 30 s, takes to see the limit; half a minute
 
 # srun hands the signals of SLURM on to Python. 75: all is saved; 138 and 143: USR1 or TERM came before anything had begun.
 # A script that SLURM itself ends gets no further than srun: it is queued again by SLURM if it was pre-empted, not if cancelled.
@@ -88,7 +88,7 @@ def identical(whole: Path, folder: Path) -> None:
 
 
 def test_time_limit(whole, submit):
-    job, folder, log = submit(LONG, "--partition=low", "--time=1", seconds=20)
+    job, folder, log = submit(LONG, "--partition=low", "--time=2", seconds=65)
     ended(job, log)
     identical(whole(LONG), folder)
 
@@ -118,7 +118,7 @@ def sweep(tmp_path):
     started = []
 
     def sweep(epochs: int, *words: str) -> subprocess.Popen[str]:
-        launcher = {"partition": "low", "max_num_timeout": 9, "signal_delay_s": 20}
+        launcher = {"partition": "low", "max_num_timeout": 9, "signal_delay_s": 65}
         options = ["hydra/launcher=submitit_slurm", *(f"hydra.launcher.{key}={value}" for key, value in launcher.items())]
         folder = (f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir=s${seed}", f"trainer.max_epochs={epochs}")
         command = [*COMMAND, "-m", *RUN, *options, *folder, *words]
@@ -130,8 +130,9 @@ def sweep(tmp_path):
         process.kill()
 
 
-def test_sweep_preempted(whole, sweep, tmp_path):
-    slurm("scontrol", "update", "PartitionName=low", "GraceTime=20")
+@pytest.mark.parametrize("grace", [0, 20])
+def test_sweep_preempted(whole, sweep, tmp_path, grace):
+    slurm("scontrol", "update", "PartitionName=low", f"GraceTime={grace}")
     process = sweep(SHORT, "seed=0,1", "hydra.launcher.timeout_min=20")
     preempt(tmp_path / "s0")
     _, said = process.communicate(timeout=300)
@@ -142,11 +143,22 @@ def test_sweep_preempted(whole, sweep, tmp_path):
 
 
 def test_sweep_at_the_time_limit(whole, sweep, tmp_path):
-    process = sweep(LONG, "seed=0", "hydra.launcher.timeout_min=1")
+    process = sweep(LONG, "seed=0", "hydra.launcher.timeout_min=2")
     _, said = process.communicate(timeout=400)
     assert process.returncode == 0, said
     identical(whole(LONG), tmp_path / "s0")
     assert "resumed" in printed(tmp_path)
+
+
+def test_sweep_cancelled(sweep, tmp_path):
+    sweep(SHORT, "seed=0", "hydra.launcher.timeout_min=20")
+    wait(lambda: (tmp_path / "s0" / "history.csv").exists(), 90)
+    job = slurm("squeue", "--noheader", "--format=%i", "--states=RUNNING")
+    slurm("scancel", job)
+    wait(lambda: field(job, "JobState") == "CANCELLED", 30)
+    wait(lambda: "Told to stop" in printed(tmp_path), 30)
+    wait(lambda: not slurm("squeue", "--noheader"), 30)
+    assert field(job, "Restarts") == "0" and field(job, "JobState") == "CANCELLED"
 
 
 def printed(folder: Path) -> str:
