@@ -15,7 +15,7 @@ test: check             ## everything that must hold, in minutes
 test-slow: .venv/.dev   ## long learning runs, kills and several processes
 	$(BIN)/python -m pytest -n auto -m slow
 
-test-slurm: .venv/.dev  ## time limit, pre-emption and sweeps on a SLURM of one node, from Debian's packages; ten minutes
+test-slurm: .venv/.dev  ## time limit, pre-emption and sweeps on a SLURM of one node, from Debian's packages; a quarter of an hour
 	PATH=$$PATH:/usr/sbin; (command -v slurmctld && command -v slurmd) || test $$(id -u) != 0 || \
 	(apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends slurm-wlm munge)
 	$(BIN)/python -m pytest -rs tests/slurm/on_slurm.py

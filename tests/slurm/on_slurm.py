@@ -74,7 +74,7 @@ def preempt(folder: Path, epochs: int = 20) -> None:
     slurm("sbatch", "--partition=high", "--output=/dev/null", "--wrap=sleep 3")
 
 
-def ended(job: str, log: Path, seconds: float = 300) -> None:
+def ended(job: str, log: Path, seconds: float = 900) -> None:
     wait(lambda: field(job, "JobState") not in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED"), seconds)
     assert field(job, "JobState") == "COMPLETED", log.read_text()
     assert int(field(job, "Restarts")) >= 1, log.read_text()
@@ -135,7 +135,7 @@ def test_sweep_preempted(whole, sweep, tmp_path, grace):
     slurm("scontrol", "update", "PartitionName=low", f"GraceTime={grace}")
     process = sweep(SHORT, "seed=0,1", "hydra.launcher.timeout_min=20")
     preempt(tmp_path / "s0")
-    _, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=900)
     assert process.returncode == 0, said
     for seed in (0, 1):
         identical(whole(SHORT, seed), tmp_path / f"s{seed}")
@@ -144,7 +144,7 @@ def test_sweep_preempted(whole, sweep, tmp_path, grace):
 
 def test_sweep_at_the_time_limit(whole, sweep, tmp_path):
     process = sweep(LONG, "seed=0", "hydra.launcher.timeout_min=2")
-    _, said = process.communicate(timeout=400)
+    _, said = process.communicate(timeout=900)
     assert process.returncode == 0, said
     identical(whole(LONG), tmp_path / "s0")
     assert "resumed" in printed(tmp_path)
