@@ -69,8 +69,6 @@ def cluster(folder: Path) -> Iterator[Path]:
         daemon("slurmd", "-D", "-N", host)
         wait(lambda: "idle" in slurm("sinfo", "-h", "-o", "%t", env=environment, check=False), 30)
         yield conf
-        slurm("scancel", "--user", user, env=environment)
-        wait(lambda: not slurm("squeue", "-h", env=environment), 30)
     finally:
         for process in reversed(started):
             process.terminate()

@@ -4,6 +4,7 @@
 """
 
 import functools
+import getpass
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,13 @@ def one_node(tmp_path_factory):
             yield
 
 
+@pytest.fixture(autouse=True)
+def emptied(one_node):
+    yield
+    slurm("scancel", "--user", getpass.getuser())
+    wait(lambda: not slurm("squeue", "--noheader"), 30)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The run of so many epochs, uninterrupted."""
@@ -75,7 +83,7 @@ def preempt(folder: Path, epochs: int = 20) -> None:
 
 
 def ended(job: str, log: Path, seconds: float = 900) -> None:
-    wait(lambda: field(job, "JobState") not in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED"), seconds)
+    wait(lambda: field(job, "JobState") in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"), seconds)
     assert field(job, "JobState") == "COMPLETED", log.read_text()
     assert int(field(job, "Restarts")) >= 1, log.read_text()
     assert "Told to stop" in log.read_text() and "resumed" in log.read_text()
