@@ -65,6 +65,7 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False) -> None:
     from fairat_lightning import run as runs  # torch and Lightning take seconds to import: not for --help
     from fairat_lightning.build import WRONG_INPUT
     from fairat_lightning.guards import Diverged
+    from fairat_lightning.processes import Lost
 
     try:
         if not isinstance(cfg.overwrite, bool):
@@ -80,7 +81,7 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False) -> None:
         return
     try:
         runs.execute(job)
-    except Diverged as error:
+    except (Diverged, Lost) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
 

@@ -134,13 +134,6 @@ class Last(Checkpoint):
     def _ask(self, number: int, frame: Any) -> None:
         self.asked = True
 
-    # Lightning has put its own handlers before these two, which talk to other processes in the middle of a step.
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.listen()
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.listen()
-
     def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
             self.stop(trainer)
