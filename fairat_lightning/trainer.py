@@ -57,7 +57,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
         inference_mode=False,
         check_val_every_n_epoch=1,  # the best and the history need it
         fast_dev_run=False,
-        sync_batchnorm=on_gpus and cfg.trainer.devices != 1,
+        sync_batchnorm=on_gpus and (cfg.trainer.devices, cfg.trainer.get("num_nodes", 1)) != (1, 1),
     )
     join(trainer)
     return trainer
