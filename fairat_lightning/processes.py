@@ -12,18 +12,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
 import lightning as L
 import torch.distributed as dist
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from fairat_lightning.resume import SIGNALS
 
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
+TYPES = (SingleDeviceStrategy, DDPStrategy)
 PARENT = "FAIRAT_LIGHTNING_PARENT"  # the command's process, in the environment of those that it starts
 GRACE = 10.0  # seconds that a process has to end by itself
 ENDED = re.compile(r"(?i)connection (was likely )?(closed|reset)|broken pipe|remote process|failed to recv")
@@ -37,14 +38,17 @@ class Lost(RuntimeError):
 
 
 def check_strategy(strategy: Any) -> None:
-    """Raise ValueError for a strategy, by name or built, other than one device and DDP with a process of its own each."""
-    if isinstance(strategy, L.pytorch.strategies.Strategy):
-        whole = type(strategy) is SingleDeviceStrategy
-        started = type(strategy) is DDPStrategy and isinstance(strategy.launcher, _SubprocessScriptLauncher | None)
-        refused, name = not (whole or started), type(strategy).__name__
+    """Raise ValueError for a strategy other than one device and DDP in processes that are started afresh.
+
+    `strategy`: a name, a configuration with a `_target_`, or the strategy itself.
+    """
+    if isinstance(strategy, Strategy):
+        name: Any = type(strategy).__name__
+        fits = isinstance(strategy.launcher, _SubprocessScriptLauncher | None) and type(strategy) in TYPES
     else:
-        refused, name = isinstance(strategy, str) and strategy not in STRATEGIES, strategy
-    if refused:
+        name = strategy.get("_target_") if isinstance(strategy, Mapping) else strategy
+        fits = name in STRATEGIES or str(name).rpartition(".")[2] in {kind.__name__ for kind in TYPES}
+    if not fits:
         raise ValueError(f"trainer.strategy={name} is not supported: choose auto or ddp, where every process has all the weights")
 
 

@@ -108,7 +108,8 @@ def _compile(method: Method, device: torch.device) -> None:
 
 
 def execute(job: Run) -> None:
-    """Train, test the selected weights, and write the record. Raises Preempted where a signal asked to stop, Lost where a process died."""
+    """Train, test the selected weights, and write the record. Raises Preempted where a signal asked to stop, Lost where another
+    process has ended."""
     try:
         with _callback(job, Last).listening(), together(job.trainer):
             _execute(job)

@@ -18,8 +18,8 @@ from torch import nn
 
 from fairat_lightning.__main__ import CONF
 from fairat_lightning.attacks import PGD
-from fairat_lightning.awp import AWP
 from fairat_lightning.averaging import EMA, FAWA
+from fairat_lightning.awp import AWP
 from fairat_lightning.classwise import global_mean
 from fairat_lightning.data.batches import DrawnBatches
 from fairat_lightning.methods import (

@@ -5,18 +5,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
 from conftest import SMALL
 from test_command import ROOT, call
-from test_resume import rows, same
+from test_resume import same
 from torch import distributed as dist
 
-from fairat_lightning import processes
+from fairat_lightning import processes, record
 from fairat_lightning import trainer as trainers
 
 STEPS = ("data.train_size=640", "data.batch_size=12", "trainer.accelerator=cpu", "trainer=ddp")  # 53 steps an epoch
@@ -37,7 +37,9 @@ class Command:
     def alive(self) -> list[int]:
         """Its processes in the order of their start."""
         shown = subprocess.run(["ps", "-e", "-o", "pid=,sess=,stat="], capture_output=True, text=True, check=True).stdout
-        found = [(int(pid), state) for pid, session, state in map(str.split, shown.splitlines()) if int(session) == self.process.pid]
+        found = [
+            (int(pid), state) for pid, session, state in map(str.split, shown.splitlines()) if int(session) == self.process.pid
+        ]
         return sorted(pid for pid, state in found if not state.startswith("Z"))
 
     def after_an_epoch(self) -> "Command":
@@ -84,6 +86,105 @@ def finish(folder: Path, *words: str, **env: str) -> Path:
 def equal(whole: Path, parts: Path) -> None:
     same(whole, parts)
     assert (whole / "metrics.json").read_text() == (parts / "metrics.json").read_text()
+
+
+REFUSED = (
+    *("fsdp", "fsdp_cpu_offload", "fsdp_native", "deepspeed", "deepspeed_stage_2", "model_parallel", "dp", "single_xla", "what"),
+    *("ddp_spawn", "ddp_fork", "ddp_notebook", "ddp_spawn_find_unused_parameters_true", "null"),
+    *("{_target_:lightning.pytorch.strategies.FSDPStrategy}", "{_target_:lightning.pytorch.strategies.ModelParallelStrategy}"),
+    "{_target_:lightning.pytorch.strategies.DDPStrategy,start_method:fork}",
+)
+
+
+@pytest.mark.parametrize("strategy", REFUSED)
+def test_a_strategy_that_splits_the_weights_or_forks_is_refused(monkeypatch, capsys, tmp_path, strategy):
+    words = (*SMALL, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", f"trainer.strategy={strategy}")
+    code, out, err = call(monkeypatch, capsys, tmp_path, *words)
+    assert code == 2 and err.startswith("error: trainer.strategy=") and err.count("\n") == 1 and "choose auto or ddp" in err
+    assert not out and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("strategy", [*processes.STRATEGIES, "{_target_:lightning.pytorch.strategies.DDPStrategy}"])
+def test_one_device_and_ddp_are_not(compose, tmp_path, strategy):
+    trainer = trainers.build_trainer(compose(*SMALL, "trainer.devices=2", f"trainer.strategy={strategy}"), tmp_path)
+    assert trainer.world_size == 2 and isinstance(trainer.strategy.launcher, processes.Launcher)
+    assert trainers.build_trainer(compose(*SMALL), tmp_path).strategy.launcher is None
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), False),
+        (("trainer.devices=2",), True),
+        (("trainer.devices=auto",), True),
+        (("trainer.num_nodes=2",), True),
+        (("trainer.num_nodes=2", "trainer.accelerator=cpu"), False),
+    ],
+)
+def test_batch_norm_is_synchronised_over_devices_and_nodes_of_gpus(monkeypatch, compose, tmp_path, words, expected):
+    asked = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(trainers, "part", lambda cfg, group, **values: asked.update(values))
+    monkeypatch.setattr(trainers, "join", lambda trainer: None)
+    trainers.build_trainer(compose("trainer=gpu", "trainer.precision=32-true", *words), tmp_path)
+    assert asked["sync_batchnorm"] is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer"), True),
+        (RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer [::1]:30500"), True),
+        (dist.DistNetworkError("Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server crash?"), True),
+        (dist.DistBackendError("NCCL error: a call failed possibly due to a network error or a remote process exiting"), True),
+        (dist.DistBackendError("NCCL error: unhandled cuda error, out of memory"), False),
+        (RuntimeError("CUDA out of memory"), False),
+        (RuntimeError("the data server closed: connection reset by peer"), False),
+    ],
+)
+def test_which_errors_mean_that_another_process_has_ended(error, expected):
+    assert processes.is_loss(error) is expected
+
+
+def children(code: int) -> processes.Launcher:
+    launcher = processes.Launcher(None, 2, 1)
+    launcher.children = [subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])]
+    launcher.children[0].wait()
+    return launcher
+
+
+def test_a_child_that_was_told_to_stop_or_is_finished_has_not_failed():
+    assert [children(code).failed() for code in (0, 75, 1, 2)] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_the_command_gives_up_where_it_does_not_notice_by_itself(monkeypatch, leaves):
+    monkeypatch.setattr(processes, "GRACE", 0.1)
+    over, given_up = threading.Event(), threading.Event()
+    if leaves:
+        over.set()
+    processes.watch(lambda: True, over, given_up.set)
+    assert given_up.wait(1.5) is not leaves
+
+
+def test_no_child_outlasts_the_command():
+    launcher = processes.Launcher(None, 2, 1)
+    launcher.children = [subprocess.Popen(["sleep", "60"])]
+    launcher.end(0)
+    assert launcher.children[0].returncode == -signal.SIGKILL
+
+
+def test_an_unfinished_run_may_go_on_with_another_number_of_processes(tmp_path):
+    config = {"seed": 0, "trainer": {"devices": 2, "num_nodes": 1, "max_epochs": 3}}
+    fewer, other = ({**config, "trainer": config["trainer"] | values} for values in ({"devices": 1}, {"max_epochs": 4}))
+    record.open_folder(tmp_path, config, resume=None)
+    assert not record.is_finished(tmp_path, fewer)
+    with pytest.raises(ValueError, match="another configuration"):
+        record.is_finished(tmp_path, other)
+    record.close_folder(tmp_path, {"clean": {"average": 1.0, "worst": 1.0, "per_class": {"a": 1.0}}})
+    assert record.is_finished(tmp_path, config)
+    with pytest.raises(ValueError, match="another configuration"):
+        record.is_finished(tmp_path, fewer)
 
 
 @pytest.fixture(scope="module")

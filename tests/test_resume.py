@@ -100,6 +100,22 @@ def test_told_to_stop_in_any_step(interrupted, launch, step, epoch, tmp_path, ca
     same(whole, tmp_path / "parts")
 
 
+def test_told_to_stop_in_a_validation(interrupted, launch, tmp_path, monkeypatch):
+    """Lightning's own handler would end the command there, with exit code 0 and nothing saved."""
+    words = ("method=pgd_at", "data.train_size=400", "data.eval_batch_size=8", "data.batch_size=100")
+    whole, metrics = launch(*words, folder="whole")
+
+    def at_once(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        if trainer.current_epoch == 1 and batch_idx == 2:
+            told(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(At, "on_validation_batch_end", at_once)
+        assert interrupted(words, 9, 9, None).code == 75
+    assert launch(*words, folder="parts")[1] == metrics
+    same(whole, tmp_path / "parts")
+
+
 def same(whole: Path, parts: Path) -> None:
     assert rows(whole) == rows(parts)
     a, b = (torch.load(r / "checkpoints" / "last.ckpt", weights_only=True) for r in (whole, parts))
