@@ -145,18 +145,6 @@ class Last(Checkpoint):
     def _ask(self, number: int, frame: Any) -> None:
         self.asked = True
 
-    def alone(self, trainer: L.Trainer) -> None:
-        """Take the place of Lightning's handlers, put after on_fit_start and before these hooks, and forget what they heard.
-
-        They talk to other processes in the middle of a step, and let SIGTERM end a validation unsaved with exit code 0.
-        """
-        self.listen()
-        self.asked = self.asked or trainer.received_sigterm
-        trainer._signal_connector.received_sigterm = False
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.alone(trainer)
-
     def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
             self.stop(trainer)
@@ -202,7 +190,6 @@ class Last(Checkpoint):
             self.loaded = checkpoint.get("within")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.alone(trainer)
         if self.loaded is None:
             return
         epoch, given = self.loaded["position"]

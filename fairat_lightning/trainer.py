@@ -13,11 +13,13 @@ from omegaconf import DictConfig
 from fairat_lightning.build import part
 from fairat_lightning.callbacks import Bar, History, Keep
 from fairat_lightning.guards import Collapse, Finite
+from fairat_lightning.processes import check_strategy, join
 from fairat_lightning.resume import Last, Whole
 
 
 def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     """Lightning's Trainer with our callbacks and the chosen logger."""
+    check_strategy(cfg.trainer.strategy)
     place: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     callbacks: list[Callback] = [
         History(folder / "history.csv"),
@@ -41,7 +43,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     if bar:
         callbacks.append(Bar())
     on_gpus = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
-    return part(
+    trainer: L.Trainer = part(
         cfg,
         "trainer",
         callbacks=callbacks,
@@ -56,5 +58,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
         check_val_every_n_epoch=1,  # the best and the history need it
         fast_dev_run=False,
         deterministic=cfg.deterministic,
-        sync_batchnorm=on_gpus and cfg.trainer.devices != 1,
+        sync_batchnorm=on_gpus and (cfg.trainer.devices, cfg.trainer.get("num_nodes", 1)) != (1, 1),
     )
+    join(trainer)
+    return trainer
