@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -64,7 +65,7 @@ def main() -> None:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = hydra.compose("config", words, return_hydra_config=True)
         folder = Path(cfg.hydra.run.dir).absolute()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
         refuse(error)
     run(cfg, folder)
 
@@ -115,6 +116,8 @@ def run_name(*, _root_: DictConfig) -> str:
     """`<data>-<model>-<method>-<objective>-s<seed>-<hash of the resolved configuration>` for `hydra.run.dir`."""
     config = resolved(_root_)
     choices = _root_.hydra.runtime.choices
+    if unset := [group for group in ("data", "model", "method", "objective", "awp", "averaging", "head") if group not in choices]:
+        raise ValueError(f"{unset[0]} must be one option of its group: {unset[0]}=NAME, --help lists them")
     parts = [choices[group] for group in ("data", "model", "method", "objective")]
     parts += [choices[group] for group in ("awp", "averaging", "head") if choices[group] != "none"]
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
@@ -149,8 +152,9 @@ def refuse(error: Exception | str, folder: Path | None = None) -> NoReturn:
     """One line on stderr, exit code 2, and no empty folder left behind."""
     while isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    if folder is not None and folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    with suppress(OSError):  # it is not empty, not there, or not ours
+        if folder is not None:
+            folder.rmdir()
     raise Stop(2, _one_line(str(error))) from None
 
 
@@ -184,9 +188,12 @@ def _one_line(text: str) -> str:
         return f"there is no key {found[1]}: --help lists the usual ones"
     if found := re.match(r"(?s).*?Could not find '(\S+)/(\S+)'.*?Available options in '\S+':(.+?)(Config search path|$)", text):
         return f"{found[1]}={found[2]} is unknown: choose one of {', '.join(found[3].split())}"
+    if re.match(r"Config group override must be a string|argument of type '\w+' is not iterable", text):
+        return "a group was given something else than the name of one of its options, group=NAME: --help lists them"
     if "override_grammar" in text:
         return f"cannot read the words of the command, each must be key=value: {' '.join(text.splitlines()[0].split())}"
-    return " ".join(re.sub(r"^.* raised while resolving interpolation: |\n +(full_key|object_type)[:=].*", "", text).split())
+    affairs = r"^.* raised while resolving interpolation: |\n +(full_key|object_type|reference_type)[:=].*"
+    return " ".join(re.sub(affairs, "", text).split())
 
 
 if __name__ == "__main__":

@@ -176,8 +176,10 @@ def crafting(net: nn.Module, attack: PGD, *, training: bool) -> Iterator[None]:
 def number(name: str, value: float | str) -> float:
     """A finite float from a number or a fraction such as "8/255"; ValueError naming `name` otherwise."""
     try:
+        if isinstance(value, bool):
+            raise TypeError
         result = float(Fraction(value)) if isinstance(value, str) and "/" in value else float(value)
-    except (TypeError, ValueError, ZeroDivisionError):
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(f"{name}={value} is not a number or a fraction such as 8/255") from None
     if not isfinite(result):
         raise ValueError(f"{name}={value} is not finite")

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from fairat_lightning.checks import within
 from fairat_lightning.classwise import global_sum, world_size
 
 
@@ -23,9 +24,8 @@ class AWP:
     """`gamma`: relative size of the perturbation, 0 or more. `warmup_epochs`: epochs before it begins."""
 
     def __init__(self, gamma: float, warmup_epochs: int = 0):
-        if not isinstance(gamma, int | float) or not 0 <= gamma < float("inf"):
-            raise ValueError(f"awp.gamma={gamma} must be a number, 0 or more")
-        if not isinstance(warmup_epochs, int) or warmup_epochs < 0:
+        within("awp.gamma", gamma, "[0, inf)")
+        if isinstance(warmup_epochs, bool) or not isinstance(warmup_epochs, int) or warmup_epochs < 0:
             raise ValueError(f"awp.warmup_epochs={warmup_epochs} must be a whole number, 0 or more")
         self.gamma, self.warmup_epochs = float(gamma), warmup_epochs
         self._saved: list[tuple[Tensor, Tensor]] = []

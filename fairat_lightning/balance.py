@@ -16,6 +16,7 @@ from rich.table import Table
 
 from fairat_lightning.__main__ import start
 from fairat_lightning.build import part, short
+from fairat_lightning.checks import reachable
 
 
 def main() -> None:
@@ -35,15 +36,17 @@ def _balance(words: list[str]) -> None:
     found = load(cfg)
     if cfg.to is None and found.run is None:
         raise ValueError("to=FILE must be given: this checkpoint belongs to no run")
-    if cfg.to is not None and not isinstance(cfg.to, str):
+    if cfg.to is not None and (not isinstance(cfg.to, str) or not cfg.to):
         raise ValueError(f"to={cfg.to} must be a path")
-    to = Path(cfg.to) if cfg.to is not None else found.run / "checkpoints" / "balanced.ckpt"  # type: ignore[operator]
+    to = reachable(cfg.to) if cfg.to is not None else found.run / "checkpoints" / "balanced.ckpt"  # type: ignore[operator]
     if to.is_dir() or not to.absolute().parent.is_dir():
         raise ValueError(f"to={to} must be a file in a folder that exists")
     source = Path(cfg.checkpoint).expanduser()
     if to.resolve() == (source / "checkpoints" / "best.ckpt" if source.is_dir() else source).resolve():
         raise ValueError(f"to={to} is the checkpoint itself: name another file")
-    if to.exists() and cfg.overwrite is not True:
+    if not isinstance(cfg.overwrite, bool):
+        raise ValueError(f"overwrite={cfg.overwrite} must be true or false")
+    if to.exists() and not cfg.overwrite:
         raise ValueError(f"to={to} exists: name another file, or overwrite=true")
     net, data, attack = found.net.to("cuda" if torch.cuda.is_available() else "cpu"), found.data, part(cfg, "attack")
     accuracies = []

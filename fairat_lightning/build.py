@@ -21,6 +21,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fairat_lightning.checks import reachable
 from fairat_lightning.data import DataModule
 from fairat_lightning.models.weights import load_weights
 
@@ -29,9 +30,7 @@ OURS_TO_CALL = tuple(
     for name in ("data", "models", "methods", "attacks", "objectives", "awp", "averaging", "head", "optim", "suites")
 ) + ("fairat_lightning.autoattack.", "fairat_lightning.corruptions.", "fairat_lightning.dashboards.")
 TARGETS = (*OURS_TO_CALL, "torch.nn.", "torch.optim.", "torchvision.models.", "torchmetrics.", "timm.")
-LIGHTNING = tuple(
-    f"lightning.{name}" for name in ("Trainer", *(f"pytorch.{n}." for n in ("callbacks", "loggers", "profilers", "strategies")))
-)
+LIGHTNING = ("lightning.Trainer", *(f"lightning.pytorch.{name}." for name in ("callbacks", "loggers", "profilers", "strategies")))
 OURS = ("suggests", "suite")  # keys that the configuration keeps beside a constructor's
 PATHS = ("teacher",)  # keys whose path is loaded first: the constructor gets what lies there
 WRONG_INPUT = (
@@ -48,7 +47,9 @@ def part(cfg: DictConfig, group: str, **values: Any) -> Any:
     if "_target_" not in node:
         raise ValueError(f"{group}.{next(iter(node))} is set, but the chosen option of {group} takes none: a recipe's leftover?")
     if clash := [key for key in values if key not in PATHS and node.get(key) not in (None, values[key])]:
-        raise ValueError(f"{group}.{clash[0]}={node[clash[0]]} is not yours to set: here it is {values[clash[0]]}")
+        here = values[clash[0]]
+        instead = f": here it is {here}" if isinstance(here, bool | int | str | Path) else ""
+        raise ValueError(f"{group}.{clash[0]}={node[clash[0]]} is not yours to set{instead}")
     with naming(group):
         rest = {key: value for key, value in node.items() if key not in PATHS}
         return instantiate(rest, _partial_=True, _convert_="all")(**values)
@@ -64,14 +65,14 @@ def network(cfg: DictConfig, data: DataModule) -> Any:
 
 def optimiser(cfg: DictConfig) -> Any:
     """The function that makes the optimiser, see `optim.py`."""
-    optim = instantiate(cfg.optim, _convert_="all")
+    optim = instantiate(cfg.optim, _partial_=True, _convert_="all")
     clipped = cfg.trainer.get("gradient_clip_val") is not None and cfg.optim._target_.startswith("fairat_lightning.")
     return partial(optim, fused=False) if clipped else optim  # Lightning clips no fused optimiser's gradients in mixed precision
 
 
 def trained(path: Any, cfg: DictConfig, data: DataModule) -> Any:
     """The trained network at `path`: of a run's own architecture, or for any other file of that of `cfg.model`."""
-    if not isinstance(path, str):
+    if not isinstance(path, str) or not path:
         raise ValueError(f"method.teacher={path} must be a path: a run folder, checkpoint or state dict")
     if (run := run_folder(path)) is not None:
         cfg = OmegaConf.create(stored(run, ["model"]))
@@ -82,7 +83,7 @@ def trained(path: Any, cfg: DictConfig, data: DataModule) -> Any:
 
 def run_folder(checkpoint: Any) -> Path | None:
     """The run that a checkpoint belongs to: its folder, or the folder above its `checkpoints/`; None for any other file."""
-    path = Path(str(checkpoint)).expanduser()
+    path = reachable(str(checkpoint))
     for folder in (path, path.parent.parent if path.parent.name == "checkpoints" else path):
         if (folder / "config.yaml").is_file():
             return folder
@@ -96,13 +97,15 @@ def naming(group: str) -> Iterator[None]:
         yield
     except TypeError as error:
         raise ValueError(f"{group}: {error}; see the keys of each option in conf/{group}/, and what a recipe sets") from error
+    except (RuntimeError, MemoryError, OverflowError) as error:  # torch's and NumPy's words for a number that is far too large
+        raise ValueError(f"{group} cannot be built: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
 
 
 def check_targets(node: Any, allow: Sequence[str] = (), base: Sequence[str] = (*TARGETS, *LIGHTNING)) -> None:
     """Raise ValueError for a `_target_` anywhere in `node` that begins with none of `base` and `allow`, or is from elsewhere."""
     if isinstance(node, dict):
-        if (target := node.get("_target_")) is not None:
-            _check_target(str(target), (*base, *allow))
+        if "_target_" in node:
+            _check_target(str(node["_target_"]), (*base, *allow))
         node = list(node.values())
     if isinstance(node, list):
         for child in node:

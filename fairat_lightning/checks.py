@@ -1,5 +1,7 @@
-"""The check of a setting that is a number."""
+"""The checks of a setting that is a number, and of one that is a path."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 
@@ -14,3 +16,13 @@ def within(name: str, value: Any, interval: str) -> None:
     )
     if not fits:
         raise ValueError(f"{name}={value} must be a number in {interval}")
+
+
+def reachable(path: str | os.PathLike[str]) -> Path:
+    """`path` with ~ expanded, whether it exists or not; ValueError naming it where the system cannot look for it."""
+    try:
+        place = Path(path).expanduser()
+        place.exists()
+    except (OSError, RuntimeError) as error:  # too long, not ours to enter, or the home of somebody unknown
+        raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return place

@@ -16,6 +16,8 @@ from typing import Any
 import hydra
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
@@ -45,7 +47,7 @@ def compose(name: str, words: Sequence[str]) -> DictConfig:
 
     Raises what WRONG_INPUT lists.
     """
-    parsed = [(word, OverridesParser.create().parse_override(word)) for word in words]
+    parsed = [(word, _parse(word)) for word in words]
     given = {o.key_or_group: (word, o.value()) for word, o in parsed}
     run = run_folder(given["checkpoint"][1]) if "checkpoint" in given else None
     own_class = "model._target_" in given
@@ -71,12 +73,22 @@ def compose(name: str, words: Sequence[str]) -> DictConfig:
     return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[return-value]
 
 
+def _parse(word: str) -> Override:
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        raise ValueError(f"cannot read {word}, each word must be key=value: {error}") from error
+    if override.is_sweep_override():
+        raise ValueError(f"{word}: this command takes one value a key, write a list as [a,b]")
+    return override
+
+
 def load(cfg: DictConfig) -> Classifier:
     """Build the network, load the weights of `cfg.checkpoint` into it, and read the data."""
     quieten()
     if cfg.checkpoint is None:
         raise ValueError("checkpoint=PATH must be given: a run folder, a checkpoint or a state dict")
-    if not isinstance(cfg.checkpoint, str):
+    if not isinstance(cfg.checkpoint, str) or not cfg.checkpoint:
         raise ValueError(f"checkpoint={cfg.checkpoint} must be a path")
     if Path(cfg.checkpoint).expanduser().is_dir() and run_folder(cfg.checkpoint) is None:
         raise ValueError(f"checkpoint={cfg.checkpoint} has no config.yaml: name the file with the weights, model= and data=")

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fairat_lightning.audit import Audit, Findings, Suite
+from fairat_lightning.checks import reachable
 from fairat_lightning.data import as_float
 from fairat_lightning.metrics import summary
 
@@ -43,7 +44,9 @@ class Corruptions(Suite):
             raise ValueError(f"suite.kinds={unknown[0]} is unknown: choose from {', '.join(KINDS)}")
         if not severities or any(s not in SEVERITIES for s in severities):
             raise ValueError(f"suite.severities={severities} must be from 1 to 5")
-        self.root = None if root is None else Path(root).expanduser()
+        if root is not None and not isinstance(root, str):
+            raise ValueError(f"suite.root={root} must be a path: the folder of CIFAR-10-C or CIFAR-100-C")
+        self.root = None if root is None else reachable(root)
         self.kinds, self.severities = list(kinds or KINDS), sorted(set(severities))
 
     def check(self, pixels: Tensor, labels: Tensor, index: Tensor) -> None:

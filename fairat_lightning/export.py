@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fairat_lightning.__main__ import start
+from fairat_lightning.checks import reachable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -151,7 +152,7 @@ def _destination(cfg: DictConfig) -> Path:
         raise ValueError(f"to={cfg.to} must be a path")
     if not isinstance(cfg.overwrite, bool):
         raise ValueError(f"overwrite={cfg.overwrite} must be true or false")
-    folder = Path(cfg.to).expanduser().resolve()
+    folder = reachable(cfg.to).resolve()
     if Path.cwd().resolve().is_relative_to(folder):
         raise ValueError(f"to={cfg.to} is the working directory or above it: name a folder of its own")
     _check_free(folder, cfg.overwrite)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fairat_lightning.attacks import mode
 from fairat_lightning.augment import named
+from fairat_lightning.checks import within
 from fairat_lightning.classwise import global_sum
 from fairat_lightning.data import as_float
 from fairat_lightning.objectives import logits_of
@@ -47,13 +48,13 @@ class HardExamples(nn.Module):
             raise ValueError(
                 f"method.hard_fraction={hard_fraction} and method.hard_threshold={hard_threshold}: set one, the other null"
             )
-        if hard_fraction is not None and not (isinstance(hard_fraction, int | float) and 0 <= hard_fraction <= 1):
-            raise ValueError(f"method.hard_fraction={hard_fraction} must lie in [0, 1]")
-        if hard_threshold is not None and not isinstance(hard_threshold, int | float):
-            raise ValueError(f"method.hard_threshold={hard_threshold} must be a number of nats")
+        if hard_fraction is not None:
+            within("method.hard_fraction", hard_fraction, "[0, 1]")
+        if hard_threshold is not None:
+            within("method.hard_threshold", hard_threshold, "[0, inf]")  # nats
         if subset not in SUBSETS:
             raise ValueError(f"method.subset={subset} is unknown: choose one of {', '.join(SUBSETS)}")
-        if not isinstance(warmup_epochs, int) or warmup_epochs < 1:
+        if isinstance(warmup_epochs, bool) or not isinstance(warmup_epochs, int) or warmup_epochs < 1:
             raise ValueError(f"method.warmup_epochs={warmup_epochs} must be 1 or more: epoch 0 has no model before it")
         self.augment = named(augmentation)
         self.hard_fraction, self.hard_threshold = hard_fraction, hard_threshold

@@ -22,6 +22,7 @@ from torch import Tensor
 from fairat_lightning import __version__, record
 from fairat_lightning.audit import Audit, Checked, Findings, Suite, fingerprint
 from fairat_lightning.build import part, plain, refuse_seed, short
+from fairat_lightning.checks import reachable
 from fairat_lightning.classifier import Classifier, compose, load
 from fairat_lightning.data import as_float
 from fairat_lightning.data.stratified import stratified
@@ -40,8 +41,8 @@ def main(words: list[str]) -> None:
     """Evaluate what the words say, or show the evaluation if it is finished. Raises what `build.WRONG_INPUT` lists."""
     cfg = compose("evaluate", words)
     _check(cfg)
-    suite: Suite = part(cfg, "suite")
     judged = load(cfg)
+    suite: Suite = part(cfg, "suite")
     folder = _folder(cfg, judged.run)
     if cfg.batch_size == "auto":
         cfg.batch_size = _largest_batch(judged, _device(cfg), folder if not cfg.overwrite else None)
@@ -198,7 +199,7 @@ def show(folder: Path) -> None:
     for note in run["notes"]:
         console.print(Text(note, style="dim"), soft_wrap=True)
     for name, what in (("metrics.json", "figures"), (NAME, "images"), ("classes.png", "picture")):
-        console.print(f"[dim]{what:8}[/] {short(folder.absolute() / name)}", soft_wrap=True, highlight=False)
+        console.print(f"[dim]{what:8}[/] {escape(str(short(folder.absolute() / name)))}", soft_wrap=True, highlight=False)
 
 
 def _folder(cfg: DictConfig, run: Path | None) -> Path:
@@ -206,8 +207,8 @@ def _folder(cfg: DictConfig, run: Path | None) -> Path:
     weights = Path(cfg.checkpoint)
     other = run is not None and weights.suffix and weights.name != "best.ckpt" and cfg.name == cfg.suite.suite
     name = f"{cfg.name}-{weights.stem}" if other else cfg.name
-    above = run or Path("runs") / f"audit-{weights.stem}" if cfg.to is None else Path(str(cfg.to)).expanduser()
-    return above / "evaluation" / name
+    above = run or Path("runs") / f"audit-{weights.stem}" if cfg.to is None else Path(cfg.to)
+    return reachable(above / "evaluation" / name)
 
 
 def _places(cfg: DictConfig, judged: Classifier) -> Tensor:
@@ -241,8 +242,10 @@ def _check(cfg: DictConfig) -> None:
         raise ValueError(f"overwrite={cfg.overwrite} must be true or false")
     if cfg.classes is not None and (isinstance(cfg.classes, str | int) or not len(cfg.classes)):
         raise ValueError(f"classes={cfg.classes} must be a list of names: classes=[cat,dog]")
-    if not isinstance(cfg.name, str) or not cfg.name or "/" in cfg.name or cfg.name.startswith("."):
-        raise ValueError(f"name={cfg.name} must be a plain name")
+    if cfg.to is not None and (not isinstance(cfg.to, str) or not cfg.to):
+        raise ValueError(f"to={cfg.to} must be a path")
+    if not isinstance(cfg.name, str) or not cfg.name or "/" in cfg.name or cfg.name.startswith(".") or len(cfg.name) > 100:
+        raise ValueError(f"name={cfg.name} must be a plain name, of 100 letters at most")
     if cfg.device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device={cfg.device} is unknown: choose auto, cpu or cuda")
     if cfg.device == "cuda" and not torch.cuda.is_available():

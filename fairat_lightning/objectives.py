@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fairat_lightning.checks import within
+
 
 class Terms(NamedTuple):
     """Per-sample terms of an objective.
@@ -41,8 +43,7 @@ class AT:
     start = "uniform"
 
     def __init__(self, label_smoothing: float = 0.0):
-        if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing < 1:
-            raise ValueError(f"objective.label_smoothing={label_smoothing} must lie in [0, 1)")
+        within("objective.label_smoothing", label_smoothing, "[0, 1)")
         self.label_smoothing = label_smoothing
         self.beta = 0.0
 
@@ -125,6 +126,5 @@ def logits_of(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def _beta(beta: float) -> float:
-    if not isinstance(beta, int | float) or not 0 <= beta < float("inf"):
-        raise ValueError(f"objective.beta={beta} must be a number, 0 or more")
+    within("objective.beta", beta, "[0, inf)")
     return float(beta)

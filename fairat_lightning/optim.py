@@ -7,6 +7,8 @@ from torch.nn import Parameter
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR, MultiStepLR
 
+from fairat_lightning.checks import within
+
 
 def multistep(
     parameters: Iterable[Parameter], *, epochs: int, steps: int, milestones: Sequence[float], gamma: float, **sgd: Any
@@ -14,8 +16,7 @@ def multistep(
     """SGD whose learning rate is multiplied by `gamma` when each share of the `epochs` in `milestones` has passed."""
     if not isinstance(milestones, list | tuple) or not all(isinstance(m, int | float) and 0 < m <= 1 for m in milestones):
         raise ValueError(f"optim.milestones={milestones} must be a list of shares of the training, each in (0, 1]")
-    if not isinstance(gamma, int | float) or not 0 < gamma <= 1:
-        raise ValueError(f"optim.gamma={gamma} must lie in (0, 1]")
+    within("optim.gamma", gamma, "(0, 1]")
     optimizer = _sgd(parameters, **sgd)
     # Never before the first epoch is over: a run of one epoch trains at `lr`.
     schedule = MultiStepLR(optimizer, [max(1, round(m * epochs)) for m in milestones], gamma)
@@ -24,8 +25,7 @@ def multistep(
 
 def onecycle(parameters: Iterable[Parameter], *, epochs: int, steps: int, lr: float, warmup: float, **sgd: Any) -> dict[str, Any]:
     """SGD whose learning rate rises linearly to `lr` over the share `warmup` of the `steps` and falls linearly to 0."""
-    if not isinstance(warmup, int | float) or not 0 <= warmup < 1:
-        raise ValueError(f"optim.warmup={warmup} must lie in [0, 1)")
+    within("optim.warmup", warmup, "[0, 1)")
     optimizer = _sgd(parameters, lr=lr, **sgd)
     rise = warmup * steps
 
@@ -40,9 +40,12 @@ def _sgd(
     parameters: Iterable[Parameter], *, lr: float, momentum: float, weight_decay: float, nesterov: bool, fused: bool = True
 ) -> SGD:
     for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)):
-        if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise ValueError(f"optim.{name}={value} must be a number, 0 or more")
+    within("optim.momentum", momentum, "[0, 1)")
     if not isinstance(nesterov, bool):
         raise ValueError(f"optim.nesterov={nesterov} must be true or false")
+    if nesterov and not momentum:
+        raise ValueError("optim.nesterov=True needs an optim.momentum above 0")
     # One kernel for all weights; on a GPU one launch instead of hundreds.
     return SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fused)

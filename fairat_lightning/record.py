@@ -29,6 +29,7 @@ FILES = (
     *("config.yaml", "metrics.json", "run.json", "samples.jsonl", "history.csv", "classes.png", "hardest.npz"),
     *("checkpoints", "evaluation", "tensorboard", "wandb"),
 )
+PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "epoch", "global_step"}  # of a checkpoint
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 
 
@@ -73,7 +74,10 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
         if not metrics:
             raise ValueError("empty")
         for summary in metrics.values():
-            summary["average"], summary["worst"], summary["per_class"].items()
+            _ = summary["worst_class"], summary["average"] + summary["worst"]
+            classes = [value for value in summary["per_class"].values() if value is not None]
+            if not all(isinstance(value, int | float) for value in classes):
+                raise TypeError(classes)
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         raise ValueError(f"{path} is not a run's metrics.json") from None
     assert isinstance(metrics, dict)
@@ -89,8 +93,10 @@ def is_finished(folder: Path, config: dict[str, Any]) -> bool:
         return False
     try:
         other = yaml.safe_load((folder / "config.yaml").read_text())
-    except (OSError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError):
         other = None
+    if not isinstance(other, dict):
+        raise ValueError(f"{folder / 'config.yaml'} is missing or damaged: choose another hydra.run.dir, or overwrite=true")
     mine, finished = yaml.safe_load(yaml.safe_dump(config)), read_metrics(folder) is not None
     if other != mine and (finished or _any_processes(other) != _any_processes(mine)):
         raise ValueError(f"{folder} holds a run of another configuration: choose another hydra.run.dir, or overwrite=true")
@@ -117,6 +123,40 @@ def open_folder(folder: Path, config: dict[str, Any], resume: Path | None, **fac
         before = read_facts(folder)
         run = {**before, "resumed": [*before.get("resumed", []), run]}
     write_json(folder / "run.json", run)
+
+
+def check_resumable(folder: Path, path: Path, state: Mapping[str, Any]) -> None:
+    """ValueError unless all is there and whole that a run of this `state` dict goes on from: `path`, best.ckpt, its records."""
+    best, content = folder / "checkpoints" / "best.ckpt", load_checkpoint(path)
+    begun = content.get("within", {}).get("position", [1])[0]  # whether an epoch has passed
+    for place in [path, *([best] if begun or best.exists() else [])]:
+        if not place.exists():
+            raise ValueError(f"{place} is missing: overwrite=true starts the run anew")
+        content = load_checkpoint(place)
+        if not content.keys() >= PARTS or _shapes(content["state_dict"]) != _shapes(state):
+            raise ValueError(f"{place} does not hold this run's network: overwrite=true starts the run anew")
+    if (folder / "run.json").exists():
+        read_facts(folder)
+    if begun:
+        try:
+            trained_seconds(folder)
+        except (OSError, ValueError, KeyError, TypeError, csv.Error):
+            raise ValueError(f"{folder / 'history.csv'} is missing or damaged: overwrite=true starts the run anew") from None
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint of ours holds; ValueError if it is none."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # what is no checkpoint makes torch raise UnpicklingError, RuntimeError, AttributeError, ...
+        raise ValueError(f"{path} is no checkpoint of a run: overwrite=true starts the run anew") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no checkpoint of a run: overwrite=true starts the run anew")
+    return content
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.shape for name, value in state.items() if name.startswith("net.")}
 
 
 def trained_seconds(folder: Path) -> dict[str, float]:

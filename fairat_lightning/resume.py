@@ -28,6 +28,7 @@ from torchmetrics import Metric
 
 from fairat_lightning.callbacks import say
 from fairat_lightning.classwise import world_size
+from fairat_lightning.record import load_checkpoint
 from fairat_lightning.slurm import queue_again, through_submitit
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
@@ -77,11 +78,7 @@ def resumable(folder: Path) -> Path | None:
     path = next((path for path in found if intact(path)), None)
     if path is None or (best.exists() and not intact(best)):
         raise ValueError(f"{best if path else found[0]} is damaged: overwrite=true starts the run anew")
-    try:
-        version = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("format")
-    except Exception as error:  # what is no checkpoint makes torch raise UnpicklingError, RuntimeError, AttributeError, ...
-        raise ValueError(f"{path} is no checkpoint of a run: overwrite=true starts the run anew") from error
-    if version != FORMAT:
+    if load_checkpoint(path).get("format") != FORMAT:
         raise ValueError(f"{path} was written by another version of fairat_lightning: overwrite=true starts the run anew")
     return path
 

@@ -3,6 +3,7 @@
 Everything that a user can get wrong is built before anything is written.
 """
 
+import copy
 import sys
 import time
 from contextlib import nullcontext
@@ -17,11 +18,12 @@ from filelock import FileLock
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 
 from fairat_lightning import record, samples
 from fairat_lightning.audit import fingerprint
 from fairat_lightning.build import check_targets, naming, network, optimiser, part, plain, quieten, refuse_seed, short, trained
-from fairat_lightning.data import DataModule
+from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.evaluation import class_robust
 from fairat_lightning.guards import Collapse, Finite
 from fairat_lightning.head import BalancedHead, last_layer
@@ -60,8 +62,11 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
     """
     quieten()
     _check(cfg)
-    if not overwrite and record.is_finished(folder, plain(cfg)):
-        return None
+    try:
+        if not overwrite and record.is_finished(folder, plain(cfg)):
+            return None
+    except OSError as error:
+        raise ValueError(f"hydra.run.dir={folder} cannot be read: {error.strerror}") from error
     L.seed_everything(cfg.seed, verbose=False)
     datamodule: DataModule = part(cfg, "data")
     datamodule.prepare()
@@ -92,6 +97,11 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
     if head is not None:
         last_layer(net, datamodule.num_classes)
     trainer = build_trainer(cfg, folder)
+    datamodule.check_shares(trainer.world_size)
+    if datamodule.batch_size == trainer.world_size:
+        _try_one(net, datamodule)
+    if resume is not None:
+        record.check_resumable(folder, resume, method.state_dict())
     if trainer.strategy.root_device.type == "cpu":
         set_threads(net, datamodule.train.pixels[: datamodule.batch_size])
     if cfg.compile:
@@ -101,6 +111,15 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
     except OSError as error:
         raise ValueError(f"hydra.run.dir={folder} cannot be made: {error.strerror}") from error
     return Run(cfg, folder, datamodule, method, trainer, head, resume)
+
+
+def _try_one(net: torch.nn.Module, data: DataModule) -> None:
+    """ValueError for a network that cannot be trained on one image a step."""
+    with torch.random.fork_rng():
+        try:
+            copy.deepcopy(net).train()(as_float(data.train.pixels[:1]))
+        except ValueError as error:  # of batch norm
+            raise ValueError(f"data.batch_size={data.batch_size}: {error}; give each process two images or more") from error
 
 
 def _compile(method: Method, device: torch.device) -> None:
@@ -205,7 +224,7 @@ def show(folder: Path) -> None:
     console = Console()
     console.print(class_table({folder.name: metrics}))
     for name, what in (("metrics.json", "figures"), ("history.csv", "history"), ("classes.png", "picture")):
-        console.print(f"[dim]{what:8}[/dim] {short(folder / name)}", soft_wrap=True, highlight=False)
+        console.print(f"[dim]{what:8}[/dim] {escape(str(short(folder / name)))}", soft_wrap=True, highlight=False)
 
 
 def _check(cfg: DictConfig) -> None:
@@ -222,10 +241,10 @@ def _check(cfg: DictConfig) -> None:
             f"attack.precision={cfg.attack.precision} with trainer.precision=64-true: crafting in float64 has no other"
         )
     epochs = cfg.trainer.max_epochs
-    if not isinstance(epochs, int) or epochs < 1:
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"trainer.max_epochs={epochs} must be a whole number, 1 or more")
     for key, value in (("init_from", cfg.init_from), ("data.root", cfg.data.root)):
-        if value is not None and not isinstance(value, str):
+        if value is not None and (not isinstance(value, str) or not value):
             raise ValueError(f"{key}={value} must be a path")
     if str(cfg.trainer.precision) not in PRECISIONS:
         raise ValueError(f"trainer.precision={cfg.trainer.precision} is unknown: choose one of {', '.join(PRECISIONS)}")

@@ -10,6 +10,7 @@ thresholds are our choice.
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from math import inf
 from typing import Any
 
 import torch
@@ -53,6 +54,8 @@ class Standard(Suite):
 
     def __init__(self, other_eps: float | str | None, check_images: int):
         self.other_eps = None if other_eps is None else number("suite.other_eps", other_eps)
+        if self.other_eps is not None and self.other_eps < 0:
+            raise ValueError(f"suite.other_eps={other_eps} is negative")
         if isinstance(check_images, bool) or not isinstance(check_images, int) or check_images < 1:
             raise ValueError(f"suite.check_images={check_images} must be a whole number, 1 or more")
         self.check_images = check_images
@@ -86,7 +89,7 @@ class Sweep(Suite):
 
     def __init__(self, multiples: Sequence[float]):
         numbers = list(multiples) if isinstance(multiples, Sequence) else []
-        if not numbers or not all(isinstance(m, int | float) and not isinstance(m, bool) and m >= 0 for m in numbers):
+        if not numbers or not all(isinstance(m, int | float) and not isinstance(m, bool) and 0 <= m < inf for m in numbers):
             raise ValueError(f"suite.multiples={multiples} must be a list of numbers, 0 or more")
         self.multiples = sorted(set(map(float, numbers)))
 

@@ -1,5 +1,6 @@
 """Lightning's Trainer of a run: its callbacks in their order, its logger, its checkpoints."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,25 @@ from omegaconf import DictConfig
 
 from fairat_lightning.build import part
 from fairat_lightning.callbacks import Bar, History, Keep
+from fairat_lightning.checks import within
 from fairat_lightning.guards import Collapse, Finite
 from fairat_lightning.processes import check_strategy, join
 from fairat_lightning.resume import Last, Whole
+
+EPOCHS = "trainer.max_epochs=N, whole epochs, each with its validation"
+INSTEAD = {  # what Lightning would end or shorten a run by, unknown to its record, and what does it here
+    **dict.fromkeys(("limit_train_batches", "overfit_batches"), "data.train_size=N"),
+    **{"limit_val_batches": "data.val_per_class=N", "limit_test_batches": "data.test_size=N"},
+    **dict.fromkeys(("max_steps", "min_steps", "min_epochs", "max_time", "val_check_interval"), EPOCHS),
+    "reload_dataloaders_every_n_epochs": EPOCHS,
+}
+SWITCHES = ("benchmark", "detect_anomaly", "deterministic")
 
 
 def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     """Lightning's Trainer with our callbacks and the chosen logger."""
     check_strategy(cfg.trainer.strategy)
+    _check(cfg.trainer)
     place: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     callbacks: list[Callback] = [
         History(folder / "history.csv"),
@@ -62,3 +74,21 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     )
     join(trainer)
     return trainer
+
+
+def _check(trainer: DictConfig) -> None:
+    """What Lightning itself would find in the middle of a run, or never. Raises ValueError."""
+    for key in trainer:
+        if key in INSTEAD:
+            raise ValueError(f"trainer.{key}={trainer[key]} is not supported: set {INSTEAD[str(key)]}")
+        if key in SWITCHES and not isinstance(trainer[key], bool):
+            raise ValueError(f"trainer.{key}={trainer[key]} must be true or false")
+    steps, clip, devices = (trainer.get(key, 1) for key in ("accumulate_grad_batches", "gradient_clip_val", "devices"))
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"trainer.accumulate_grad_batches={steps} must be a whole number, 1 or more")
+    if clip is not None:
+        within("trainer.gradient_clip_val", clip, "(0, inf)")
+    if trainer.accelerator == "cpu" and devices != "auto":
+        cores = max(8, os.cpu_count() or 1)
+        if isinstance(devices, bool) or not isinstance(devices, int) or not 1 <= devices <= cores:
+            raise ValueError(f"trainer.devices={devices} must be a number of processes, 1 to {cores} on this machine, or auto")

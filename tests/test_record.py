@@ -21,7 +21,7 @@ def test_who_is_finished(tmp_path):
     assert not record.is_finished(folder, config)
     record.open_folder(folder, config, resume=None)
     assert not record.is_finished(folder, config)
-    record.close_folder(folder, {"clean": {"average": 1.0, "worst": 1.0, "per_class": {"a": 1.0}}}, seconds=3)
+    record.close_folder(folder, {"clean": {"average": 1.0, "worst": 1.0, "worst_class": "a", "per_class": {"a": 1.0}}}, seconds=3)
     assert record.is_finished(folder, config)
     with pytest.raises(ValueError, match="another configuration"):
         record.is_finished(folder, config | {"seed": 1})

@@ -22,7 +22,7 @@ TINY = "tiny-imagenet-200"
 LAYOUT = "train/<class>/*.png (or .jpg, .jpeg), and test/<class>/ likewise if there is a test set"
 
 
-def folder(root: Path | None, *, image_size: int) -> Splits:
+def folder(root: Path | None, *, image_size: int | None = None) -> Splits:
     """The user's images, `root`/train/<class>/*.png, .jpg or .jpeg, and `root`/test/<class>/ likewise.
 
     Each becomes an RGB square of side `image_size`: scaled with antialiasing, its longer side cropped in the middle;
@@ -32,6 +32,8 @@ def folder(root: Path | None, *, image_size: int) -> Splits:
     """
     if root is None:
         raise ValueError(f"data.root is not set: the folder set needs a folder that holds {LAYOUT}")
+    if image_size is None:
+        raise ValueError("data.image_size is not set: give the side in pixels that every image is brought to")
     train_folder, test_folder = root / "train", root / "test"
     if not train_folder.is_dir():
         raise ValueError(f"data.root={root} has no folder train: it must hold {LAYOUT}")
@@ -44,6 +46,8 @@ def folder(root: Path | None, *, image_size: int) -> Splits:
             here, there = (train_folder, test_folder) if name in train else (test_folder, train_folder)
             raise ValueError(f"class {name!r} is in {here} but not in {there}: both must have the same classes")
         return Splits(_read_all(train, image_size), _read_all(test, image_size), list(train))
+    if test_folder.exists() or test_folder.is_symlink():
+        raise ValueError(f"{test_folder} is no folder: it must hold test/<class>/, or be absent")
     single = next((name for name, paths in train.items() if len(paths) == 1), None)
     if single is not None:
         raise ValueError(f"class {single!r} has 1 image, none to spare for testing: add images or a folder {test_folder}")
@@ -84,6 +88,8 @@ def tiny_imagenet(root: Path | None) -> Splits:
 def _by_class(place: Path) -> dict[str, list[Path]]:
     """The pictures of each class, both in the order of their names; hidden folders are no classes."""
     names = sorted(path.name for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if wrong := [name for name in names if any("\ud800" <= letter <= "\udfff" for letter in name)]:  # Python's for other bytes
+        raise ValueError(f"{place} has a class whose name is no UTF-8, {ascii(wrong[0])}: rename its folder")
     return {name: _pictures(place / name) for name in names}
 
 
@@ -98,7 +104,10 @@ def _pictures(place: Path) -> list[Path]:
 def _read_all(by_class: dict[str, list[Path]], size: int) -> Images:
     paths = [path for group in by_class.values() for path in group]
     sizes = torch.tensor([len(group) for group in by_class.values()])
-    pixels = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
+    try:
+        pixels = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
+    except RuntimeError as error:  # torch's word for too little memory
+        raise ValueError(f"data.image_size={size}: {len(paths)} images of this size do not fit the memory") from error
     with ThreadPoolExecutor() as pool:  # PIL decodes outside Python's lock
         for i, picture in enumerate(pool.map(partial(_read, size=size), paths)):
             pixels[i] = picture
@@ -107,6 +116,8 @@ def _read_all(by_class: dict[str, list[Path]], size: int) -> Images:
 
 def _read(path: Path, size: int) -> Tensor:
     """The picture as uint8 (3,size,size)."""
+    if not path.is_file():  # a pipe would keep us waiting
+        raise ValueError(f"cannot read the image {path}: it is no file, or a link to none: replace or remove it")
     try:
         with Image.open(path) as file:
             picture = ImageOps.exif_transpose(file)

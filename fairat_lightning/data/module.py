@@ -18,6 +18,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from fairat_lightning.augment import crop_flip
+from fairat_lightning.checks import reachable
 from fairat_lightning.data.batches import Batches, DrawnBatches, Loader
 from fairat_lightning.data.images import Images, Splits, as_float
 from fairat_lightning.data.stratified import evenly, stratified
@@ -63,6 +64,8 @@ class DataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not callable(load):
+            raise ValueError(f"data.load={load} must name a function that reads a set: data.load._target_")
         _check("batch_size", batch_size)
         _check("eval_batch_size", eval_batch_size)
         _check("padding", padding, least=0)
@@ -74,7 +77,7 @@ class DataModule(LightningDataModule):
         if not isinstance(flip, bool):
             raise ValueError(f"data.flip={flip!r} must be true or false")
         self.load = load if image_size is None else partial(load, image_size=image_size)
-        self.root = None if root is None else Path(root).expanduser()
+        self.root = None if root is None else reachable(root)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_per_class, self.train_size, self.test_size = val_per_class, train_size, test_size
         self.padding, self.flip, self.seed = padding, flip, seed
@@ -86,9 +89,28 @@ class DataModule(LightningDataModule):
         """Load and split the set, once; needs no Trainer and sets the attributes that the class declares."""
         if self.prepared:
             return
-        train, test, self.classes = self.load(self.root)
+        try:
+            train, test, self.classes = self.load(self.root)
+        except TypeError as error:
+            raise ValueError(f"data.load: {error}; see the keys of each option in conf/data/") from error
+        except OSError as error:
+            raise ValueError(f"data.root={self.root} cannot be read: {error}") from error
+        except MemoryError as error:
+            raise ValueError("data: the images do not fit the memory: choose a smaller data.image_size or set") from error
         self.num_classes = len(self.classes)
+        for name, images in (("training", train), ("test", test)):
+            if not len(images):
+                raise ValueError(f"data: the set has no {name} images")
+            first, last = int(images.targets.min()), int(images.targets.max())
+            if first < 0 or last >= self.num_classes:
+                wrong = first if first < 0 else last
+                raise ValueError(f"data: a {name} image has the label {wrong}, which is none of the {self.num_classes} classes")
+        if train.pixels.shape[1:] != test.pixels.shape[1:]:
+            sizes = " and ".join(str(tuple(images.pixels.shape[1:])) for images in (train, test))
+            raise ValueError(f"data: training and test images must have one shape, these have {sizes}")
         self.channels, self.image_size = train.pixels.shape[1:3]
+        if self.padding > self.image_size:
+            raise ValueError(f"data.padding={self.padding} must be at most the images' side, {self.image_size}")
         self.val, train = train.split(stratified(train.targets, self._val_counts(train)))
         self.train = self._reduced(train, "train_size", self.train_size)
         self.test = self._reduced(test, "test_size", self.test_size)
@@ -97,6 +119,12 @@ class DataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         self.prepare()
+
+    def check_shares(self, world: int) -> None:
+        """ValueError where `world` processes cannot share the batches; without this a loader would say it within the training."""
+        for split, size in (("train", self.batch_size), ("val", self.eval_batch_size), ("test", self.eval_batch_size)):
+            images = getattr(self, split)
+            Batches(len(images), size, shuffle=False, seed=0, rank=0, world=world, drop_last=split == "train")
 
     def train_dataloader(self) -> Loader:
         """Shuffled batches of the training images; an incomplete last one is dropped."""

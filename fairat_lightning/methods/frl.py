@@ -61,6 +61,8 @@ class FRL(Method):
         within("method.rate", rate, "[0, inf)")
         within("method.margin_rate", margin_rate, "[0, inf)")
         within("method.limit", limit, "[0, 1)")  # above it a weight could be negative
+        if not isinstance(batch_normalized, bool):
+            raise ValueError(f"method.batch_normalized={batch_normalized} must be true or false")
         self.reweights, self.remargins = mode != "remargin", mode != "reweight"
         self.tau, self.rate, self.margin_rate, self.limit = tau, rate, margin_rate, limit
         self.eps_range, self.batch_normalized = eps_range, batch_normalized

@@ -70,7 +70,7 @@ class _Residual(nn.Module):
     """
 
     def __init__(self, block: type[nn.Module], blocks: Sequence[int], *, num_classes: int, in_channels: int, width: int):
-        if not isinstance(width, int) or width < 1:
+        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
             raise ValueError(f"model.width={width} must be a whole number, 1 or more")
         super().__init__()
         self.conv1 = conv3x3(in_channels, width)

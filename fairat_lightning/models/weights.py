@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fairat_lightning.checks import reachable
 from fairat_lightning.models.normalized import Normalized
 
 NESTED = ("state_dict", "model", "net")
@@ -28,9 +29,10 @@ def load_weights(net: Normalized, path: str | os.PathLike[str]) -> None:
 
     `module.`, `_orig_mod.` and `model.` before a name do not matter, and batch counters may be absent.
     Without a mean and std in the file those of `net` stay. Raises ValueError, one line with the path, for a
-    missing, damaged or refused file, another architecture or shape, and another mean or std; `net` then stays.
+    missing, damaged or refused file, another architecture or shape, another mean or std, and weights that are not
+    finite numbers; `net` then stays.
     """
-    path = _file(Path(path).expanduser())
+    path = _file(reachable(path))
     own = net.state_dict()
     names = {_bare(name): name for name in own}
     assert len(names) == len(own)
@@ -42,6 +44,14 @@ def load_weights(net: Normalized, path: str | os.PathLike[str]) -> None:
             raise ValueError(
                 f"{path} does not fit this network: {name} has shape {tuple(value.shape)} in the file and "
                 f"{tuple(own[names[name]].shape)} here (another number of classes or another width)"
+            )
+        if own[names[name]].is_floating_point() and not value.is_floating_point():
+            raise ValueError(
+                f"{path} holds {name} as {value.dtype}: save the network's own weights, neither quantised nor complex"
+            )
+        if not value.isfinite().all():
+            raise ValueError(
+                f"{path} holds a {name} that is nan or infinite: the training that wrote it diverged, choose another"
             )
     _check_statistics(net, statistics, path)
     net.load_state_dict(own | {names[name]: value for name, value in found.items()})

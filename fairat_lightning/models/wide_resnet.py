@@ -40,7 +40,7 @@ class WideResNet(nn.Module):
     def __init__(self, depth: int, widen: int, *, num_classes: int, in_channels: int = 3, width: int = 16):
         if depth < 10 or depth % 6 != 4:
             raise ValueError(f"depth={depth} of a wide ResNet must be 6n + 4: 10, 16, 22, 28, 34, ...")
-        if not isinstance(width, int) or width < 1 or widen < 1:
+        if isinstance(width, bool) or not isinstance(width, int) or width < 1 or widen < 1:
             raise ValueError(f"model.width={width} and widen={widen} must be whole numbers, 1 or more")
         super().__init__()
         blocks, wide = (depth - 4) // 6, width * widen

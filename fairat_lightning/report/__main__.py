@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 
@@ -29,9 +29,14 @@ from fairat_lightning.report.terminal import class_table, row_table
 MOST_SENTENCES = 6  # on the terminal
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}: --help lists what there is\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Gather, draw and write; SystemExit(2) after one line on stderr for wrong input."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m fairat_lightning.report", description="Compare finished runs class by class: tables, figures, one page."
     )
     parser.add_argument("runs", nargs="+", metavar="[LABEL=]RUN", help="folders of finished runs; runs of one label are seeds")

@@ -140,11 +140,11 @@ def quiet_trainer(**options: Any) -> Trainer:
 
 def test_only_training_batches_are_augmented_and_all_are_floats(monkeypatch: pytest.MonkeyPatch) -> None:
     def marked(x: torch.Tensor, *, padding: int, flip: bool) -> torch.Tensor:
-        assert x.is_floating_point() and padding == 3 and flip is True
+        assert x.is_floating_point() and padding == 2 and flip is True
         return x + 5
 
     monkeypatch.setattr(module, "crop_flip", marked)
-    data, spy = prepared(padding=3, flip=True), Spy()
+    data, spy = prepared(padding=2, flip=True), Spy()
     trainer = quiet_trainer()
     trainer.fit(spy, datamodule=data)
     trainer.test(spy, datamodule=data, verbose=False)
