@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m fairat_lightning
-.PHONY: run test test-slow check format wheel results-digits results-autoattack results-cifar10 results-leaderboard results-floor results-precision bench clean
+.PHONY: run test test-slow test-slurm check format wheel results-digits results-autoattack results-cifar10 results-leaderboard results-floor results-precision bench soak clean
 
 run: .venv/.run         ## train a PGD-AT base on scanned digits, make it fairer with FAAL, show both class by class
 	$(RUN) experiment=digits_pgd_at hydra.run.dir=runs/demo/pgd_at overwrite=true
@@ -14,6 +14,11 @@ test: check             ## everything that must hold, in minutes
 
 test-slow: .venv/.dev   ## long learning runs, kills and several processes
 	$(BIN)/python -m pytest -n auto -m slow
+
+test-slurm: .venv/.dev  ## time limit, pre-emption and sweeps on a SLURM of one node, from Debian's packages; a quarter of an hour
+	PATH=$$PATH:/usr/sbin; (command -v slurmctld && command -v slurmd) || test $$(id -u) != 0 || \
+	(apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends slurm-wlm munge)
+	$(BIN)/python -m pytest -rs tests/slurm/on_slurm.py
 
 check: .venv/.dev       ## lint, format and types
 	$(BIN)/ruff check .
@@ -52,6 +57,9 @@ bench: .venv/.run             ## a step against published code, each optimisatio
 	$(BIN)/python -m pip install --quiet -c constraints.txt cvxpy
 	$(BIN)/python results/bench/bench.py --to results
 	OMP_NUM_THREADS=1 $(BIN)/python results/cost.py --to results/cost.json
+
+soak: .venv/.run             ## half an hour of kills at random moments; what went on must be what was never stopped, to the bit
+	$(BIN)/python results/soak.py --to results/soak.json
 
 clean:
 	rm -rf .venv runs dist build

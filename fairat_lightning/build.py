@@ -30,7 +30,7 @@ OURS_TO_CALL = tuple(
     for name in ("data", "models", "methods", "attacks", "objectives", "awp", "averaging", "head", "optim", "suites")
 ) + ("fairat_lightning.autoattack.", "fairat_lightning.corruptions.", "fairat_lightning.dashboards.")
 TARGETS = (*OURS_TO_CALL, "torch.nn.", "torch.optim.", "torchvision.models.", "torchmetrics.", "timm.")
-LIGHTNING = tuple(f"lightning.{name}" for name in ("Trainer", *(f"pytorch.{n}." for n in ("callbacks", "loggers", "profilers"))))
+LIGHTNING = ("lightning.Trainer", *(f"lightning.pytorch.{name}." for name in ("callbacks", "loggers", "profilers", "strategies")))
 OURS = ("suggests", "suite")  # keys that the configuration keeps beside a constructor's
 PATHS = ("teacher",)  # keys whose path is loaded first: the constructor gets what lies there
 WRONG_INPUT = (

@@ -6,7 +6,8 @@ equal those of one. An absent class is nan, never 0.
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import Metric
 
 
@@ -44,6 +45,19 @@ def global_mean(values: Tensor) -> Tensor:
         return values.mean()
     count = global_sum(torch.tensor(float(len(values)), dtype=values.dtype, device=values.device))
     return values.sum() * (processes / count)
+
+
+def share_statistics(net: nn.Module) -> None:
+    """Give every process the first one's batch statistics, where each has its own: what is evaluated, averaged and saved is one
+    network then. DDP would do so only before the next step."""
+    if world_size() == 1:
+        return
+    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and not isinstance(m, nn.SyncBatchNorm)]
+    buffers = [buffer for norm in norms for buffer in norm.buffers() if buffer.is_floating_point()]
+    if buffers:
+        flat = torch.cat(buffers)
+        dist.broadcast(flat, 0)
+        torch._foreach_copy_(buffers, flat.split([len(buffer) for buffer in buffers]))
 
 
 def keep(new: Tensor, old: Tensor) -> Tensor:

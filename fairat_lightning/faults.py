@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from fairat_lightning.guards import Diverged
+from fairat_lightning.processes import Lost
 
 GOES_ON = "the same command goes on from the last checkpoint"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM)
@@ -14,7 +15,7 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Can
 
 def explain(error: Exception, cfg: Any, training: bool) -> str | None:
     """The line for an error that ended the run of `cfg`, in its training or after it; None for what we do not know."""
-    if isinstance(error, Diverged):
+    if isinstance(error, Diverged | Lost):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in NO_MEMORY):
         return _memory(cfg, training)

@@ -85,7 +85,10 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
 
 
 def is_finished(folder: Path, config: dict[str, Any]) -> bool:
-    """Whether `folder` holds this very run, finished. ValueError if it holds a run of another configuration."""
+    """Whether `folder` holds this very run, finished. ValueError if it holds a run of another configuration.
+
+    An unfinished run may go on with another number of processes: a batch is of all of them together.
+    """
     if not any((folder / name).exists() for name in FILES):
         return False
     try:
@@ -94,9 +97,17 @@ def is_finished(folder: Path, config: dict[str, Any]) -> bool:
         other = None
     if not isinstance(other, dict):
         raise ValueError(f"{folder / 'config.yaml'} is missing or damaged: choose another hydra.run.dir, or overwrite=true")
-    if other != yaml.safe_load(yaml.safe_dump(config)):
+    mine, finished = yaml.safe_load(yaml.safe_dump(config)), read_metrics(folder) is not None
+    if other != mine and (finished or _any_processes(other) != _any_processes(mine)):
         raise ValueError(f"{folder} holds a run of another configuration: choose another hydra.run.dir, or overwrite=true")
-    return read_metrics(folder) is not None
+    return finished
+
+
+def _any_processes(config: Any) -> Any:
+    """A configuration without the number of its processes."""
+    if not isinstance(config, dict) or not isinstance(config.get("trainer"), dict):
+        return config
+    return {**config, "trainer": {k: v for k, v in config["trainer"].items() if k not in ("devices", "num_nodes")}}
 
 
 def open_folder(folder: Path, config: dict[str, Any], resume: Path | None, **facts: Any) -> None:

@@ -29,6 +29,7 @@ from torchmetrics import Metric
 from fairat_lightning.callbacks import say
 from fairat_lightning.classwise import world_size
 from fairat_lightning.record import load_checkpoint
+from fairat_lightning.slurm import queue_again, through_submitit
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -102,7 +103,8 @@ class Last(Checkpoint):
         if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not minutes > 0:
             raise ValueError(f"save_minutes={minutes} must be a number of minutes above 0")
         self.path, self.seed, self.seconds = folder / LAST, seed, 60 * minutes
-        self.asked = False  # by a signal
+        self.asked = False  # by one of these
+        self.signals: tuple[signal.Signals, ...] = SIGNALS
         self.saved = time.monotonic()
         self.position: tuple[int, int] | None = None  # epoch and batches of it, while saving within one
         self.loaded: dict[str, Any] | None = None
@@ -111,32 +113,34 @@ class Last(Checkpoint):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Remember SIGTERM and SIGUSR1 for as long as this lasts; where they cannot be heard, nothing."""
+        """Remember SIGTERM and SIGUSR1 for as long as this lasts; where they cannot be heard, nothing.
+
+        In a job that submitit has given to SLURM, SIGUSR2 too; once all is saved, the job is queued again.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        if through_submitit():
+            self.signals = (*SIGNALS, signal.SIGUSR2)
+        before = {number: signal.getsignal(number) for number in self.signals}
         self.listen()
         try:
             yield
+        except Preempted:
+            if callable(submitit := before.get(signal.SIGUSR2)):
+                queue_again(submitit)
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def listen(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in self.signals:
                 signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: Any) -> None:
         self.asked = True
-
-    # Lightning has put its own handlers before these two, which talk to other processes in the middle of a step.
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.listen()
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.listen()
 
     def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if trainer.strategy.reduce_boolean_decision(self.asked, all=False):

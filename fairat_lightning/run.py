@@ -31,6 +31,7 @@ from fairat_lightning.methods.base import Method
 from fairat_lightning.metrics import selection_score
 from fairat_lightning.models.checkpointing import checkpoint_blocks
 from fairat_lightning.models.weights import load_weights
+from fairat_lightning.processes import together
 from fairat_lightning.report import class_table, draw_classes
 from fairat_lightning.resume import LAST, PREVIOUS, Last, Whole, resumable
 from fairat_lightning.samples import Batch
@@ -131,11 +132,12 @@ def _compile(method: Method, device: torch.device) -> None:
 def execute(job: Run) -> None:
     """Train, test the selected weights, and write the record.
 
-    Raises Preempted where a signal asked to stop, and filelock's Timeout while another process runs this very run.
+    Raises Preempted where a signal asked to stop, Lost where another process has ended, and filelock's Timeout while another
+    command runs this very run.
     """
     lock = FileLock(job.folder / ".lock", timeout=0) if job.trainer.is_global_zero else nullcontext()
     try:
-        with lock, _callback(job, Last).listening():
+        with lock, _callback(job, Last).listening(), together(job.trainer):
             _execute(job)
     finally:
         if "wandb" in sys.modules:  # else the jobs of a sweep become one W&B run
@@ -229,7 +231,7 @@ def _check(cfg: DictConfig) -> None:
     """What no part can check for itself. Raises ValueError."""
     check_targets(plain(cfg))
     refuse_seed(cfg.seed)
-    for key in ("compile", "checkpointing"):
+    for key in ("compile", "checkpointing", "deterministic"):
         if not isinstance(cfg[key], bool):
             raise ValueError(f"{key}={cfg[key]} must be true or false")
     if cfg.compile and cfg.checkpointing:

@@ -33,6 +33,7 @@ from fairat_lightning.guards import Diverged
 from fairat_lightning.record import redacted
 
 DEFAULTS = {"trials": 20, "seeds": [0], "study": "search", "storage": "sqlite:///runs/search.db", "prune": True, "heartbeat": 60}
+PLAIN = ("study=", "storage=")
 WATCHED, SCORE = "val/robust_worst", "val/select"
 
 
@@ -42,8 +43,9 @@ def main(words: list[str]) -> None:
         import optuna
     except ModuleNotFoundError:
         raise ValueError("the search needs Optuna: pip install fairat-lightning[sweeps]") from None
-    overrides = OverridesParser.create().parse_overrides(words)
-    settings = _settings([o for o in overrides if o.key_or_group in DEFAULTS])
+    plain = dict(word.split("=", 1) for word in words if word.startswith(PLAIN))  # an address is no Hydra word
+    overrides = OverridesParser.create().parse_overrides([word for word in words if not word.startswith(PLAIN)])
+    settings = _settings([o for o in overrides if o.key_or_group in DEFAULTS]) | plain
     rest = [o for o in overrides if o.key_or_group not in DEFAULTS]
     varied = {str(o.key_or_group): o for o in rest if o.is_sweep_override()}
     fixed = [str(o.input_line) for o in rest if not o.is_sweep_override()]

@@ -24,10 +24,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from fairat_lightning.__main__ import CONF, Stop, refuse, run
+from fairat_lightning.slurm import QUEUED
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 TOLD = "told to stop: the same command goes on"
 told = False  # to stop: this process begins no further job
+busy = False  # with a job
 held: list[FileLock] = []  # the GPU of this process
 
 
@@ -55,20 +57,25 @@ def sweep(words: list[str]) -> NoReturn:
 
 def job(cfg: DictConfig) -> tuple[int, str]:
     """One job, in whatever process its launcher has put it: its exit code, and the line that goes with it."""
-    global told
+    global told, busy
     settings = HydraConfig.get()
     if told:
         return os.EX_TEMPFAIL, TOLD
     if multiprocessing.parent_process() is not None:
         for number in SIGNALS:
             signal.signal(number, end)
+    busy = True
     try:
         share(settings)
         run(cfg, Path(settings.runtime.output_dir), sweep=True)
     except SystemExit as stop:
+        if stop.code == QUEUED:
+            raise
         line = stop.line if isinstance(stop, Stop) else TOLD
         told = told or not isinstance(stop, Stop)
         return int(stop.code or 0), line
+    finally:
+        busy = False
     return 0, ""
 
 
@@ -109,8 +116,11 @@ def listening() -> Iterator[None]:
     def hear(number: int, frame: Any) -> None:
         global told
         told = True
-        for child in multiprocessing.active_children():
+        children = multiprocessing.active_children()
+        for child in children:
             os.kill(child.pid or 0, number)
+        if not children and not busy:  # its jobs stand in other places, and go on
+            raise Stop(os.EX_TEMPFAIL, TOLD)
 
     before = {number: signal.signal(number, hear) for number in SIGNALS}
     try:

@@ -15,6 +15,7 @@ from fairat_lightning.build import part
 from fairat_lightning.callbacks import Bar, History, Keep
 from fairat_lightning.checks import within
 from fairat_lightning.guards import Collapse, Finite
+from fairat_lightning.processes import check_strategy, join
 from fairat_lightning.resume import Last, Whole
 
 EPOCHS = "trainer.max_epochs=N, whole epochs, each with its validation"
@@ -29,6 +30,7 @@ SWITCHES = ("benchmark", "detect_anomaly", "deterministic")
 
 def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     """Lightning's Trainer with our callbacks and the chosen logger."""
+    check_strategy(cfg.trainer.strategy)
     _check(cfg.trainer)
     place: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     callbacks: list[Callback] = [
@@ -53,7 +55,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     if bar:
         callbacks.append(Bar())
     on_gpus = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
-    return part(
+    trainer: L.Trainer = part(
         cfg,
         "trainer",
         callbacks=callbacks,
@@ -67,8 +69,11 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
         inference_mode=False,
         check_val_every_n_epoch=1,  # the best and the history need it
         fast_dev_run=False,
-        sync_batchnorm=on_gpus and cfg.trainer.devices != 1,
+        deterministic=cfg.deterministic,
+        sync_batchnorm=on_gpus and (cfg.trainer.devices, cfg.trainer.get("num_nodes", 1)) != (1, 1),
     )
+    join(trainer)
+    return trainer
 
 
 def _check(trainer: DictConfig) -> None:
@@ -84,6 +89,6 @@ def _check(trainer: DictConfig) -> None:
     if clip is not None:
         within("trainer.gradient_clip_val", clip, "(0, inf)")
     if trainer.accelerator == "cpu" and devices != "auto":
-        cores = max(2, os.cpu_count() or 1)
+        cores = max(8, os.cpu_count() or 1)
         if isinstance(devices, bool) or not isinstance(devices, int) or not 1 <= devices <= cores:
             raise ValueError(f"trainer.devices={devices} must be a number of processes, 1 to {cores} on this machine, or auto")

@@ -1,11 +1,12 @@
-"""Two processes equal one, for every method: loss, gradients, AWP, what it learns between epochs, figures, in float64, to 1e-9.
+"""Two and three processes equal one, for every method, in float64, to 1e-9: loss, gradients under AWP, what it learns between
+epochs, what it logs, the selection score, the test, averages of the weights.
 
-The network has no batch statistics and the attacks start alike. The processes hold unequal shares of the batch.
+The network has no batch statistics and the attacks start alike. The processes hold unequal shares of the batch. They start once,
+and one process group of a size serves all methods.
 """
 
 from contextlib import nullcontext
 from copy import deepcopy
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,8 +18,10 @@ from torch import nn
 
 from fairat_lightning.__main__ import CONF
 from fairat_lightning.attacks import PGD
+from fairat_lightning.averaging import EMA, FAWA
 from fairat_lightning.awp import AWP
 from fairat_lightning.classwise import global_mean
+from fairat_lightning.data.batches import DrawnBatches
 from fairat_lightning.methods import (
     BAT,
     CFA,
@@ -45,6 +48,8 @@ KINDS = (
     *("plain", "faal", "memory", "count_weighted", "fairat", "frl", "frl_normalized", "bat", "wat", "cfa", "dafa"),
     *("cfol", "cfol_uniform", "csr", "fair_tat", "codat", "fair_ard", "floor"),
 )
+WORLDS = (3, 2)
+SHARES = {1: (0, 11), 2: (0, 7, 11), 3: (0, 5, 9, 11)}  # of the batch, where each process's begins and ends
 
 
 def build(kind: str, net: nn.Module, shared: dict):
@@ -89,14 +94,16 @@ def build(kind: str, net: nn.Module, shared: dict):
 
 
 def gradients(kind: str, rank: int, world: int) -> dict[str, torch.Tensor]:
-    """An epoch of one step on this process's share; what must agree between one process and the mean over two."""
+    """An epoch of one step on this process's share, its validation and a test; what must agree on every process."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 5)).double()
     x, y, index = torch.rand(11, 3, 2, 2).double(), torch.randint(4, (11,)), torch.arange(11)  # class 4 is absent
-    mine = slice(None) if world == 1 else (slice(0, 7) if rank == 0 else slice(7, 11))
+    mine = slice(*SHARES[world][rank : rank + 2])
     share = [(x[mine], y[mine], index[mine])]
     method = build(kind, net, SHARED)
-    method.log = method.log_dict = lambda *_, **__: None
+    logged = {}
+    method.log = lambda key, value, **_: logged.update({key: torch.as_tensor(value).double()})
+    method.log_dict = lambda values, **_: logged.update({key: torch.as_tensor(value).double() for key, value in values.items()})
     plugin = SimpleNamespace(forward_context=nullcontext)
     method._trainer = SimpleNamespace(
         current_epoch=0,
@@ -122,15 +129,56 @@ def gradients(kind: str, rank: int, world: int) -> dict[str, torch.Tensor]:
     if world > 1:
         for value in found.values():
             dist.all_reduce(value)
+    found |= averages(method, found)
     found |= {f"weights {name}": p.detach() for name, p in net.named_parameters()}
     found["train_robust"] = method.train_robust.compute().nan_to_num(nan=-1)
+    net.eval()
+    method.validation_step(share[0], 0)
+    method.on_validation_epoch_end()
+    method.test_step(share[0], 0)
+    method.on_test_epoch_end()
+    net.train()
     method.on_train_epoch_end()
+    assert "val/select" in logged and logged.pop("loss") is not None  # of a step: each process's own
+    found |= {f"logged {key}": value for key, value in logged.items()}
+    found |= {f"matrix {key}": value for key, value in method.matrices.items()}
+    found |= {f"verdicts {key}": torch.stack(value) for key, value in method.verdicts.items()}
+    assert all(matrix.sum() == 11 for matrix in method.matrices.values()), "every sample counts once"
     state = {name: value for name, value in method.named_buffers() if not name.startswith("net.")}
     found |= {f"state {name}": value.double().nan_to_num(nan=-1) for name, value in state.items()}
     found["class_robust"] = method.validation_robust().nan_to_num(nan=-1)
     if kind == "fairat":
         found |= masks(method)
+    if kind == "cfol":
+        found["drawn"] = drawn(method, rank, world)
     return found
+
+
+def averages(method, gradient: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A step of descent, EMA over it, and what FAWA's gate says; the weights go back."""
+    ema, fawa, before = EMA(0.9), FAWA(0.5, 0.1, 0.0), deepcopy(method.net.state_dict())
+    ema._average_model = SimpleNamespace(module=SimpleNamespace(net=deepcopy(method.net)))
+    ema.update(method)
+    with torch.no_grad():
+        for name, p in method.net.named_parameters():
+            p -= 0.1 * gradient[name]
+    ema.update(method)
+    found = {f"average {name}": p.detach() for name, p in ema._average_model.module.net.named_parameters()}
+    found["admitted"] = torch.tensor(float(fawa.admits(method)))
+    method.net.load_state_dict(before)
+    return found
+
+
+def drawn(method: CFOL, rank: int, world: int) -> torch.Tensor:
+    """The images of the epoch's batches, put together from all processes."""
+    targets = torch.arange(20) % 4
+    method.share.copy_(targets.bincount(minlength=5) / 20)
+    batches = torch.zeros(3, 6, dtype=torch.long)
+    for k, images in enumerate(DrawnBatches(targets, method.draw, 6, seed=0, rank=rank, world=world)):
+        batches[k, rank::world] = torch.tensor(images)
+    if world > 1:
+        dist.all_reduce(batches)
+    return batches
 
 
 def broadcast(value):
@@ -155,7 +203,7 @@ def metrics(rank: int, world: int) -> dict[str, torch.Tensor]:
     """The fairness figures and the verdicts of what each process has seen; class 4 is absent."""
     torch.manual_seed(1)
     y, predicted, index = torch.randint(4, (31,)), torch.randint(5, (31,)), torch.randperm(31)
-    mine = slice(None) if world == 1 else (slice(0, 20) if rank == 0 else slice(20, 31))
+    mine = slice(*{1: (0, 31), 2: (0, 20, 31), 3: (0, 9, 10, 31)}[world][rank : rank + 2])
     fairness, verdicts = ClassFairness(5), Verdicts()
     fairness.update(predicted[mine], y[mine])
     verdicts.update(index[mine], y[mine], predicted[mine])
@@ -163,28 +211,49 @@ def metrics(rank: int, world: int) -> dict[str, torch.Tensor]:
     return found | dict(zip(("index", "label", "predicted"), verdicts.compute(), strict=True))
 
 
-def worker(rank: int, world: int, folder: str) -> None:
+def statistics(rank: int, world: int) -> dict[str, torch.Tensor]:
+    """What batch norm has seen in a step: the first process's share, on every process; another layer's buffers stay."""
+    torch.manual_seed(rank)
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(5))
+    net.register_buffer("own", torch.tensor(float(rank)))
+    net(torch.rand(6, 3, 2, 2))
+    AdversarialTraining(net, 5, **SHARED).on_after_backward()
+    assert net.own == rank
+    return {name: buffer for name, buffer in net[1].named_buffers()}
+
+
+def everything(kind: str, rank: int, world: int) -> dict[str, torch.Tensor]:
+    return {"metrics": metrics, "statistics": statistics}.get(kind, lambda *place: gradients(kind, *place))(rank, world)
+
+
+ALL = (*KINDS, "metrics", "statistics")
+
+
+def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    results = {kind: gradients(kind, rank, world) for kind in KINDS} | {"metrics": metrics(rank, world)}
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    for world in WORLDS:
+        if rank < world:
+            dist.init_process_group("gloo", init_method=f"file://{folder}/meet{world}", rank=rank, world_size=world)
+            torch.save({kind: everything(kind, rank, world) for kind in ALL}, f"{folder}/{world}-{rank}.pt")
+            dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def several(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gloo")
-    multiprocessing.spawn(worker, (2, str(folder)), nprocs=2)
-    return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(2)]
+    multiprocessing.set_forkserver_preload(["lightning", "fairat_lightning.methods"])  # imported once, not by each of them
+    multiprocessing.start_processes(worker, (str(folder),), nprocs=max(WORLDS), start_method="forkserver")
+    return {world: [torch.load(folder / f"{world}-{rank}.pt") for rank in range(world)] for world in WORLDS}
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "metrics"])
-def test_two_processes_equal_one(two, kind):
-    one = metrics(0, 1) if kind == "metrics" else gradients(kind, 0, 1)
-    for rank in range(2):
-        assert set(two[rank][kind]) == set(one)
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("kind", ALL)
+def test_several_processes_equal_one(several, kind, world):
+    one = everything(kind, 0, 1)
+    for process in several[world]:
+        assert set(process[kind]) == set(one)
         for name, value in one.items():
-            torch.testing.assert_close(two[rank][kind][name], value, rtol=0, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(process[kind][name], value, rtol=0, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_every_method_is_here():

@@ -107,6 +107,48 @@ def test_told_to_stop_in_any_step(interrupted, launch, step, epoch, tmp_path, ca
     same(whole, tmp_path / "parts")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("where", ["on_train_start", "on_validation_batch_end"])
+def test_told_to_stop_where_lightning_would_listen(monkeypatch, interrupted, launch, tmp_path, where, number):
+    """Lightning's own handler of SIGTERM would end these with exit code 0, unsaved."""
+    words = ("method=pgd_at", *FOUR_STEPS, "data.eval_batch_size=16")  # several batches to validate
+    whole, metrics = launch(*words, folder="whole")
+
+    def tell(self, trainer, *args):
+        if trainer.state.fn == "fit" and not told_once:
+            told_once.append(told(number))
+
+    told_once = []
+    with monkeypatch.context() as patch:
+        patch.setattr(At, where, tell)
+        assert interrupted(words, -1, 0, crash).code == 75
+    assert launch(*words, folder="parts")[1] == metrics
+    same(whole, tmp_path / "parts")
+
+
+@pytest.mark.parametrize("state", ["RUNNING", ""])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_submitit_queues_again_what_is_saved(monkeypatch, interrupted, tmp_path, number, state):
+    """Unless SLURM is ending the job by itself."""
+    queued = []
+
+    def queue(number, frame):
+        saved = torch.load(tmp_path / "parts/checkpoints/last.ckpt", weights_only=True)
+        queued.append((number, saved["global_step"]))
+
+    before = signal.signal(signal.SIGUSR2, queue)
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\necho {state}\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    try:
+        assert interrupted(FOUR_STEPS, 0, 2, lambda: told(number)).code == (75 if state else -1)
+        assert queued == ([(signal.SIGUSR2, 2)] if state else []) and signal.getsignal(signal.SIGUSR2) is queue
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
 def same(whole: Path, parts: Path) -> None:
     assert rows(whole) == rows(parts)
     a, b = (torch.load(r / "checkpoints" / "last.ckpt", weights_only=True) for r in (whole, parts))

@@ -127,23 +127,25 @@ def postgresql(tmp_path):
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_two_workers_share_a_study_and_a_dead_one_s_trial_is_tried_again(tmp_path, request, kind):
     storage = f"sqlite:///{tmp_path}/runs/search.db" if kind == "sqlite" else request.getfixturevalue("postgresql")
-    words = [RADIUS, "trainer.max_epochs=25", "trials=4", f"storage={storage}", "heartbeat=1", "prune=false"]
+    number = -1
+    words = [RADIUS, "trainer.max_epochs=60", "trials=4", f"storage={storage}", "heartbeat=1", "prune=false"]
     first = worker(tmp_path, *words)
     for line in first.stdout:
         if line.startswith("epoch"):
             break
     second = worker(tmp_path, *words)
     for line in second.stdout:
+        number = int(line.split()[1].rstrip(":")) if line.startswith("trial ") else number
         if line.startswith("epoch   3"):
             break
     second.send_signal(signal.SIGKILL)
     second.wait()
-    dead = next(t for t in trials(storage) if t.number == 1)
+    dead = trials(storage)[number]
     third = worker(tmp_path, *words)
     said = [first.communicate()[0], third.communicate()[0]]
     assert first.returncode == third.returncode == 0, said
     found = trials(storage)
-    assert found[1].state.name == "FAIL"
+    assert found[number].state.name == "FAIL"
     again = [t for t in found if t.params == dead.params and t.state.name == "COMPLETE"]
     assert len(again) == 1 and any(", resumed" in text for text in said), "its run goes on from its checkpoint"
     assert 4 <= sum(t.state.name == "COMPLETE" for t in found) <= 5  # two workers may both begin the last one

@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from fairat_lightning.attacks import PGD, crafting
 from fairat_lightning.awp import AWP
 from fairat_lightning.capture import Captured
-from fairat_lightning.classwise import ClassMeans, global_mean
+from fairat_lightning.classwise import ClassMeans, global_mean, share_statistics
 from fairat_lightning.evaluation import class_means, class_robust, predict, seeded_start
 from fairat_lightning.metrics import average, class_accuracy, selection_score, split_errors, summary, worst
 from fairat_lightning.objectives import Objective, Terms
@@ -127,9 +127,10 @@ class Method(L.LightningModule):
             self.awp.ascend(self.net, lambda: global_mean(self.objective.total(self.objective(self.net, x, x_adv, y))))
 
     def on_after_backward(self) -> None:
-        """Undo `ascend`."""
+        """Undo `ascend`; batch statistics become one process's."""
         if self.awp is not None:
             self.awp.restore()
+        share_statistics(self.net)
 
     def score(self, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
         """The objective's per-sample terms; the training accuracy at `x_adv` is counted on the way."""
