@@ -114,7 +114,9 @@ def check_targets(node: Any, allow: Sequence[str] = (), base: Sequence[str] = (*
 
 def _check_target(target: str, prefixes: tuple[str, ...]) -> None:
     if not target.startswith(prefixes):
-        raise ValueError(f"_target_={target} is not allowed: it must begin with one of {', '.join(prefixes)}")
+        others = sorted({prefix.rstrip(".") for prefix in prefixes if prefix not in (*OURS_TO_CALL, *LIGHTNING)})
+        parts = ", ".join(["a part of fairat_lightning", *(["Lightning's"] if LIGHTNING[0] in prefixes else []), *others])
+        raise ValueError(f"_target_={target} is not allowed here: it must be {parts}")
     try:
         found = pkgutil.resolve_name(target)
     except Exception:  # the import of whatever is named; hydra says what is wrong with it when it is called

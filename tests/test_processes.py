@@ -181,7 +181,7 @@ def test_an_unfinished_run_may_go_on_with_another_number_of_processes(tmp_path):
     assert not record.is_finished(tmp_path, fewer)
     with pytest.raises(ValueError, match="another configuration"):
         record.is_finished(tmp_path, other)
-    record.close_folder(tmp_path, {"clean": {"average": 1.0, "worst": 1.0, "per_class": {"a": 1.0}}})
+    record.close_folder(tmp_path, {"clean": {"average": 1.0, "worst": 1.0, "worst_class": "a", "per_class": {"a": 1.0}}})
     assert record.is_finished(tmp_path, config)
     with pytest.raises(ValueError, match="another configuration"):
         record.is_finished(tmp_path, fewer)

@@ -107,7 +107,7 @@ WRONG = {
     "trainer.devices=x": "trainer.devices=x",
     "trainer.devices=2 data.batch_size=31": "data.batch_size=31 is the global batch and 2 processes",
     "trainer.num_nodes=0": "num_nodes",
-    "trainer.strategy=x": "strategy='x'",
+    "trainer.strategy=x": "trainer.strategy=x",
     "trainer.accelerator=x": "accelerator='x'",
     "trainer._target_=torch.nope": "torch.nope",
     "save_minutes=0": "save_minutes=0",
