@@ -113,7 +113,8 @@ def _compile(method: Method, device: torch.device) -> None:
 def execute(job: Run) -> None:
     """Train, test the selected weights, and write the record.
 
-    Raises Preempted where a signal asked to stop, Lost where another process has ended, and filelock's Timeout while another process runs this very run.
+    Raises Preempted where a signal asked to stop, Lost where another process has ended, and filelock's Timeout while another
+    process runs this very run.
     """
     lock = FileLock(job.folder / ".lock", timeout=0) if job.trainer.is_global_zero else nullcontext()
     try:
