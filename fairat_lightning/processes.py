@@ -120,6 +120,8 @@ def together(trainer: L.Trainer) -> Iterator[None]:
     """Around all that the processes of a run do together: raises Lost where one has ended; no child outlasts this."""
     launcher, child = trainer.strategy.launcher, trainer.local_rank > 0 and PARENT in os.environ
     if child:
+        if orphaned():
+            raise SystemExit(last_words(trainer.local_rank))
         watch(orphaned, threading.Event(), lambda: os._exit(last_words(trainer.local_rank)))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     patience = GRACE

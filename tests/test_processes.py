@@ -45,7 +45,8 @@ class Command:
     def after_an_epoch(self) -> "Command":
         """Wait until one more epoch has ended, and then a little."""
         begun = epochs(self.folder)
-        while epochs(self.folder) == begun:
+        while (now := epochs(self.folder)) <= begun:
+            begun = min(begun, now)  # without a checkpoint it begins anew
             assert self.process.poll() is None, self.process.communicate()
             time.sleep(0.02)
         time.sleep(0.1)
