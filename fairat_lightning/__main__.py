@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -169,6 +170,11 @@ def start(command: Callable[[list[str]], None], text: str) -> None:
         refuse(f"there is no flag {flags[0]}: this command takes key=value and --help")
     from fairat_lightning.build import WRONG_INPUT
 
+    def told(number: int, frame: Any) -> None:
+        raise Stop(os.EX_TEMPFAIL, "told to stop: the same command goes on")  # from the last batch or epoch on the disk
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, told)
     try:
         command(words)
     except WRONG_INPUT as error:

@@ -1,8 +1,10 @@
 """What goes wrong in the middle of a run: put in by hand, one line each, and the run goes on afterwards."""
 
 import errno
+import resource
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,3 +102,17 @@ def test_what_is_not_known_keeps_its_traceback(launch, monkeypatch):
     monkeypatch.setattr(AdversarialTraining, "training_step", failing(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         launch()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_over_50_epochs(launch, monkeypatch):
+    held = []
+
+    def watch(self):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        held.append(pages * resource.getpagesize() / 2**20)
+
+    monkeypatch.setattr(AdversarialTraining, "on_train_epoch_start", watch)
+    launch("trainer.max_epochs=50", "averaging=ema", "logger=tensorboard")
+    assert len(held) == 50
+    assert max(held[40:]) - max(held[5:15]) < 4, held  # MB
