@@ -34,18 +34,17 @@ class Command:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         self.process = subprocess.Popen(line, cwd=folder.parent, env=env, text=True, start_new_session=True, **pipes)
 
-    def alive(self) -> list[int]:
-        """Its processes in the order of their start."""
-        shown = subprocess.run(["ps", "-e", "-o", "pid=,sess=,stat="], capture_output=True, text=True, check=True).stdout
-        found = [
-            (int(pid), state) for pid, session, state in map(str.split, shown.splitlines()) if int(session) == self.process.pid
-        ]
-        return sorted(pid for pid, state in found if not state.startswith("Z"))
+    def alive(self, all_of_it: bool = True) -> list[int]:
+        """What runs of it, in the order of its start; or only the processes that train, and no command that they call."""
+        shown = subprocess.run(["ps", "-e", "-o", "pid=,sess=,stat=,args="], capture_output=True, text=True, check=True).stdout
+        found = [line.split(maxsplit=3) for line in shown.splitlines() if int(line.split()[1]) == self.process.pid]
+        trains = [int(pid) for pid, _, state, words in found if state[0] != "Z" and (all_of_it or "-m fairat_lightning" in words)]
+        return sorted(trains)
 
     def after_an_epoch(self) -> "Command":
-        """Wait until one more epoch has ended, and then a little."""
+        """Wait until one more epoch has ended and is saved, and then a little."""
         begun = epochs(self.folder)
-        while (now := epochs(self.folder)) <= begun:
+        while (now := epochs(self.folder)) <= begun or older(self.folder / "checkpoints/last.ckpt", self.folder / "history.csv"):
             begun = min(begun, now)  # without a checkpoint it begins anew
             assert self.process.poll() is None, self.process.communicate()
             time.sleep(0.02)
@@ -57,7 +56,7 @@ class Command:
         if rank is None:
             os.killpg(self.process.pid, number)
         else:
-            os.kill(self.alive()[rank], number)
+            os.kill(self.alive(all_of_it=False)[rank], number)
 
     def end(self) -> tuple[int, str, str]:
         """Its exit code, stdout and stderr, once nothing of it is left."""
@@ -76,6 +75,10 @@ class Command:
 def epochs(folder: Path) -> int:
     history = folder / "history.csv"
     return len(history.read_text().splitlines()) - 1 if history.exists() else 0
+
+
+def older(one: Path, other: Path) -> bool:
+    return not one.exists() or one.stat().st_mtime_ns < other.stat().st_mtime_ns
 
 
 def finish(folder: Path, *words: str, **env: str) -> Path:
@@ -237,9 +240,10 @@ def killed(command: Command, rank: int) -> None:
 @pytest.mark.slow
 def test_one_that_dies_before_they_have_met(tmp_path):
     command = Command(tmp_path / "run", "trainer.devices=2")
-    while len(command.alive()) < 2:
+    while len(command.alive(all_of_it=False)) < 2:
         assert command.process.poll() is None
         time.sleep(0.02)
+    time.sleep(0.5)
     killed(command, 1)
 
 
