@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import SMALL
 from omegaconf import OmegaConf
-from test_contract import Stop, options
+from test_contract import options
 
 from fairat_lightning import run as runs
 from fairat_lightning.__main__ import resolved
@@ -19,6 +19,10 @@ from fairat_lightning.optim import SGD
 METHODS = [name for name in options("method") if name != "standard"]
 KL = ("bat", "csr", "dafa", "frl", "trades", "wat")  # attack and loss contain KL(p(x) || p(x'))
 PLAIN = ("model.channels_last=false",)
+
+
+class Stop(Exception):
+    pass
 
 
 def first_step(compose, folder, *words):
