@@ -87,7 +87,7 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequen
             raise ValueError(f"overwrite={cfg.overwrite} must be true or false")
         job = runs.prepare(OmegaConf.create(resolved(cfg)), folder, overwrite=cfg.overwrite)
         if job is not None and sweep and job.trainer.world_size > 1:
-            raise ValueError("a sweep (-m) over several processes would start every job in each of them: run its jobs one by one")
+            raise ValueError("a sweep or search over several processes would begin every job in each: run its jobs one by one")
     except WRONG_INPUT as error:
         refuse(error, folder)
     if job is None:
@@ -97,8 +97,8 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequen
     cast(Any, job.trainer).callbacks.extend(callbacks)
     try:
         runs.execute(job)
-    except Timeout:
-        raise Stop(os.EX_TEMPFAIL, f"{folder} is being run by another process: wait for its end, or stop it") from None
+    except Timeout as error:
+        raise Stop(os.EX_TEMPFAIL, f"{folder} is being run by another process: wait for its end, or stop it") from error
     except Exception as error:
         if (line := explain(error, cfg, training=not job.fitted)) is None:
             raise

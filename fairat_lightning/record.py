@@ -30,6 +30,7 @@ FILES = (
     *("checkpoints", "evaluation", "tensorboard", "wandb"),
 )
 PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "epoch", "global_step"}  # of a checkpoint
+SECRET = r"\w*(?:api_?key|access_?key|auth|token|passw\w+|secret|credential)s?"
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 
 
@@ -37,7 +38,7 @@ def environment(seed: int, module: str = "fairat_lightning") -> dict[str, Any]:
     """What a reader needs to repeat the run: command, versions, seed, hardware, git revision and start time."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "command": redacted(shlex.join(["python", "-m", module, *sys.argv[1:]])),
+        "command": shlex.join(["python", "-m", module, *map(redacted, sys.argv[1:])]),
         "seed": seed,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
@@ -48,9 +49,19 @@ def environment(seed: int, module: str = "fairat_lightning") -> dict[str, Any]:
 
 
 def redacted(text: str) -> str:
-    """`text` without what follows a key such as api_key= or token=, and without the credentials of an address."""
-    text = re.sub(r"(?i)([\w.]*(?:api_?key|token|passwor[dt]|secret|credential)[\w.]*[=:]\s*)[^\s,}\]]+", r"\1***", text)
-    return re.sub(r"://[^/\s@]+@", "://***@", text)
+    """A word of a command without what follows a key such as api_key= or token=, and an address without its credentials."""
+    text = re.sub(r"//[^\s'\"]*@", "//***@", text)
+    if found := re.match(rf"(?i)([+~]*[\w./@]*(?:{SECRET})[\w.]*=).", text):
+        return f"{found[1]}***"
+    return re.sub(rf"(?i)([\w.]*(?:{SECRET})[\w.]*['\"]?[=:]\s*)[^\s,}}\]]+", r"\1***", text)
+
+
+def refuse_secrets(node: Any) -> None:
+    """ValueError for a key that sounds like a secret anywhere in a configuration, which is written down."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        if value is not None and re.search(rf"(?i)^({SECRET})$", str(key)):
+            raise ValueError(f"{key} does not belong in a configuration, which every record holds: give it in the environment")
+        refuse_secrets(value)
 
 
 def write(path: Path, text: str) -> None:
@@ -114,7 +125,7 @@ def open_folder(folder: Path, config: dict[str, Any], resume: Path | None, **fac
     """Begin a record: remove what an earlier run left unless it is resumed; write the configuration, the environment, `facts`."""
     folder.mkdir(parents=True, exist_ok=True)
     if resume is None:
-        for name in FILES:
+        for name in FILES[1:]:  # the configuration says whose the rest is, until its place is taken
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     write(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))

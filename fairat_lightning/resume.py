@@ -143,12 +143,13 @@ class Last(Checkpoint):
         self.asked = True
 
     def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
-            self.stop(trainer)
+        self.obey(trainer)
 
-    def stop(self, trainer: L.Trainer) -> None:
-        say(trainer, "Told to stop: all is saved, the same command goes on from here.")
-        raise Preempted
+    def obey(self, trainer: L.Trainer) -> None:
+        """Raise Preempted if any process was told to stop."""
+        if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
+            say(trainer, "Told to stop: all is saved, the same command goes on from here.")
+            raise Preempted
 
     # -- saving
 
@@ -171,8 +172,8 @@ class Last(Checkpoint):
         self.position = position
         trainer.save_checkpoint(self.path)
         self.position, self.saved = None, time.monotonic()
-        if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
-            self.stop(trainer)
+        if position is not None:
+            self.obey(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["format"] = FORMAT
@@ -201,7 +202,11 @@ class Last(Checkpoint):
             count(pl_module, process["counted"])
         self.loaded = None
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.obey(trainer)
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.obey(trainer)  # only now has the last epoch gone to the loggers
         self.begin(trainer.current_epoch, trainer.global_rank)
 
     def begin(self, *place: int) -> None:

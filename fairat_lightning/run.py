@@ -14,7 +14,7 @@ from typing import Any, cast
 import lightning as L
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig
 from rich.console import Console
@@ -35,7 +35,7 @@ from fairat_lightning.processes import together
 from fairat_lightning.report import class_table, draw_classes
 from fairat_lightning.resume import LAST, PREVIOUS, Last, Whole, resumable
 from fairat_lightning.samples import Batch
-from fairat_lightning.speed import compile_network, keep_memory, set_threads
+from fairat_lightning.speed import keep_memory, set_threads
 from fairat_lightning.trainer import build_trainer
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")  # the weights stay in float32 or better
@@ -52,6 +52,7 @@ class Run:
     trainer: L.Trainer
     head: BalancedHead | None
     resume: Path | None
+    anew: bool  # whatever is in the folder
     fitted: bool = False  # whether the training is over
 
 
@@ -105,12 +106,12 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
     if trainer.strategy.root_device.type == "cpu":
         set_threads(net, datamodule.train.pixels[: datamodule.batch_size])
     if cfg.compile:
-        _compile(method, trainer.strategy.root_device)
+        method.compile_all(trainer.strategy.root_device)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"hydra.run.dir={folder} cannot be made: {error.strerror}") from error
-    return Run(cfg, folder, datamodule, method, trainer, head, resume)
+    return Run(cfg, folder, datamodule, method, trainer, head, resume, anew=overwrite)
 
 
 def _try_one(net: torch.nn.Module, data: DataModule) -> None:
@@ -122,26 +123,30 @@ def _try_one(net: torch.nn.Module, data: DataModule) -> None:
             raise ValueError(f"data.batch_size={data.batch_size}: {error}; give each process two images or more") from error
 
 
-def _compile(method: Method, device: torch.device) -> None:
-    if (reason := compile_network(method.net, device)) is not None:
-        print(f"compile=true: not possible here, the network runs as it is written ({reason})", flush=True)
-    if device.type == "cuda":
-        method.capture()
-
-
 def execute(job: Run) -> None:
     """Train, test the selected weights, and write the record.
 
     Raises Preempted where a signal asked to stop, Lost where another process has ended, and filelock's Timeout while another
     command runs this very run.
     """
-    lock = FileLock(job.folder / ".lock", timeout=0) if job.trainer.is_global_zero else nullcontext()
+    first = job.trainer.is_global_zero
+    lock = FileLock(job.folder / ".lock", timeout=0) if first else nullcontext()
     try:
         with lock, _callback(job, Last).listening(), together(job.trainer):
+            if first and not job.anew and _moved(job):
+                raise Timeout(str(job.folder))
             _execute(job)
     finally:
         if "wandb" in sys.modules:  # else the jobs of a sweep become one W&B run
             sys.modules["wandb"].finish()
+
+
+def _moved(job: Run) -> bool:
+    """Whether another command has got on with the run since this one looked at its folder."""
+    try:
+        return record.is_finished(job.folder, plain(job.cfg)) or resumable(job.folder) != job.resume
+    except ValueError:
+        return True
 
 
 def _callback(job: Run, kind: type[Any]) -> Any:
@@ -230,6 +235,7 @@ def show(folder: Path) -> None:
 def _check(cfg: DictConfig) -> None:
     """What no part can check for itself. Raises ValueError."""
     check_targets(plain(cfg))
+    record.refuse_secrets(plain(cfg))
     refuse_seed(cfg.seed)
     for key in ("compile", "checkpointing", "deterministic"):
         if not isinstance(cfg[key], bool):

@@ -16,6 +16,8 @@ process died is tried again, and its runs go on from their checkpoints.
 """
 
 import csv
+import os
+import time
 import warnings
 from pathlib import Path
 from statistics import fmean
@@ -23,6 +25,7 @@ from typing import Any
 
 import hydra
 import lightning as L
+from filelock import Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from lightning.pytorch.callbacks import Checkpoint
@@ -33,6 +36,7 @@ from fairat_lightning.guards import Diverged
 from fairat_lightning.record import redacted
 
 DEFAULTS = {"trials": 20, "seeds": [0], "study": "search", "storage": "sqlite:///runs/search.db", "prune": True, "heartbeat": 60}
+PAUSE = 10  # seconds before another point is asked for
 PLAIN = ("study=", "storage=")
 WATCHED, SCORE = "val/robust_worst", "val/select"
 
@@ -66,13 +70,16 @@ def main(words: list[str]) -> None:
         except SystemExit as stop:
             if isinstance(stop.__cause__, Diverged):
                 raise optuna.TrialPruned(str(stop.__cause__)) from None
+            if isinstance(stop.__cause__, Timeout):
+                time.sleep(PAUSE)
+                raise stop.__cause__ from None  # another worker is at this very point
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-            if stop.code != 2:
+            if stop.code == os.EX_TEMPFAIL:
                 study.enqueue_trial(trial.params)  # to be gone on with
             raise
 
     while sum(trial.state in ended for trial in study.get_trials(deepcopy=False)) < settings["trials"]:
-        study.optimize(objective, n_trials=1)
+        study.optimize(objective, n_trials=1, catch=(Timeout,))
     _show(study, ended[0])
 
 
@@ -128,7 +135,7 @@ def _run(words: list[str], seen: Seen) -> float:
         cfg = hydra.compose("config", words, return_hydra_config=True)
     folder = Path(cfg.hydra.run.dir).absolute()
     seen.begin(folder)
-    run(cfg, folder, callbacks=[seen])
+    run(cfg, folder, sweep=True, callbacks=[seen])
     rows = seen.rows()
     seen.tell(rows)
     return max(float(row[SCORE]) for row in rows)

@@ -25,11 +25,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fairat_lightning.__main__ import CONF, Stop, refuse, run
 from fairat_lightning.slurm import QUEUED
+from fairat_lightning.trainer import GPU
+
+if os.environ.get("SUBMITIT_EXECUTOR") == "local":  # which hides the GPUs from its jobs, or gives all of them the first
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 TOLD = "told to stop: the same command goes on"
 told = False  # to stop: this process begins no further job
-busy = False  # with a job
 held: list[FileLock] = []  # the GPU of this process
 
 
@@ -57,14 +60,13 @@ def sweep(words: list[str]) -> NoReturn:
 
 def job(cfg: DictConfig) -> tuple[int, str]:
     """One job, in whatever process its launcher has put it: its exit code, and the line that goes with it."""
-    global told, busy
+    global told
     settings = HydraConfig.get()
     if told:
         return os.EX_TEMPFAIL, TOLD
     if multiprocessing.parent_process() is not None:
         for number in SIGNALS:
             signal.signal(number, end)
-    busy = True
     try:
         share(settings)
         run(cfg, Path(settings.runtime.output_dir), sweep=True)
@@ -74,8 +76,6 @@ def job(cfg: DictConfig) -> tuple[int, str]:
         line = stop.line if isinstance(stop, Stop) else TOLD
         told = told or not isinstance(stop, Stop)
         return int(stop.code or 0), line
-    finally:
-        busy = False
     return 0, ""
 
 
@@ -92,8 +92,8 @@ def share(settings: Any) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores))
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     alone = settings.launcher._target_.endswith("BasicLauncher") or "CUDA_VISIBLE_DEVICES" in os.environ
-    if not alone and (count := torch.cuda.device_count()) > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(claim(count, settings.job.num))
+    if not alone and not held and (count := torch.cuda.device_count()) > 1:
+        os.environ[GPU] = str(claim(count, settings.job.num))  # for `trainer.py`: CUDA has counted its devices already
 
 
 def claim(count: int, number: int) -> int:
@@ -116,10 +116,10 @@ def listening() -> Iterator[None]:
     def hear(number: int, frame: Any) -> None:
         global told
         told = True
-        children = multiprocessing.active_children()
+        children = [child.pid for child in multiprocessing.active_children() if child.pid]
         for child in children:
-            os.kill(child.pid or 0, number)
-        if not children and not busy:  # its jobs stand in other places, and go on
+            os.kill(child, number)
+        if not children:  # no training of this process listens, or its jobs stand in other places and go on
             raise Stop(os.EX_TEMPFAIL, TOLD)
 
     before = {number: signal.signal(number, hear) for number in SIGNALS}

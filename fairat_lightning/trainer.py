@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fairat_lightning.build import part
 from fairat_lightning.callbacks import Bar, History, Keep
@@ -25,6 +25,7 @@ INSTEAD = {  # what Lightning would end or shorten a run by, unknown to its reco
     **dict.fromkeys(("max_steps", "min_steps", "min_epochs", "max_time", "val_check_interval"), EPOCHS),
     "reload_dataloaders_every_n_epochs": EPOCHS,
 }
+GPU = "FAIRAT_LIGHTNING_GPU"  # the one that a sweep's process has claimed
 SWITCHES = ("benchmark", "detect_anomaly", "deterministic")
 
 
@@ -32,6 +33,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     """Lightning's Trainer with our callbacks and the chosen logger."""
     check_strategy(cfg.trainer.strategy)
     _check(cfg.trainer)
+    if cfg.on_nonfinite == "skip" and cfg.trainer.precision == "16-mixed":
+        raise ValueError("on_nonfinite=skip with trainer.precision=16-mixed, which skips by itself: choose bf16-mixed, or stop")
     place: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     callbacks: list[Callback] = [
         History(folder / "history.csv"),
@@ -55,6 +58,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     if bar:
         callbacks.append(Bar())
     on_gpus = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
+    if on_gpus and cfg.trainer.devices == 1 and GPU in os.environ:
+        cfg = OmegaConf.merge(cfg, {"trainer": {"devices": [int(os.environ[GPU])]}})  # type: ignore[assignment]
     trainer: L.Trainer = part(
         cfg,
         "trainer",

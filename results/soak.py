@@ -10,7 +10,6 @@ undisturbed run, to the bit.
 
 import argparse
 import os
-import platform
 import random
 import shutil
 import signal
@@ -24,7 +23,7 @@ from typing import Any
 
 import torch
 
-from fairat_lightning.record import write_json
+from fairat_lightning.record import environment, write_json
 
 SMALL = (
     *("data=synthetic", "data.train_size=160", "data.test_size=40", "data.batch_size=8", "model.width=4", "attack.steps=2"),
@@ -140,8 +139,7 @@ def main() -> None:
                 "seed": given.seed,
                 "finished the same": dict(compared),
             }
-            machine = {"cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__}
-            write_json(given.to, {**facts, "disturbances": dict(counts)} | machine)
+            write_json(given.to, {**facts, "disturbances": dict(counts)} | environment(given.seed, "results/soak.py"))
 
 
 if __name__ == "__main__":

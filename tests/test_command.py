@@ -128,7 +128,7 @@ def test_a_sweep_makes_one_folder_a_job(tmp_path):
 @pytest.mark.parametrize("words", [("trainer=ddp",), ("trainer=cpu", "trainer.devices=2")])
 def test_a_sweep_over_processes_is_refused(tmp_path, words):
     done = start(tmp_path, *SMALL, "-m", *words, "trainer.accelerator=cpu", "trainer.devices=2", "seed=0,1")
-    assert done.returncode == 2 and all(x.startswith("error: a sweep (-m) over several") for x in done.stderr.splitlines())
+    assert done.returncode == 2 and all(x.startswith("error: a sweep or search over several") for x in done.stderr.splitlines())
 
 
 def test_an_unreadable_checkpoint_is_named_and_an_unfinished_run_goes_on(monkeypatch, capsys, tmp_path):

@@ -297,3 +297,16 @@ def test_the_signals_are_given_back(launch):
     before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)]
     launch()
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)] == before
+
+
+def test_loggers_get_every_epoch_of_a_run_that_was_told_to_stop(interrupted, launch, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    words = ("logger=tensorboard", *FOUR_STEPS)
+    assert interrupted(words, 1, 4, told).code == 75  # in the epoch's last step: saved after its validation
+    assert interrupted(words, 2, 2, told).code == 75
+    launch(*words, folder="parts")
+    events = EventAccumulator(str(tmp_path / "parts" / "tensorboard"))
+    events.Reload()
+    for key in ("train/loss", "val/robust"):
+        assert sorted({event.step for event in events.Scalars(key)}) == [3, 7, 11], key

@@ -88,10 +88,17 @@ def test_wrong_words_are_one_line(here, words, said):
     assert said in str(error.value) and "\n" not in str(error.value) and not list(here.glob("runs/*/"))
 
 
-def test_a_value_that_the_run_refuses_ends_the_search(here, capsys):
+@pytest.mark.parametrize(
+    "words,said",
+    [
+        (["method.radius=-1,-2"], "method.radius=-"),
+        ([RADIUS, "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"], "a sweep or search over several processes"),
+    ],
+)
+def test_a_trial_that_the_run_refuses_ends_the_search(here, capsys, words, said):
     with pytest.raises(Stop) as stop:
-        search.main([*WORDS, "method.radius=-1,-2"])
-    assert stop.value.code == 2 and "method.radius=-" in capsys.readouterr().err
+        search.main([*WORDS, *words])
+    assert stop.value.code == 2 and said in capsys.readouterr().err
     assert trials(here)[0].state.name == "FAIL"
 
 

@@ -10,11 +10,13 @@ import time
 
 import pytest
 from conftest import SMALL
-from filelock import FileLock
-from test_command import ROOT, start
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+from test_command import ROOT, call, start
 
+from fairat_lightning import run as runs
 from fairat_lightning import sweep
-from fairat_lightning.__main__ import Stop, run
+from fairat_lightning.__main__ import Stop, resolved, run
 
 WORDS = [w for w in SMALL if "max_epochs" not in w]
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
@@ -36,6 +38,26 @@ def test_a_run_has_one_process(compose, tmp_path, capsys):
     assert stop.value.code == 75 and "is being run by another process" in capsys.readouterr().err
     assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]
     run(compose(*SMALL), tmp_path / "run")
+
+
+def test_what_another_command_has_done_meanwhile_is_left_alone(compose, tmp_path, capsys, monkeypatch):
+    """Both look at the empty folder; the second finds a finished run when it is its turn."""
+    cfg = OmegaConf.create(resolved(compose(*SMALL)))
+    first, second = (runs.prepare(cfg, tmp_path / "run") for _ in range(2))
+    runs.execute(first)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.name != ".lock"}
+    with pytest.raises(Timeout):
+        runs.execute(second)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_told_to_stop_while_it_prepares_a_sweep_begins_nothing(tmp_path, monkeypatch, capsys):
+    prepare = runs.prepare
+    monkeypatch.setattr(runs, "prepare", lambda *args, **more: os.kill(os.getpid(), signal.SIGTERM) or prepare(*args, **more))
+    monkeypatch.setattr(sweep, "told", False)
+    code, out, err = call(monkeypatch, capsys, tmp_path, "-m", *SMALL, "seed=0,1")
+    assert code == 75 and "2 runs, 0 of them finished" in out and "told to stop" in err
+    assert not list((tmp_path / "runs").glob("*/*"))
 
 
 def hold(place, held, end):

@@ -20,6 +20,7 @@ from fairat_lightning.evaluation import class_means, class_robust, predict, seed
 from fairat_lightning.metrics import average, class_accuracy, selection_score, split_errors, summary, worst
 from fairat_lightning.objectives import Objective, Terms
 from fairat_lightning.samples import Verdicts
+from fairat_lightning.speed import compile_network
 
 VALIDATION = {"clean": None, "robust": "pgd10"}
 TEST = {"clean": None, "pgd20": "pgd20", "cw20": "cw20"}
@@ -116,6 +117,13 @@ class Method(L.LightningModule):
         with crafting(self.net, self.attack, training=self.attack.batch_norm == "train"):
             loss = (inner or self.objective.inner)(self.net, x, y)
             return self.attack(loss, x, scale=scale, start=self.objective.start if start is None else start)
+
+    def compile_all(self, device: torch.device) -> None:
+        """Compile the network for `device`, or say why not; on a GPU, `capture` too."""
+        if (reason := compile_network(self.net, device)) is not None:
+            print(f"compile=true: not possible here, the network runs as it is written ({reason})", flush=True)
+        if device.type == "cuda":
+            self.capture()
 
     def capture(self) -> None:
         """Craft as one CUDA graph from now on (`capture.py`); not where a method gives an inner loss of its own."""
