@@ -103,8 +103,7 @@ class Last(Checkpoint):
         if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not minutes > 0:
             raise ValueError(f"save_minutes={minutes} must be a number of minutes above 0")
         self.path, self.seed, self.seconds = folder / LAST, seed, 60 * minutes
-        self.asked = False  # by one of these
-        self.signals: tuple[signal.Signals, ...] = SIGNALS
+        self.asked = False  # by a signal
         self.saved = time.monotonic()
         self.position: tuple[int, int] | None = None  # epoch and batches of it, while saving within one
         self.loaded: dict[str, Any] | None = None
@@ -120,10 +119,8 @@ class Last(Checkpoint):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        if through_submitit():
-            self.signals = (*SIGNALS, signal.SIGUSR2)
-        before = {number: signal.getsignal(number) for number in self.signals}
-        self.listen()
+        numbers = (*SIGNALS, signal.SIGUSR2) if through_submitit() else SIGNALS
+        before = {number: signal.signal(number, self._ask) for number in numbers}
         try:
             yield
         except Preempted:
@@ -133,11 +130,6 @@ class Last(Checkpoint):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    def listen(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in self.signals:
-                signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: Any) -> None:
         self.asked = True
