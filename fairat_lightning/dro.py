@@ -101,8 +101,8 @@ def chi2_worst_weights(scores: Tensor, radius: float) -> Tensor:
     b = torch.where(held, ordered - ordered[0], 0.0)
     b = b / b.amin().clamp(max=-torch.finfo(b.dtype).tiny).abs()  # in [-1, 0]: the scale changes nothing
     m = torch.arange(1, len(b) + 1, dtype=b.dtype, device=b.device)
-    centre = b.cumsum(0) / m
-    spread = ((b.square().cumsum(0) / m - centre.square()) * m).clamp(min=0)
+    centre = _running_sum(b) / m
+    spread = ((_running_sum(b.square()) / m - centre.square()) * m).clamp(min=0)
     left = count * (1 + radius) - count**2 / m  # what is left of the ball's radius for differing weights
     slope = torch.where(spread > 1e-14, (left.clamp(min=0) / spread.clamp(min=1e-14)).sqrt(), 0.0)
     least = count / m + slope * (b - centre)
@@ -113,6 +113,13 @@ def chi2_worst_weights(scores: Tensor, radius: float) -> Tensor:
     weights = torch.where(b.amin() < 0, weights, held.double())
     weights = torch.where((count > 0) & ~a.isinf().any(), weights, torch.nan)
     return torch.zeros_like(weights).scatter(0, order, weights).to(scores.dtype)
+
+
+def _running_sum(v: Tensor) -> Tensor:
+    """cumsum of a vector; CUDA's own is forbidden with deterministic algorithms."""
+    if torch.are_deterministic_algorithms_enabled():
+        return torch.ones(len(v), len(v), dtype=v.dtype, device=v.device).tril() @ v
+    return v.cumsum(0)
 
 
 def _solve(b: Tensor, present: Tensor, top: Tensor, radius: float) -> Tensor:

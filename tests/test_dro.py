@@ -283,3 +283,13 @@ def test_a_radius_below_rounding_is_uniform(radius):
     for classes in (2, 10, 1000):
         weights = kl_worst_weights(torch.rand(classes).double(), radius)
         torch.testing.assert_close(weights, torch.ones(classes).double(), rtol=0, atol=1e-5)
+
+
+def test_deterministic_algorithms_give_the_same_chi_square_weights():
+    scores = torch.randn(100, dtype=torch.float64)
+    plain = chi2_worst_weights(scores, 0.3)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.allclose(chi2_worst_weights(scores, 0.3), plain, rtol=1e-9, atol=1e-12)
+    finally:
+        torch.use_deterministic_algorithms(False)
