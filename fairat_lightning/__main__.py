@@ -25,6 +25,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fairat_lightning.checks import switch
+
 HERE = Path(__file__).resolve().parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
 NOT_IDENTITY = ("hydra", "overwrite")
@@ -83,8 +85,7 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequen
     from fairat_lightning.faults import explain
 
     try:
-        if not isinstance(cfg.overwrite, bool):
-            raise ValueError(f"overwrite={cfg.overwrite} must be true or false")
+        switch("overwrite", cfg.overwrite)
         job = runs.prepare(OmegaConf.create(resolved(cfg)), folder, overwrite=cfg.overwrite)
         if job is not None and sweep and job.trainer.world_size > 1:
             raise ValueError("a sweep or search over several processes would begin every job in each: run its jobs one by one")

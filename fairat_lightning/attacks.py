@@ -24,6 +24,8 @@ from math import inf, isfinite
 import torch
 from torch import Tensor, nn
 
+from fairat_lightning.checks import whole
+
 NORMS = ("linf", "l2")
 STARTS = ("uniform", "gaussian", "zero")
 PRECISIONS = ("float32", "bfloat16")
@@ -98,8 +100,7 @@ class PGD:
             raise ValueError(f"attack.eps={self.eps} is out of range: pixels run from 0 to 1, write 8/255 for 8 grey levels")
         if step < 0:
             raise ValueError(f"attack.step={self.step} is negative")
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:
-            raise ValueError(f"attack.steps={self.steps} must be a whole number, 0 or more")
+        whole("attack.steps", self.steps, least=0)
         if self.start not in (None, *STARTS):
             raise ValueError(f"attack.start={self.start} is unknown: choose one of {', '.join(STARTS)}, or null")
         if self.batch_norm not in ("eval", "train"):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fairat_lightning.audit import Audit, Findings, Suite
+from fairat_lightning.checks import whole
 from fairat_lightning.evaluation import full_float32
 from fairat_lightning.metrics import class_accuracy, summary
 
@@ -48,8 +49,7 @@ class AutoAttack(Suite):
         for key, value in (("steps", steps), ("queries", queries), ("square_batch_size", square_batch_size)):
             if value is None and key == "square_batch_size":
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"suite.{key}={value} must be a whole number, 1 or more")
+            whole(f"suite.{key}", value)
         self.steps, self.queries, self.square_batch_size = steps, queries, square_batch_size
         if not available():
             raise ValueError(f"suite=autoattack: not run, {MISSING}")

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fairat_lightning.checks import within
+from fairat_lightning.checks import whole, within
 from fairat_lightning.classwise import global_sum, world_size
 
 
@@ -25,8 +25,7 @@ class AWP:
 
     def __init__(self, gamma: float, warmup_epochs: int = 0):
         within("awp.gamma", gamma, "[0, inf)")
-        if isinstance(warmup_epochs, bool) or not isinstance(warmup_epochs, int) or warmup_epochs < 0:
-            raise ValueError(f"awp.warmup_epochs={warmup_epochs} must be a whole number, 0 or more")
+        whole("awp.warmup_epochs", warmup_epochs, least=0)
         self.gamma, self.warmup_epochs = float(gamma), warmup_epochs
         self._saved: list[tuple[Tensor, Tensor]] = []
 

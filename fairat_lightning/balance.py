@@ -16,7 +16,7 @@ from rich.table import Table
 
 from fairat_lightning.__main__ import start
 from fairat_lightning.build import part, short
-from fairat_lightning.checks import reachable
+from fairat_lightning.checks import reachable, switch
 
 
 def main() -> None:
@@ -44,8 +44,7 @@ def _balance(words: list[str]) -> None:
     source = Path(cfg.checkpoint).expanduser()
     if to.resolve() == (source / "checkpoints" / "best.ckpt" if source.is_dir() else source).resolve():
         raise ValueError(f"to={to} is the checkpoint itself: name another file")
-    if not isinstance(cfg.overwrite, bool):
-        raise ValueError(f"overwrite={cfg.overwrite} must be true or false")
+    switch("overwrite", cfg.overwrite)
     if to.exists() and not cfg.overwrite:
         raise ValueError(f"to={to} exists: name another file, or overwrite=true")
     net, data, attack = found.net.to("cuda" if torch.cuda.is_available() else "cpu"), found.data, part(cfg, "attack")

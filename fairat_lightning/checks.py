@@ -1,4 +1,4 @@
-"""The checks of a setting that is a number, and of one that is a path."""
+"""The checks of a setting that is a number, true or false, or a path."""
 
 import os
 from pathlib import Path
@@ -16,6 +16,18 @@ def within(name: str, value: Any, interval: str) -> None:
     )
     if not fits:
         raise ValueError(f"{name}={value} must be a number in {interval}")
+
+
+def whole(name: str, value: Any, least: int = 1) -> None:
+    """ValueError naming `name` unless `value` is a whole number, `least` or more; no boolean is."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value} must be a whole number, {least} or more")
+
+
+def switch(name: str, value: Any) -> None:
+    """ValueError naming `name` unless `value` is true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value} must be true or false")
 
 
 def reachable(path: str | os.PathLike[str]) -> Path:

@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fairat_lightning.__main__ import start
-from fairat_lightning.checks import reachable
+from fairat_lightning.checks import reachable, switch
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -150,8 +150,7 @@ def _destination(cfg: DictConfig) -> Path:
         raise ValueError("to=FOLDER must be given: the folder to write")
     if not isinstance(cfg.to, str) or not cfg.to:
         raise ValueError(f"to={cfg.to} must be a path")
-    if not isinstance(cfg.overwrite, bool):
-        raise ValueError(f"overwrite={cfg.overwrite} must be true or false")
+    switch("overwrite", cfg.overwrite)
     folder = reachable(cfg.to).resolve()
     if Path.cwd().resolve().is_relative_to(folder):
         raise ValueError(f"to={cfg.to} is the working directory or above it: name a folder of its own")

@@ -22,7 +22,7 @@ from torch import Tensor
 from fairat_lightning import __version__, record
 from fairat_lightning.audit import Audit, Checked, Findings, Suite, fingerprint
 from fairat_lightning.build import part, plain, refuse_seed, short
-from fairat_lightning.checks import reachable
+from fairat_lightning.checks import reachable, switch, whole
 from fairat_lightning.classifier import Classifier, compose, load
 from fairat_lightning.data import as_float
 from fairat_lightning.data.stratified import stratified
@@ -236,10 +236,9 @@ def _check(cfg: DictConfig) -> None:
     for key in ("batch_size", "samples_per_class"):
         value = cfg[key]
         known = (value is None and key == "samples_per_class") or (value == "auto" and key == "batch_size")
-        if not known and (type(value) is not int or value < 1):
-            raise ValueError(f"{key}={value} must be a whole number, 1 or more")
-    if not isinstance(cfg.overwrite, bool):
-        raise ValueError(f"overwrite={cfg.overwrite} must be true or false")
+        if not known:
+            whole(key, value)
+    switch("overwrite", cfg.overwrite)
     if cfg.classes is not None and (isinstance(cfg.classes, str | int) or not len(cfg.classes)):
         raise ValueError(f"classes={cfg.classes} must be a list of names: classes=[cat,dog]")
     if cfg.to is not None and (not isinstance(cfg.to, str) or not cfg.to):

@@ -7,7 +7,7 @@ from torch.nn import Parameter
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR, MultiStepLR
 
-from fairat_lightning.checks import within
+from fairat_lightning.checks import switch, within
 
 
 def multistep(
@@ -43,8 +43,7 @@ def _sgd(
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise ValueError(f"optim.{name}={value} must be a number, 0 or more")
     within("optim.momentum", momentum, "[0, 1)")
-    if not isinstance(nesterov, bool):
-        raise ValueError(f"optim.nesterov={nesterov} must be true or false")
+    switch("optim.nesterov", nesterov)
     if nesterov and not momentum:
         raise ValueError("optim.nesterov=True needs an optim.momentum above 0")
     # One kernel for all weights; on a GPU one launch instead of hundreds.

@@ -23,6 +23,7 @@ from rich.markup import escape
 from fairat_lightning import record, samples
 from fairat_lightning.audit import fingerprint
 from fairat_lightning.build import check_targets, naming, network, optimiser, part, plain, quieten, refuse_seed, short, trained
+from fairat_lightning.checks import switch, whole
 from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.evaluation import class_robust
 from fairat_lightning.guards import Collapse, Finite
@@ -238,17 +239,14 @@ def _check(cfg: DictConfig) -> None:
     record.refuse_secrets(plain(cfg))
     refuse_seed(cfg.seed)
     for key in ("compile", "checkpointing", "deterministic"):
-        if not isinstance(cfg[key], bool):
-            raise ValueError(f"{key}={cfg[key]} must be true or false")
+        switch(key, cfg[key])
     if cfg.compile and cfg.checkpointing:
         raise ValueError("compile=true and checkpointing=true: torch compiles no such blocks, choose one of the two")
     if cfg.attack.get("precision") is not None and str(cfg.trainer.precision) == "64-true":
         raise ValueError(
             f"attack.precision={cfg.attack.precision} with trainer.precision=64-true: crafting in float64 has no other"
         )
-    epochs = cfg.trainer.max_epochs
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"trainer.max_epochs={epochs} must be a whole number, 1 or more")
+    whole("trainer.max_epochs", cfg.trainer.max_epochs)
     for key, value in (("init_from", cfg.init_from), ("data.root", cfg.data.root)):
         if value is not None and (not isinstance(value, str) or not value):
             raise ValueError(f"{key}={value} must be a path")

@@ -32,6 +32,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import OmegaConf
 
 from fairat_lightning.__main__ import CONF, run, start
+from fairat_lightning.checks import switch, whole
 from fairat_lightning.guards import Diverged
 from fairat_lightning.record import redacted
 
@@ -144,13 +145,11 @@ def _run(words: list[str], seen: Seen) -> float:
 def _settings(overrides: list[Override]) -> dict[str, Any]:
     given: Any = OmegaConf.to_object(OmegaConf.create([o.value() for o in overrides]))
     found: dict[str, Any] = DEFAULTS | dict(zip((str(o.key_or_group) for o in overrides), given, strict=True))
-    for key, least in (("trials", 1), ("heartbeat", 1)):
-        if isinstance(found[key], bool) or not isinstance(found[key], int) or found[key] < least:
-            raise ValueError(f"{key}={found[key]} must be a whole number, {least} or more")
+    for key in ("trials", "heartbeat"):
+        whole(key, found[key])
     if not isinstance(found["seeds"], list) or not found["seeds"] or not all(type(seed) is int for seed in found["seeds"]):
         raise ValueError(f"seeds={found['seeds']} must be a list of whole numbers, such as [0,1,2]")
-    if not isinstance(found["prune"], bool):
-        raise ValueError(f"prune={found['prune']} must be true or false")
+    switch("prune", found["prune"])
     return found
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from fairat_lightning import autoattack
 from fairat_lightning.attacks import PGD, number
 from fairat_lightning.audit import Audit, Check, Findings, Suite
+from fairat_lightning.checks import whole
 from fairat_lightning.data.stratified import evenly, stratified
 from fairat_lightning.evaluation import ATTACKS, Spec, seeded_start
 
@@ -56,8 +57,7 @@ class Standard(Suite):
         self.other_eps = None if other_eps is None else number("suite.other_eps", other_eps)
         if self.other_eps is not None and self.other_eps < 0:
             raise ValueError(f"suite.other_eps={other_eps} is negative")
-        if isinstance(check_images, bool) or not isinstance(check_images, int) or check_images < 1:
-            raise ValueError(f"suite.check_images={check_images} must be a whole number, 1 or more")
+        whole("suite.check_images", check_images)
         self.check_images = check_images
         self.versions = {"pyautoattack": version("pyautoattack")} if autoattack.available() else {}
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fairat_lightning.build import part
 from fairat_lightning.callbacks import Bar, History, Keep
-from fairat_lightning.checks import within
+from fairat_lightning.checks import switch, whole, within
 from fairat_lightning.guards import Collapse, Finite
 from fairat_lightning.processes import check_strategy, join
 from fairat_lightning.resume import Last, Whole
@@ -86,11 +86,10 @@ def _check(trainer: DictConfig) -> None:
     for key in trainer:
         if key in INSTEAD:
             raise ValueError(f"trainer.{key}={trainer[key]} is not supported: set {INSTEAD[str(key)]}")
-        if key in SWITCHES and not isinstance(trainer[key], bool):
-            raise ValueError(f"trainer.{key}={trainer[key]} must be true or false")
+        if key in SWITCHES:
+            switch(f"trainer.{key}", trainer[key])
     steps, clip, devices = (trainer.get(key, 1) for key in ("accumulate_grad_batches", "gradient_clip_val", "devices"))
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"trainer.accumulate_grad_batches={steps} must be a whole number, 1 or more")
+    whole("trainer.accumulate_grad_batches", steps)
     if clip is not None:
         within("trainer.gradient_clip_val", clip, "(0, inf)")
     if trainer.accelerator == "cpu" and devices != "auto":

@@ -7,7 +7,7 @@ so that the distribution is over all classes seen so far and not over the few of
 import torch
 from torch import Tensor, nn
 
-from fairat_lightning.checks import within
+from fairat_lightning.checks import switch, within
 from fairat_lightning.classwise import class_sums, keep
 from fairat_lightning.dro import kl_worst_weights
 from fairat_lightning.objectives import margin
@@ -24,8 +24,7 @@ class WorstCase(nn.Module):
         super().__init__()
         within("method.radius", radius, "[0, inf]")
         within("method.memory", memory, "[0, 1)")
-        if not isinstance(count_weighted, bool):
-            raise ValueError(f"method.count_weighted={count_weighted} must be true or false")
+        switch("method.count_weighted", count_weighted)
         self.radius, self.memory, self.count_weighted = float(radius), float(memory), count_weighted
         self.register_buffer("class_margin", torch.full((num_classes,), torch.nan), persistent=memory > 0)
         self.register_buffer("weight_sum", torch.zeros(num_classes))

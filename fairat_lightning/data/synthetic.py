@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fairat_lightning.checks import whole
 from fairat_lightning.data.images import Images, Splits
 
 BASE, GAP, SPREAD, NOISE = 0.2, 0.25, 0.02, 0.12
@@ -39,8 +40,7 @@ def synthetic(
     if root is not None:
         raise ValueError(f"data.root={root}: the synthetic set is made, not read from a folder")
     for name, value in (("num_classes", num_classes), ("train_per_class", train_per_class), ("test_per_class", test_per_class)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"data.load.{name}={value} must be a whole number, 1 or more")
+        whole(f"data.load.{name}", value)
     if not 2 <= num_classes <= image_size**2:
         raise ValueError(f"data.load.num_classes={num_classes} must lie between 2 and {image_size**2} at image_size={image_size}")
     random = np.random.RandomState(0)

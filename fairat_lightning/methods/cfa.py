@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairat_lightning.checks import within
+from fairat_lightning.checks import switch, within
 from fairat_lightning.classwise import calibrated, keep
 from fairat_lightning.methods.base import Method
 
@@ -33,8 +33,7 @@ class CFA(Method):
         within("method.lambda2", lambda2, "[0, inf)")
         within("method.warmup", warmup, "[0, 1]")
         for name, flag in (("ccm", ccm), ("ccr", ccr)):
-            if not isinstance(flag, bool):
-                raise ValueError(f"method.{name}={flag} must be true or false")
+            switch(f"method.{name}", flag)
         self.ccm, self.ccr, self.lambda1, self.lambda2, self.warmup = ccm, ccr, lambda1, lambda2, warmup
         self.register_buffer("class_robust", torch.full((self.num_classes,), torch.nan))
 

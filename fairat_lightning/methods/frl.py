@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairat_lightning.checks import within
+from fairat_lightning.checks import switch, within
 from fairat_lightning.classwise import global_sum
 from fairat_lightning.dro import capped
 from fairat_lightning.evaluation import predict
@@ -61,8 +61,7 @@ class FRL(Method):
         within("method.rate", rate, "[0, inf)")
         within("method.margin_rate", margin_rate, "[0, inf)")
         within("method.limit", limit, "[0, 1)")  # above it a weight could be negative
-        if not isinstance(batch_normalized, bool):
-            raise ValueError(f"method.batch_normalized={batch_normalized} must be true or false")
+        switch("method.batch_normalized", batch_normalized)
         self.reweights, self.remargins = mode != "remargin", mode != "reweight"
         self.tau, self.rate, self.margin_rate, self.limit = tau, rate, margin_rate, limit
         self.eps_range, self.batch_normalized = eps_range, batch_normalized
