@@ -64,13 +64,17 @@ def main() -> None:
             sys.argv[1:] = many + [word for word in words if word not in many]
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_job)()
             return
-        # hydra.main would make the folder first and look at the values afterwards.
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = hydra.compose("config", words, return_hydra_config=True)
-        folder = Path(cfg.hydra.run.dir).absolute()
+        cfg, folder = composed(words)  # hydra.main would make the folder first and look at the values afterwards
     except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
         refuse(error)
     run(cfg, folder)
+
+
+def composed(words: Sequence[str]) -> tuple[DictConfig, Path]:
+    """The configuration that the words of a run's command say, and its folder. Raises Hydra's and OmegaConf's errors."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("config", list(words), return_hydra_config=True)
+    return cfg, Path(cfg.hydra.run.dir).absolute()
 
 
 def _job(cfg: DictConfig) -> None:

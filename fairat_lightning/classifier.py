@@ -19,12 +19,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import nn
+from torch import Tensor, nn
 
 from fairat_lightning.__main__ import CONF
 from fairat_lightning.audit import Checked
 from fairat_lightning.build import check_targets, network, part, plain, quieten, run_folder, stored
 from fairat_lightning.data import DataModule, as_float
+from fairat_lightning.data.stratified import stratified
 from fairat_lightning.models import Normalized, load_weights
 
 OWN = "fairat_lightning."
@@ -101,6 +102,32 @@ def load(cfg: DictConfig) -> Classifier:
         raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}: name one of conf/model's functions")
     load_weights(net, cfg.checkpoint)
     return Classifier(net.eval(), data, cfg, run_folder(cfg.checkpoint), _try(net, data))
+
+
+def places(cfg: DictConfig, data: DataModule) -> Tensor:
+    """Which test images are judged: (n,), in their order."""
+    names, targets = data.classes, data.test.targets
+    sizes = targets.bincount(minlength=len(names))
+
+    def among(key: str) -> Tensor:
+        for name in map(str, cfg[key]):
+            if name not in names:
+                few = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+                raise ValueError(f"{key}={name} is unknown: the data has {few}")
+            if not sizes[names.index(name)]:
+                raise ValueError(f"{key}={name}: there is no test image of this class")
+        return torch.tensor([name in map(str, cfg[key]) for name in names])
+
+    wanted = (sizes > 0) if cfg.classes is None else among("classes")
+    if cfg.samples_per_class is None:
+        return wanted[targets].nonzero().flatten()
+    counts = torch.where(wanted, cfg.samples_per_class, 0)
+    if cfg.in_full is not None:
+        counts = torch.where(among("in_full"), sizes, counts)
+    if (counts > sizes).any():
+        least = int(torch.where(wanted, sizes, sizes.max()).argmin())
+        raise ValueError(f"samples_per_class={cfg.samples_per_class}: class {names[least]!r} has only {sizes[least]} test images")
+    return stratified(targets, counts[: int(targets.max()) + 1])
 
 
 def other_eps(*, _root_: DictConfig) -> Any:

@@ -9,7 +9,8 @@
   python -m fairat_lightning.evaluate checkpoint=weights.pt model._target_=mypackage.MyNet allow=[mypackage.] data=cifar10
 
 Any word of a training run's model, data and attack groups can follow: attack=l2_pgd10, attack.eps=4/255, data.root=FOLDER.
-Others: classes=[cat,dog]  samples_per_class=100  batch_size=250  device=cuda  name=NAME  to=FOLDER  overwrite=true  seed=0
+Others: classes=[cat,dog]  samples_per_class=100  in_full=[cat] (all images of these)  batch_size=250
+  device=cuda  name=NAME  to=FOLDER  overwrite=true  seed=0
 
 Results go to RUN/evaluation/<name>/, where <name> is the suite unless name= says otherwise; for a file that belongs to no run,
 below runs/audit-<file>. The same command goes on where it was stopped.

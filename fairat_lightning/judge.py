@@ -17,17 +17,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
-from torch import Tensor
 
 from fairat_lightning import __version__, record
 from fairat_lightning.audit import Audit, Checked, Findings, Suite, fingerprint
 from fairat_lightning.build import part, plain, refuse_seed, short
 from fairat_lightning.checks import reachable, switch, whole
-from fairat_lightning.classifier import Classifier, compose, load
+from fairat_lightning.classifier import Classifier, compose, load, places
 from fairat_lightning.data import as_float
-from fairat_lightning.data.stratified import stratified
 from fairat_lightning.evaluation import full_float32
-from fairat_lightning.metrics import split_errors
+from fairat_lightning.metrics import split_errors, worst_among
 from fairat_lightning.report import class_bars, class_table, save
 from fairat_lightning.samples import NAME, Journal
 from fairat_lightning.speed import largest_batch
@@ -89,9 +87,9 @@ def _evaluate(cfg: DictConfig, audit: Audit, folder: Path, suite: Suite) -> None
 
 def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]:
     """All that the verdicts depend on; what cannot be judged is refused here, before anything is written."""
-    places = _places(cfg, judged)
-    test = judged.data.test.subset(places)
-    suite.check(test.pixels, test.targets, places)
+    chosen = places(cfg, judged.data)
+    test = judged.data.test.subset(chosen)
+    suite.check(test.pixels, test.targets, chosen)
     part(cfg, "attack")
     return {  # not where the weights lie, but what they are
         "config": {key: value for key, value in _config(cfg).items() if key not in ("checkpoint", "name")},
@@ -99,7 +97,7 @@ def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]
         "device": _device(cfg),
         "version": __version__,
         "weights": fingerprint(judged.net.state_dict()),
-        "images": fingerprint({"pixels": test.pixels, "targets": test.targets, "index": places}),
+        "images": fingerprint({"pixels": test.pixels, "targets": test.targets, "index": chosen}),
         "torch": torch.__version__,
         **suite.versions,
     }
@@ -119,10 +117,10 @@ def _audit(cfg: DictConfig, judged: Classifier, folder: Path, header: dict[str, 
     else:
         record.write(folder / "config.yaml", yaml.safe_dump(_config(cfg), sort_keys=False))
         record.write_json(folder / "run.json", record.environment(cfg.seed, "fairat_lightning.evaluate"))
-    places = _places(cfg, judged)
-    test = judged.data.test.subset(places)
+    chosen = places(cfg, judged.data)
+    test = judged.data.test.subset(chosen)
     return Audit(
-        *(judged.net, test.pixels, test.targets, places, judged.data.classes),
+        *(judged.net, test.pixels, test.targets, chosen, judged.data.classes),
         threat=part(cfg, "attack"),
         journal=journal,
         batch_size=cfg.batch_size,
@@ -162,6 +160,10 @@ def _close(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings, *, s
         notes.append(f"No image of {', '.join(empty[:20])}: {'they take' if len(empty) > 1 else 'it takes'} part in nothing.")
     if cfg.samples_per_class is not None:
         notes.append(f"{cfg.samples_per_class} image{'s' if cfg.samples_per_class > 1 else ''} of each class.")
+    if cfg.in_full is not None:
+        full = [name for name in audit.classes if name in cfg.in_full]
+        findings.metrics.update({key: worst_among(found, full) for key, found in findings.metrics.items()})
+        notes.append(f"All images of {', '.join(full)}: the worst class is the worst of these.")
     split_errors(findings.metrics)
     shown = {key: findings.metrics[key] for key in findings.headline or list(findings.metrics)[:3]}
     save(class_bars({folder.name: shown}, tuple(shown), findings.titles), folder / "classes.png")
@@ -211,26 +213,6 @@ def _folder(cfg: DictConfig, run: Path | None) -> Path:
     return reachable(above / "evaluation" / name)
 
 
-def _places(cfg: DictConfig, judged: Classifier) -> Tensor:
-    """Which test images are judged: (n,), in their order."""
-    names, targets = judged.data.classes, judged.data.test.targets
-    chosen = [str(name) for name in cfg.classes] if cfg.classes is not None else names
-    if unknown := [name for name in chosen if name not in names]:
-        few = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-        raise ValueError(f"classes={unknown[0]} is unknown: the data has {few}")
-    sizes = targets.bincount(minlength=len(names))
-    if cfg.classes is not None and (empty := [name for name in chosen if not sizes[names.index(name)]]):
-        raise ValueError(f"classes={empty[0]}: there is no test image of this class")
-    wanted = torch.tensor([name in chosen for name in names]) & (sizes > 0)
-    if cfg.samples_per_class is None:
-        return wanted[targets].nonzero().flatten()
-    counts = torch.where(wanted, cfg.samples_per_class, 0)
-    if (counts > sizes).any():
-        least = int(torch.where(wanted, sizes, sizes.max()).argmin())
-        raise ValueError(f"samples_per_class={cfg.samples_per_class}: class {names[least]!r} has only {sizes[least]} test images")
-    return stratified(targets, counts[: int(targets.max()) + 1])
-
-
 def _check(cfg: DictConfig) -> None:
     refuse_seed(cfg.seed)
     for key in ("batch_size", "samples_per_class"):
@@ -239,8 +221,11 @@ def _check(cfg: DictConfig) -> None:
         if not known:
             whole(key, value)
     switch("overwrite", cfg.overwrite)
-    if cfg.classes is not None and (isinstance(cfg.classes, str | int) or not len(cfg.classes)):
-        raise ValueError(f"classes={cfg.classes} must be a list of names: classes=[cat,dog]")
+    for key in ("classes", "in_full"):
+        if cfg[key] is not None and (isinstance(cfg[key], str | int | float) or not len(cfg[key])):
+            raise ValueError(f"{key}={cfg[key]} must be a list of names: {key}=[cat,dog]")
+    if cfg.in_full is not None and cfg.samples_per_class is None:
+        raise ValueError("in_full goes with samples_per_class: without it all images are judged")
     if cfg.to is not None and (not isinstance(cfg.to, str) or not cfg.to):
         raise ValueError(f"to={cfg.to} must be a path")
     if not isinstance(cfg.name, str) or not cfg.name or "/" in cfg.name or cfg.name.startswith(".") or len(cfg.name) > 100:

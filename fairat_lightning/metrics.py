@@ -189,6 +189,23 @@ def summary(confusion: Tensor, classes: Sequence[str], class_loss: Tensor | None
     return record
 
 
+def worst_among(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """A `summary` whose worst class, with its interval and bias, is sought among the classes `names` alone: "worst_of".
+
+    For classes that were chosen before the images were looked at, and of which more were judged than of the others.
+    """
+    accuracy, counts = ([record[part][name] for name in names] for part in ("per_class", "counts"))
+    found = bootstrap.interval([round(r * n) for r, n in zip(accuracy, counts, strict=True)], counts, "worst")
+    return {
+        **record,
+        "worst": min(accuracy),
+        "worst_class": names[accuracy.index(min(accuracy))],
+        "worst_of": list(names),
+        "interval": {**record["interval"], "worst": [found.low, found.high]},
+        "worst_bias": found.bias,
+    }
+
+
 def split_errors(summaries: Mapping[str, dict[str, Any]]) -> None:
     """Add `error_split` to every summary beside the one of "clean": "natural_error" and "boundary_error" per class."""
 

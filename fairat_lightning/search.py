@@ -23,7 +23,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import hydra
 import lightning as L
 from filelock import Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -31,7 +30,7 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import OmegaConf
 
-from fairat_lightning.__main__ import CONF, run, start
+from fairat_lightning.__main__ import composed, run, start
 from fairat_lightning.checks import switch, whole
 from fairat_lightning.guards import Diverged
 from fairat_lightning.record import redacted
@@ -132,9 +131,7 @@ class Seen(Checkpoint):
 
 def _run(words: list[str], seen: Seen) -> float:
     """The best validation score of one training, or of what is left of it."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("config", words, return_hydra_config=True)
-    folder = Path(cfg.hydra.run.dir).absolute()
+    cfg, folder = composed(words)
     seen.begin(folder)
     run(cfg, folder, sweep=True, callbacks=[seen])
     rows = seen.rows()

@@ -68,6 +68,20 @@ def test_words_change_the_runs_own(run):
     assert found["clean"]["per_class"]["class_0"] is None and any("5 images of each class" in n for n in facts["notes"])
 
 
+def test_classes_in_full_have_all_their_images_and_the_worst_is_sought_among_them(run):
+    evaluate(f"checkpoint={run}", "samples_per_class=5", "in_full=[class_2,class_1]", "name=claim")
+    facts, found = load(run / "evaluation" / "claim", "run.json"), load(run / "evaluation" / "claim")
+    evaluate(f"checkpoint={run}")
+    every = load(run / "evaluation" / "quick")
+    assert facts["images"] == 50 and "All images of class_1, class_2: the worst class is the worst of these." in facts["notes"]
+    for key, record in found.items():
+        assert record["counts"] == {"class_0": 5, "class_1": 20, "class_2": 20, "class_3": 5}
+        both = {name: every[key]["per_class"][name] for name in ("class_1", "class_2")}
+        assert {name: record["per_class"][name] for name in both} == both
+        assert record["worst"] == min(both.values()) and record["worst_of"] == ["class_1", "class_2"]
+        assert record["interval"]["worst"][0] <= record["worst"] <= record["interval"]["worst"][1]
+
+
 def test_another_network_is_another_evaluation(run, capsys):
     evaluate(f"checkpoint={run}")
     path = run / "checkpoints" / "best.ckpt"
@@ -220,6 +234,9 @@ WRONG = {
     "checkpoint={run} suite=corruptions suite.root={run}": "labels.npy is missing",
     "checkpoint={run} classes=[cat]": "classes=cat is unknown",
     "checkpoint={run} classes=cat": "must be a list",
+    "checkpoint={run} samples_per_class=2 in_full=[cat]": "in_full=cat is unknown",
+    "checkpoint={run} samples_per_class=2 in_full=cat": "in_full=cat must be a list",
+    "checkpoint={run} in_full=[class_1]": "in_full goes with samples_per_class",
     "checkpoint={run} samples_per_class=1000": "has only 20 test images",
     "checkpoint={run} samples_per_class=0": "samples_per_class=0",
     "checkpoint={run} batch_size=0": "batch_size=0",

@@ -23,6 +23,7 @@ from fairat_lightning.report.gallery import Picture, pictures
 from fairat_lightning.report.gather import LAYOUT
 from fairat_lightning.report.groups import Report, gather
 from fairat_lightning.report.page import page
+from fairat_lightning.report.published import Beside, markdown, terminal
 from fairat_lightning.report.style import save
 from fairat_lightning.report.terminal import class_table, row_table
 
@@ -51,11 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
-    _show(report, rows, options.to, made)
+    show(report, rows, options.to, made)
 
 
-def publish(report: Report, rows: Sequence[dict[str, Any]], to: Path) -> list[Picture]:
-    """Write the report into `to`; everything is made elsewhere first, so that an error leaves nothing half-written."""
+def publish(report: Report, rows: Sequence[dict[str, Any]], to: Path, lines: Sequence[Beside] = ()) -> list[Picture]:
+    """Write the report into `to`, with ours beside published figures where there are `lines`; an error leaves nothing behind."""
     if to.exists() and not to.is_dir():
         raise ValueError(f"--to {to} is a file: name a folder")
     above = next(folder for folder in (to.absolute(), *to.absolute().parents) if folder.is_dir())
@@ -71,7 +72,9 @@ def publish(report: Report, rows: Sequence[dict[str, Any]], to: Path) -> list[Pi
         write(place / "table.csv", tables.comma_separated(rows))
         write(place / "table.tex", tables.latex(rows, report))
         write_json(place / "table.json", {"rows": list(rows), **tables.shared(records(report)), **_findings(report)})
-        write(place / "index.html", page(report, rows, made))
+        write(place / "index.html", page(report, rows, made, lines))
+        if lines:
+            write(place / "published.md", markdown(lines))
         for path in sorted(p for p in place.rglob("*") if p.is_file()):
             target = to / path.relative_to(place)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +120,8 @@ def _narrow(report: Report) -> list[str]:
     return [key for key in report.keys if key in chosen]
 
 
-def _show(report: Report, rows: Sequence[dict[str, Any]], to: Path, made: Sequence[Picture]) -> None:
+def show(report: Report, rows: Sequence[dict[str, Any]], to: Path, made: Sequence[Picture], lines: Sequence[Beside] = ()) -> None:
+    """Print the table, what it finds, and where its files are."""
     console = Console()
     for text in tables.failures(report):
         console.print(f"FAILED CHECK {text}", style="bold red", markup=False, highlight=False)
@@ -126,6 +130,8 @@ def _show(report: Report, rows: Sequence[dict[str, Any]], to: Path, made: Sequen
     console.print(class_table(means, _narrow(report), report.titles) if few else row_table(rows, report))
     for text in (*compare.headline(report), *compare.against_first(report)[:MOST_SENTENCES], *report.notes):
         console.print(text, markup=False, highlight=False)
+    if lines:
+        console.print(terminal(lines))
     console.print()
     names = ("index.html", "table.md", "table.csv", "table.tex", "table.json", "comparison.png")
     for name, what in zip(names, ("page", "table", "", "", "record", "picture"), strict=True):

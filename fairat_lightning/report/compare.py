@@ -103,8 +103,9 @@ def difference(a: Group, b: Group, key: str, figure: str) -> bootstrap.Compariso
         return bootstrap.Comparison(mean(mine) - mean(other), float(interval.low), float(interval.high), float(test.pvalue))
     if len(a.runs) == len(b.runs) == len(mine) == len(other) == 1:
         first, second = a.runs[0].verdicts.get(key), b.runs[0].verdicts.get(key)
-        if first is None or second is None:
-            return None
+        among = any("worst_of" in run.summaries[key] for run in (*a.runs, *b.runs))
+        if first is None or second is None or (figure == "worst" and among):
+            return None  # the worst is sought among each row's own classes
         if np.array_equal(first.image, second.image) and np.array_equal(first.label, second.label):
             return bootstrap.compare(first.predicted == first.label, second.predicted == second.label, first.label, figure)
     return None

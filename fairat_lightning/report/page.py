@@ -7,7 +7,7 @@ import base64
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from statistics import mean
@@ -15,7 +15,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fairat_lightning.report import compare, style, tables
+from fairat_lightning.report import compare, published, style, tables
 from fairat_lightning.report.gallery import Picture
 from fairat_lightning.report.gather import LAYOUT
 from fairat_lightning.report.groups import Report
@@ -43,8 +43,10 @@ READING = (
 )
 
 
-def page(report: Report, rows: Sequence[Mapping[str, Any]], pictures: Sequence[Picture]) -> str:
-    """The HTML of the report."""
+def page(
+    report: Report, rows: Sequence[Mapping[str, Any]], pictures: Sequence[Picture], lines: Sequence[published.Beside] = ()
+) -> str:
+    """The HTML of the report, with ours beside published figures where there are `lines`."""
     rules, script = (files(__package__).joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
@@ -52,6 +54,7 @@ def page(report: Report, rows: Sequence[Mapping[str, Any]], pictures: Sequence[P
     sections = {name: _section(report, pictures, name) for name in SECTIONS}
     links = [
         ("table", "Table"),
+        *([("published", "Published")] if lines else []),
         *((n, SECTIONS[n]) for n, text in sections.items() if text),
         ("runs", "Runs"),
         ("reading", "Reading"),
@@ -79,7 +82,7 @@ def page(report: Report, rows: Sequence[Mapping[str, Any]], pictures: Sequence[P
 <h2>Table</h2>
 {_table(report, rows)}
 {_against(report)}{_notes(report)}</section>
-{"".join(sections.values())}{_runs(report)}
+{published.html(lines)}{"".join(sections.values())}{_runs(report)}
 <section id="reading">
 <h2>How to read this</h2>
 {"".join(f"<p>{text}</p>" for text in READING)}
@@ -137,7 +140,7 @@ def _failed(report: Report) -> str:
         return ""
     head = "A sanity check failed" if len(found) == 1 else f"{len(found)} sanity checks failed"
     why = "do not trust the robust accuracies before you know why"
-    return f'<div class="failed" role="alert"><h2>{head}: {why}</h2>{_listed(found)}</div>\n'
+    return f'<div class="failed" role="alert"><h2>{head}: {why}</h2>{tables.html_list(found)}</div>\n'
 
 
 def _about(report: Report) -> str:
@@ -166,7 +169,7 @@ def _table(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append(
             f'<tr><th scope="row">{mark}{escape(row["label"])}</th><td data-value="{row["runs"]}">{row["runs"]}</td>{cells}</tr>'
         )
-    return _scrolling("rows", heads, lines) + f'<p class="caption">{escape(tables.caption(report))}</p>'
+    return tables.html_table("rows", heads, lines) + f'<p class="caption">{escape(tables.caption(report))}</p>'
 
 
 def _class_table(report: Report) -> str:
@@ -180,7 +183,7 @@ def _class_table(report: Report) -> str:
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
     return (
         f"<details><summary>{escape(report.titles[key])} accuracy of every class, in percent</summary>"
-        f"{_scrolling('every-class', heads, lines)}</details>\n"
+        f"{tables.html_table('every-class', heads, lines)}</details>\n"
     )
 
 
@@ -222,25 +225,12 @@ def _against(report: Report) -> str:
     found = compare.against_first(report)
     if not found:
         return ""
-    return f"<details open><summary>Each against {escape(report.groups[0].label)}</summary>{_listed(found)}</details>\n"
+    return f"<details open><summary>Each against {escape(report.groups[0].label)}</summary>{tables.html_list(found)}</details>\n"
 
 
 def _notes(report: Report) -> str:
     found = tables.notes(report)
-    return f'<div class="notes"><h3>Notes</h3>{_listed(found)}</div>' if found else ""
-
-
-def _listed(lines: Iterable[str]) -> str:
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f"<ul>{items}</ul>\n" if items else ""
-
-
-def _scrolling(name: str, heads: Sequence[str], lines: Sequence[str]) -> str:
-    head, body = "".join(heads), "\n".join(lines)
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Table"><table class="wide" id="{name}-table">'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
-    )
+    return f'<div class="notes"><h3>Notes</h3>{tables.html_list(found)}</div>' if found else ""
 
 
 def _head(over: str, kind: str, text: str) -> str:

@@ -1,8 +1,9 @@
-"""The rows as Markdown, CSV and LaTeX; all text that comes from outside is escaped for each."""
+"""The rows as Markdown, CSV and LaTeX, and the frame of a table on the page; text from outside is escaped for each."""
 
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 from fairat_lightning.report.compare import Cell, against_first, bias_note, headline
@@ -149,6 +150,21 @@ def markdown_text(text: str) -> str:
 def latex_text(text: str) -> str:
     """`text` as itself on one line of LaTeX."""
     return _replaced(_one_line(text), LATEX)
+
+
+def html_list(lines: Iterable[str]) -> str:
+    """An unordered list of texts; empty without any."""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<ul>{items}</ul>\n" if items else ""
+
+
+def html_table(name: str, heads: Sequence[str], lines: Sequence[str]) -> str:
+    """A table that scrolls sideways where it is too wide; `heads` are its <th>, `lines` its <tr>."""
+    head, body = "".join(heads), "\n".join(lines)
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Table"><table class="wide" id="{name}-table">'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
+    )
 
 
 def _one_line(text: str) -> str:

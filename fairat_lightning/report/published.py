@@ -1,0 +1,249 @@
+"""Ours beside the published figures, which stay apart: `results/published/<source>.yaml`, in percent, each with its source.
+
+A row names what it is set beside as "<source>.<row>". Published figures come under other protocols than ours: every difference is
+given with what is known to differ, read from both protocols, and marked where the published figure lies within our interval.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich import box
+from rich.markup import escape as escape_markup
+from rich.table import Table
+
+from fairat_lightning.report.compare import cell
+from fairat_lightning.report.gather import TITLES, Group
+from fairat_lightning.report.groups import Report
+from fairat_lightning.report.tables import html_list, html_table, markdown_text, spread
+
+PACKAGE = Path(__file__).resolve().parent.parent
+PLACES = (PACKAGE / "published", PACKAGE.parent / "results" / "published")  # installed, and in a checkout
+ATTACKS = ("clean", "pgd20", "cw20", "autoattack")
+MODELS = {
+    "preactresnet18": ("PreAct ResNet-18", 64),
+    "resnet18": ("ResNet-18", 64),
+    "wrn28_10": ("WRN-28-10", 16),
+    "wrn34_10": ("WRN-34-10", 16),
+}
+PUBLISHED, DIFFERENCE = "published: ", "difference"
+CAPTION = (
+    "Accuracy in percent. Published figures are quoted, not measured here. Difference: ours less the published one; ≈ where the "
+    "published one lies within the 95 % interval of ours, which knows of our seeds or of our test images only."
+)
+
+
+@dataclass
+class Reference:
+    """One published row: its figures in percent, by (attack, figure), and the protocol they were measured under."""
+
+    label: str
+    cite: str
+    source: str
+    figures: dict[tuple[str, str], float]
+    gain: dict[str, float]  # over what `over` says, by figure, under an attack that the source does not name
+    over: str
+    protocol: dict[str, Any]
+    note: str
+
+
+@dataclass
+class Beside:
+    """A row of ours and a published one: for each (attack, figure) our cell and the published figure, in [0,1]; what differs."""
+
+    label: str
+    reference: Reference
+    cells: dict[tuple[str, str], tuple[dict[str, Any] | None, float]] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+
+
+def reference(name: str) -> Reference:
+    """The published row called "<source>.<row>". ValueError where there is none."""
+    source, _, key = name.partition(".")
+    path = next((place / f"{source}.yaml" for place in PLACES if (place / f"{source}.yaml").is_file()), None)
+    found = yaml.safe_load(path.read_text()) if path else {}
+    if key not in found.get("rows", {}):
+        raise ValueError(f"there are no published figures called {name}")
+    row = found["rows"][key]
+    gain = dict(row.get("gain", {}))
+    return Reference(
+        row["label"],
+        found["cite"],
+        found["source"],
+        {(attack, figure): value for attack in ATTACKS for figure, value in row.get(attack, {}).items()},
+        {figure: value for figure, value in gain.items() if figure != "over"},
+        gain.get("over", ""),
+        {**found.get("protocol", {}), **row.get("protocol", {})},
+        row.get("note", ""),
+    )
+
+
+def beside(report: Report, names: Mapping[str, Sequence[str]], bases: Mapping[str, str]) -> list[Beside]:
+    """Every row of `report` beside the published rows that `names` gives its label; `bases` the label a gain is taken over."""
+    groups = {group.label: group for group in report.groups}
+    found = []
+    for group in report.groups:
+        for name in names.get(group.label, ()):
+            line = Beside(group.label, reference(name))
+            for (attack, figure), value in line.reference.figures.items():
+                line.cells[attack, figure] = (_ours(group, attack, figure), value / 100)
+            for figure, value in line.reference.gain.items():
+                line.cells["gain", figure] = (
+                    _gain(group, groups.get(bases.get(group.label, "")), report.main, figure),
+                    value / 100,
+                )
+            line.reasons = reasons(group, line.reference)
+            found.append(line)
+    return found
+
+
+def reasons(group: Group, published: Reference) -> list[str]:
+    """What is known to differ between our runs and the published ones, ours first."""
+    config, theirs = group.runs[0].config or {}, published.protocol
+    found = []
+    ours: dict[str, Any] = {
+        "model": _model(config.get("model") or {}),
+        "epochs": (config.get("trainer") or {}).get("max_epochs"),
+        "eps": _number((config.get("attack") or {}).get("eps")),
+    }
+    for key, text in (("model", "{}"), ("epochs", "{} epochs"), ("eps", "eps {:.4g}")):
+        theirs_too = _number(theirs[key]) if key == "eps" and key in theirs else theirs.get(key)
+        if theirs_too is not None and ours[key] is not None and ours[key] != theirs_too:
+            found.append(f"{text.format(ours[key])}, published {text.format(theirs_too)}")
+    if (attack := config.get("attack") or {}).get("steps", 10) < 7:
+        found.append(f"trained against {attack['steps']} step{'s' if attack['steps'] > 1 else ''}")
+    if size := (config.get("data") or {}).get("train_size"):
+        found.append(f"{size:,} training images of 50,000")
+    images = sorted({sum(run.summaries["autoattack"]["counts"].values()) for run in group.runs if "autoattack" in run.summaries})
+    if ("autoattack", "worst") in published.figures and images and images[0] < published.protocol.get("test_images", 10_000):
+        found.append(f"AutoAttack on {images[0]:,} test images")
+    if (chosen := theirs.get("selection")) not in (None, "validation"):
+        how = {"test": "on test images", "last": "as the last", "best": "as the best, on what images is not said"}[chosen]
+        found.append(f"epoch chosen on validation, published {how}")
+    elif chosen is None:
+        found.append("how the published epoch was chosen is not said")
+    if published.note:
+        found.append(published.note)
+    return found
+
+
+def _ours(group: Group, attack: str, figure: str) -> dict[str, Any] | None:
+    if figure in ("average", "worst"):
+        return cell(group, attack, figure) if group.classes(attack) else None
+    values = group.class_values(attack, figure)
+    return {"mean": sum(values) / len(values), "std": None, "values": values} if values else None
+
+
+def _gain(group: Group, base: Group | None, attack: str, figure: str) -> dict[str, Any] | None:
+    if base is None:
+        return None
+    mine, other = cell(group, attack, figure)["mean"], cell(base, attack, figure)["mean"]
+    return None if None in (mine, other) else {"mean": mine - other, "std": None, "values": []}
+
+
+def _model(config: Mapping[str, Any]) -> str | None:
+    name, width = str(config.get("_target_", "")).rpartition(".")[2], config.get("width")
+    title, usual = MODELS.get(name, (name, None))
+    if name == "wrn28_10" and width == 8:
+        return "WRN-28-5"
+    return title if width == usual else f"{title} of width {width}"
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(Fraction(str(value)))
+
+
+def columns(lines: Sequence[Beside]) -> list[tuple[str, str]]:
+    """The (attack, figure) that any published row has, in a fixed order."""
+    present = {key for line in lines for key in line.cells}
+    usual = [(attack, figure) for attack in (*ATTACKS, "gain") for figure in ("average", "worst")]
+    return [key for key in usual if key in present] + sorted(present - set(usual))
+
+
+def title(attack: str, figure: str) -> str:
+    return f"gain, {figure}" if attack == "gain" else f"{TITLES[attack]} {figure}"
+
+
+def table(lines: Sequence[Beside]) -> list[list[str]]:
+    """Cells of text: a head, then for each of our rows itself, and each published row with its difference."""
+    keys = columns(lines)
+    rows = [["", *(title(*key) for key in keys)]]
+    for k, line in enumerate(lines):
+        if k == 0 or lines[k - 1].label != line.label:
+            ours: dict[Any, Any] = {key: c for other in lines if other.label == line.label for key, (c, _) in other.cells.items()}
+            rows.append([line.label, *(spread(ours[key]) if key in ours else "" for key in keys)])
+        theirs = [f"{100 * line.cells[key][1]:.1f}" if key in line.cells else "" for key in keys]
+        rows.append([f"{PUBLISHED}{line.reference.label}, {line.reference.cite}", *theirs])
+        rows.append([DIFFERENCE, *(_difference(*line.cells[key]) if key in line.cells else "" for key in keys)])
+    return rows
+
+
+def _difference(ours: dict[str, Any] | None, published: float) -> str:
+    if ours is None or ours["mean"] is None:
+        return "–"
+    text = f"{100 * (ours['mean'] - published):+.1f}".replace("-", "−")
+    return text + (" ≈" if "low" in ours and ours["low"] <= published <= ours["high"] else "")
+
+
+def explained(lines: Sequence[Beside]) -> list[str]:
+    """One sentence for each pair: what differs."""
+    return [
+        f"{line.label} and {line.reference.label} ({line.reference.cite}): {'; '.join(line.reasons)}."
+        for line in lines
+        if line.reasons
+    ]
+
+
+def markdown(lines: Sequence[Beside]) -> str:
+    head, *rows = table(lines)
+    text = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    for name, *cells in rows:
+        own = not name.startswith((PUBLISHED, DIFFERENCE))
+        text.append("| " + " | ".join([f"**{markdown_text(name)}**" if own else markdown_text(name), *cells]) + " |")
+    return "\n".join([*text, "", CAPTION, "", *(f"- {markdown_text(line)}" for line in explained(lines))]) + "\n"
+
+
+def html(lines: Sequence[Beside]) -> str:
+    """A section of the page; empty without lines."""
+    if not lines:
+        return ""
+    head, *rows = table(lines)
+    body = []
+    for name, *cells in rows:
+        kind = "published" if name.startswith(PUBLISHED) else "difference" if name == DIFFERENCE else "ours"
+        body.append(
+            f'<tr class="{kind}"><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(c)}</td>" for c in cells)}</tr>'
+        )
+    heads = [f'<th scope="col">{escape(text)}</th>' for text in head]
+    return (
+        f'<section id="published">\n<h2>Beside the published figures</h2>\n{html_table("beside", heads, body)}'
+        f'<p class="caption">{escape(CAPTION)}</p>\n'
+        f"<details open><summary>What differs besides</summary>{html_list(explained(lines))}</details>\n</section>\n"
+    )
+
+
+def terminal(lines: Sequence[Beside]) -> Table:
+    """Average and worst class under the strongest attack that both have; within 80 columns."""
+    shown = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    shown.add_column("beside the published figures", overflow="fold")
+    for head in ("", "average", "worst class"):
+        shown.add_column(head, justify="right", no_wrap=True)
+    for line in lines:
+        attack = next((a for a in ("autoattack", "gain", "pgd20", "cw20", "clean") if any(a == key for key, _ in line.cells)), "")
+        cells: dict[str, Any] = {figure: pair for (key, figure), pair in line.cells.items() if key == attack}
+        if not cells.keys() & {"average", "worst"}:
+            continue
+        both = [cells.get(figure) for figure in ("average", "worst")]
+        name = "gain" if attack == "gain" else TITLES.get(attack, "")
+        shown.add_row(escape_markup(line.label), name, *(spread(c[0]) if c else "" for c in both))
+        quoted = [f"{100 * c[1]:.1f} ({_difference(*c)})" if c else "" for c in both]
+        shown.add_row(
+            f"[dim]  {escape_markup(f'{line.reference.label}: {line.reference.cite}')}[/dim]",
+            "[dim]published[/dim]",
+            *(f"[dim]{q}[/dim]" for q in quoted),
+        )
+    return shown
