@@ -8,6 +8,7 @@ LEVEL = {
     "fairat_lightning": 0,
     "fairat_lightning.__main__": 5,
     "fairat_lightning.search": 5,
+    "fairat_lightning.reproduce": 5,
     "fairat_lightning.sweep": 5,
     "fairat_lightning.evaluate": 5,
     "fairat_lightning.judge": 5,

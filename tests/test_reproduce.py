@@ -1,0 +1,288 @@
+"""`python -m fairat_lightning.reproduce`: its plan, what it skips and goes on with, and ours beside the published figures."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from test_command import ROOT
+
+from fairat_lightning import judge, reproduce
+from fairat_lightning.__main__ import composed
+from fairat_lightning.report import Group, read_run, report_of
+from fairat_lightning.report import published as beside
+from fairat_lightning.report.published import PLACES, reference
+
+TINY = [
+    *("data=synthetic", "data.train_size=64", "data.test_size=40", "data.val_per_class=4", "data.batch_size=32", "trainer=cpu"),
+    *("model=preactresnet_tiny", "model.width=4", "trainer.precision=32-true", "trainer.max_epochs=1", "attack=pgd2"),
+]
+ROWS = """
+base: {label: PGD-AT, words: [method=pgd_at, optim.lr=0.3], published: [dafa.trades]}
+faal: {label: "FAAL, 1 epoch", base: base, words: [method=faal], tiny: [method.radius=0.7], published: [faal.faal_at_from_pgd]}
+big: {label: Large, words: [method=pgd_at], budgets: [other]}
+"""
+BUDGETS = """
+tiny:
+  about: seconds
+  seeds: [0]
+  words: []
+  scratch: [optim.lr=0.1]
+  finetune: [optim.lr=0.05]
+  evaluate: [samples_per_class=5, suite.steps=2, suite.queries=5]
+  weakest: 2
+other: {about: "", seeds: [0], words: [], scratch: [], finetune: [], evaluate: [], weakest: null}
+smoke: {about: "", seeds: [0], words: [], scratch: [], finetune: [], evaluate: [], weakest: null}
+"""
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch):
+    """A table of two rows and a budget of seconds in place of the real ones; the working directory is empty."""
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "small.yaml").write_text(ROWS)
+    (tmp_path / "tables" / "budgets.yaml").write_text(BUDGETS)
+    monkeypatch.setattr(reproduce, "TABLES", tmp_path / "tables")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+COMMAND = ["table=small", "budget=tiny", *TINY]
+
+
+def config(folder):
+    return yaml.safe_load((folder / "config.yaml").read_text())
+
+
+def test_a_table_is_run_bases_first_judged_and_rendered_and_then_skipped(tables, capsys):
+    reproduce.main(COMMAND)
+    place = tables / "runs" / "reproduce" / "small-tiny"
+    base, faal = config(place / "base-s0"), config(place / "faal-s0")
+    assert faal["init_from"] == "runs/reproduce/small-tiny/base-s0" and faal["method"]["radius"] == 0.7
+    assert (base["optim"]["lr"], faal["optim"]["lr"]) == (0.1, 0.05)  # the budget's words after the row's
+    counts = json.loads((place / "faal-s0" / "evaluation" / "autoattack" / "metrics.json").read_text())["clean"]["counts"]
+    weak = reproduce.weakest(place / "faal-s0", 2)
+    assert counts == {name: 10 if name in weak else 5 for name in counts}
+    report = place / "report"
+    text, page = (report / "published.md").read_text(), (report / "index.html").read_text()
+    assert "| **PGD-AT** |" in text and "| published: FAAL-AT from PGD-AT, FAAL, CVPR 2024, authors' logs |" in text
+    assert "1 epochs, published 110 epochs" in text and 'id="published"' in page and "Beside the published figures" in page
+    before = {path: path.stat().st_mtime_ns for path in place.rglob("*") if path.is_file() and report not in path.parents}
+    capsys.readouterr()
+    reproduce.main(COMMAND)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    out = capsys.readouterr().out
+    assert out.count("trained and tested before") == out.count("judged by AutoAttack before") == 2
+
+
+def test_more_seeds_and_single_rows_do_the_rest(tables, capsys):
+    reproduce.main([*COMMAND, "rows=[base]"])
+    assert not (tables / "runs" / "reproduce" / "small-tiny" / "faal-s0").exists()
+    reproduce.main([*COMMAND, "rows=[faal]", "seeds=[0,3]", "to=here"])
+    assert capsys.readouterr().out.count("trained and tested before") == 1
+    rows = json.loads((tables / "here" / "table.json").read_text())["rows"]
+    assert [(row["label"], row["runs"]) for row in rows] == [("PGD-AT", 2), ("FAAL, 1 epoch", 2)]
+
+
+def test_a_row_that_fails_leaves_the_others_alone_and_its_fine_tunes_out(tables, capsys, monkeypatch):
+    rows = yaml.safe_load(ROWS)
+    rows = {
+        "bad": {"label": "Bad", "words": ["method=cfa", "method.lambda1=-7"]},
+        "worse": {**rows["faal"], "base": "bad"},
+        **rows,
+    }
+    (tables / "tables" / "small.yaml").write_text(yaml.safe_dump(rows, sort_keys=False))
+    with pytest.raises(SystemExit) as stop:
+        reproduce.main(COMMAND)
+    error = capsys.readouterr().err
+    assert stop.value.code == 1 and "bad-s0: " in error and "worse-s0: it starts from" in error
+    table = json.loads((tables / "runs/reproduce/small-tiny/report/table.json").read_text())
+    assert [row["label"] for row in table["rows"]] == ["PGD-AT", "FAAL, 1 epoch"]
+
+
+def test_stopped_in_the_middle_it_goes_on(tables):
+    """A signal in a training ends the command with 75, and the same command finishes with the record of an undisturbed one."""
+    reproduce.main([*COMMAND, "to=whole"])
+    whole = json.loads((tables / "whole" / "table.json").read_text())["rows"]
+    (tables / "runs").rename(tables / "before")
+    program = (
+        "import os, signal; from pathlib import Path; from fairat_lightning import reproduce, __main__;"
+        "from fairat_lightning.methods import FAAL; step = FAAL.training_step\n"
+        "def stopping(self, *a, **k):\n"
+        "    if not Path('told').exists():\n"
+        "        Path('told').touch(); os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return step(self, *a, **k)\n"
+        "FAAL.training_step = stopping; reproduce.TABLES = Path('tables'); __main__.start(reproduce.main, '')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", program, *COMMAND, "to=again"]
+    first = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert first.returncode == os.EX_TEMPFAIL and (tables / "told").exists(), first.stderr
+    assert not (tables / "again").exists()
+    second = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert second.returncode == 0, second.stderr
+    again = json.loads((tables / "again" / "table.json").read_text())["rows"]
+    for rows in (whole, again):
+        for row in rows:
+            row.pop("train_seconds")
+    assert again == whole
+
+
+WRONG = {
+    "": "table=None is unknown: choose one of small",
+    "table=big": "table=big is unknown",
+    "table=small budget=day": "budget=day is unknown: choose one of tiny, other, smoke",
+    "table=small rows=[no]": "rows=no is unknown: table=small budget=smoke has base, faal",
+    "table=small rows=base": "rows=base must be a list",
+    "table=small seeds=[a]": "seed=a must be a whole number",
+    "table=small seeds=[]": "seeds=[] must be a list",
+    "table=small seed=1": "seed cannot be set here",
+    "table=small optim.lr=1,2": "takes one value a key",
+    "table=small to=[a]": "must be a path",
+    "table=small optim.lrr=1": "there is no key optim.lrr",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_wrong_input_is_one_line_before_anything_is_run(tables, words, capsys, monkeypatch):
+    from fairat_lightning import __main__
+
+    monkeypatch.setattr(sys, "argv", ["reproduce", *(words.split() or ["data.root=x"])])
+    with pytest.raises(SystemExit) as stop:
+        __main__.start(reproduce.main, "help")
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and WRONG[words] in error and error.count("\n") == 1
+    assert not (tables / "runs").exists()
+
+
+REAL = [(table, budget) for table in ("faal", "fairat", "leaderboard") for budget in ("smoke", "hour", "full")]
+
+
+@pytest.mark.parametrize("table, budget", REAL)
+def test_every_row_of_the_real_tables_composes_after_what_it_starts_from(table, budget):
+    rows, chosen, _, _ = reproduce.parse([f"table={table}", f"budget={budget}"])
+    seen = set()
+    for job in reproduce.plan(rows, chosen, [5], Path("place"), ()):
+        assert set(job.needs) <= seen, job.row
+        seen.add(job.folder)
+        cfg, folder = composed(job.words)
+        assert cfg.seed == 5 and folder == job.folder.absolute()
+        assert (cfg.init_from is not None) == ("base" in rows[job.row])
+        if budget == "full":  # the papers' schedule, untouched
+            assert cfg.data.train_size is None and cfg.model.width in (64, 16, 8)
+    assert {row["over"] for row in rows.values() if "over" in row} <= set(rows)
+    assert all(reference(name).label for row in rows.values() for name in row.get("published", ()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table, budget", REAL)
+def test_every_row_of_the_real_tables_runs(table, budget, tmp_path, monkeypatch):
+    """The whole pipeline of each budget with all its rows, each an epoch of a tiny network on a few made-up images."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(judge, "main", lambda words, main=judge.main: main([*words, "suite.steps=2", "suite.queries=5"]))
+    words = [*TINY, "averaging=none"] if budget == "smoke" else TINY
+    budgets = yaml.safe_load((reproduce.TABLES / "budgets.yaml").read_text())
+    for one in budgets.values():
+        one["evaluate"] = [word.replace("=100", "=5").replace("=10", "=5") for word in one["evaluate"]]
+    monkeypatch.setattr(yaml, "safe_load", lambda text, load=yaml.safe_load: budgets if "smoke:\n" in str(text) else load(text))
+    reproduce.main([f"table={table}", f"budget={budget}", *[word for word in words if not word.startswith("averaging")]])
+    rows = yaml.safe_load((reproduce.TABLES / f"{table}.yaml").read_text())
+    labels = [row["label"] for row in rows.values() if budget in row.get("budgets", budgets)]
+    found = json.loads((tmp_path / f"runs/reproduce/{table}-{budget}/report/table.json").read_text())["rows"]
+    assert [row["label"] for row in found] == labels
+
+
+# Published figures
+
+
+def sources():
+    return sorted((ROOT / "results" / "published").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: path.stem)
+def test_published_figures_are_percents_with_a_source(path):
+    found = yaml.safe_load(path.read_text())
+    assert found["cite"] and found["source"] and found["kind"] in ("paper", "log", "readme", "secondary")
+    assert "PUBLISHED, not ours" in path.read_text()
+    for key, row in found["rows"].items():
+        assert set(row) <= {"label", "protocol", "note", "gain", *beside.ATTACKS}, key
+        assert set(row) & {"gain", *beside.ATTACKS}, key
+        for attack in beside.ATTACKS:
+            assert all(0 <= value <= 100 for value in row.get(attack, {}).values())
+        protocol = {**found.get("protocol", {}), **row.get("protocol", {})}
+        assert set(protocol) <= {"data", "model", "epochs", "base", "eps", "selection", "test_images", "seeds"}, key
+        assert protocol.get("selection", "best") in ("test", "validation", "last", "best")
+
+
+def test_published_figures_travel_with_the_package():
+    assert PLACES[1].is_dir()
+    settings = (ROOT / "pyproject.toml").read_text()
+    assert '"results/published" = "fairat_lightning/published"' in settings
+
+
+def folder_with(at: Path, seed: int, worst: float, average: float = 0.5, *, epochs: int = 2) -> Path:
+    """A finished run's record with these AutoAttack figures, of 10 classes of 100 images."""
+    at.mkdir(parents=True)
+    per_class = {f"c{k}": worst if k == 0 else (10 * average - worst) / 9 for k in range(10)}
+    summary = {
+        "average": average,
+        "worst": worst,
+        "worst_class": "c0",
+        "per_class": per_class,
+        "counts": dict.fromkeys(per_class, 100),
+    }
+    (at / "metrics.json").write_text(json.dumps({"clean": summary, "autoattack": summary}))
+    (at / "run.json").write_text(json.dumps({"seed": seed}))
+    made = {
+        "model": {"_target_": "fairat_lightning.models.preactresnet18", "width": 64},
+        "trainer": {"max_epochs": epochs},
+        "attack": {"eps": "8/255", "norm": "linf", "steps": 10},
+        "data": {"train_size": None},
+    }
+    (at / "config.yaml").write_text(yaml.safe_dump(made))
+    return at
+
+
+def test_the_difference_is_ours_less_theirs_and_noise_is_marked(tmp_path):
+    runs = [read_run(folder_with(tmp_path / str(seed), seed, worst)) for seed, worst in enumerate((0.30, 0.31, 0.32))]
+    report = report_of([Group("FAAL", runs)])
+    (line,) = beside.beside(report, {"FAAL": ["faal.faal_at_from_pgd"]}, {})
+    head, ours, theirs, difference = beside.table([line])
+    assert head == ["", "AutoAttack average", "AutoAttack worst"]
+    assert ours == ["FAAL", "50.0 ± 0.0", "31.0 ± 1.0"]
+    assert theirs[1:] == ["45.5", "31.1"] and "authors' logs" in theirs[0]
+    assert difference == ["difference", "+4.5", "−0.1 ≈"]  # 31.1 lies within 31.0 ± 2.5, 45.5 outside of 50.0 ± 0.0
+    assert not any("epochs" in reason or "model" in reason or "PreAct" in reason for reason in line.reasons)
+    assert (
+        "AutoAttack on 1,000 test images" in line.reasons
+        and "epoch chosen on validation, published on test images" in line.reasons
+    )
+
+
+def test_what_differs_is_read_from_both_protocols(tmp_path):
+    group = Group("TRADES", [read_run(folder_with(tmp_path / "a", 0, 0.2, epochs=7))])
+    (line,) = beside.beside(report_of([group]), {"TRADES": ["dafa.trades"]}, {})
+    assert line.reasons[:3] == [
+        "PreAct ResNet-18, published ResNet-18",
+        "7 epochs, published 110 epochs",
+        "eps 0.03137, published eps 0.031",
+    ]
+
+
+def test_a_published_gain_is_set_beside_ours(tmp_path):
+    base = Group("PGD-AT", [read_run(folder_with(tmp_path / "a", 0, 0.2))])
+    fairat = Group("FairAT", [read_run(folder_with(tmp_path / "b", 0, 0.26, 0.51))])
+    (line,) = beside.beside(report_of([base, fairat]), {"FairAT": ["fairat.fairat"]}, {"FairAT": "PGD-AT"})
+    assert beside.table([line])[1:] == [
+        ["FairAT", "1.0", "6.0"],
+        ["published: FairAT, FairAT, FCS 2025, second-hand", "2.1", "4.5"],
+        ["difference", "−1.1", "+1.5"],
+    ]
+
+
+def test_an_unknown_published_row_is_an_error():
+    with pytest.raises(ValueError, match="no published figures called faal.nothing"):
+        reference("faal.nothing")
