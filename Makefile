@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m fairat_lightning
-.PHONY: run test test-slow test-slurm check format wheel results-digits results-autoattack results-cifar10 results-leaderboard results-floor results-precision bench soak clean
+BUDGET := smoke
+.PHONY: run test test-slow test-slurm check format wheel results-digits results-autoattack results-cifar10 results-leaderboard results-floor results-precision results-reproduce readme bench soak clean
 
 run: .venv/.run         ## train a PGD-AT base on scanned digits, make it fairer with FAAL, show both class by class
 	$(RUN) experiment=digits_pgd_at hydra.run.dir=runs/demo/pgd_at overwrite=true
@@ -52,6 +53,15 @@ results-floor: .venv/.run     ## FLOOR on digits without one of its parts each; 
 results-precision: .venv/.run ## float32 against bf16, on digits and on a CIFAR-10 subset, half an hour; ROOT as above
 	PYTHON=$(BIN)/python bash results/precision.sh digits
 	PYTHON=$(BIN)/python ROOT=$(ROOT) bash results/precision.sh cifar10
+
+results-reproduce: .venv/.run ## the papers' tables; ROOT as above, BUDGET=smoke, hour or full, WORDS of every training: trainer=gpu
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[autoattack]'
+	for table in faal fairat leaderboard; do \
+	$(RUN).reproduce table=$$table budget=$(BUDGET) data.root=$(ROOT) to=results/$$table-$(BUDGET) $(WORDS) || exit; done
+	$(BIN)/python results/readme.py
+
+readme: .venv/.run            ## the first table of the README and the list of what was run, from the records
+	$(BIN)/python results/readme.py
 
 bench: .venv/.run             ## a step against published code, each optimisation alone, attacks, methods: an hour on two cores
 	$(BIN)/python -m pip install --quiet -c constraints.txt cvxpy

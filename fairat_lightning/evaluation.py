@@ -110,6 +110,9 @@ def uncompiled() -> AbstractContextManager[Any]:
     return stance
 
 
+ARITHMETIC = "float32 without TF32"  # of every verdict, for the records
+
+
 @contextmanager
 def full_float32() -> Iterator[None]:
     """No TF32, which cuDNN's convolutions use by default on GPUs that have it."""

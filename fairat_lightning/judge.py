@@ -24,7 +24,7 @@ from fairat_lightning.build import part, plain, refuse_seed, short
 from fairat_lightning.checks import reachable, switch, whole
 from fairat_lightning.classifier import Classifier, compose, load, places
 from fairat_lightning.data import as_float
-from fairat_lightning.evaluation import full_float32
+from fairat_lightning.evaluation import ARITHMETIC, full_float32
 from fairat_lightning.metrics import split_errors, worst_among
 from fairat_lightning.report import class_bars, class_table, save
 from fairat_lightning.samples import NAME, Journal
@@ -174,6 +174,7 @@ def _close(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings, *, s
         threat={"norm": audit.threat.norm, "eps": audit.threat.eps},
         batch_size=audit.batch_size,
         images=len(audit.labels),
+        judged_in=ARITHMETIC,
         classes=audit.classes,
         titles=findings.titles,
         headline=findings.headline,

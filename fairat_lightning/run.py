@@ -25,7 +25,7 @@ from fairat_lightning.audit import fingerprint
 from fairat_lightning.build import check_targets, naming, network, optimiser, part, plain, quieten, refuse_seed, short, trained
 from fairat_lightning.checks import switch, whole
 from fairat_lightning.data import DataModule, as_float
-from fairat_lightning.evaluation import class_robust
+from fairat_lightning.evaluation import ARITHMETIC, class_robust
 from fairat_lightning.guards import Collapse, Finite
 from fairat_lightning.head import BalancedHead, last_layer
 from fairat_lightning.methods.base import Method
@@ -182,9 +182,8 @@ def _execute(job: Run) -> None:
         if kept:
             arrays: dict[str, Any] = {key: value.numpy() for key, value in kept.items()}
             np.savez(job.folder / "hardest.npz", **arrays)
-        record.close_folder(
-            job.folder, job.method.results, seconds=seconds, selected_epoch=selected, memory=record.peak_memory(), **facts
-        )
+        facts |= {"judged_in": ARITHMETIC, "memory": record.peak_memory()}
+        record.close_folder(job.folder, job.method.results, seconds=seconds, selected_epoch=selected, **facts)
         if any(isinstance(logger, WandbLogger) for logger in job.trainer.loggers):
             from fairat_lightning.dashboards import log_report
 

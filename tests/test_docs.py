@@ -1,5 +1,6 @@
 """What the README says runs."""
 
+import importlib.util
 import json
 import re
 import shlex
@@ -96,3 +97,15 @@ def test_the_ratios_of_the_performance_page_are_those_of_the_record():
     shown = {(part, name): value for part, name, value in re.findall(r"^\| ([a-i]) \| (.+?) \| ([\d.]+)(?: %)? \| ", page, re.M)}
     number = lambda r: f"{100 * r['ratio']:.1f}" if r["part"] in "fi" else f"{r['ratio']:.2f}"  # noqa: E731
     assert shown == {(r["part"], r["name"]): number(r) for r in rows if "ratio" in r}
+
+
+def test_the_first_table_and_what_was_run_are_those_of_the_records():
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "results" / "readme.py")
+    assert spec is not None and spec.loader is not None
+    readme = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(readme)
+    first = next(line for line in README.splitlines() if line.startswith("|"))
+    assert first in readme.first_table() and "FAAL's table" in readme.first_table()
+    for path, block in (("README.md", readme.first_table()), ("results/README.md", readme.what_was_run())):
+        text = (ROOT / path).read_text()
+        assert readme.placed(text, block) == text, f"{path} is not that of the records: make readme"

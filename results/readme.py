@@ -1,0 +1,106 @@
+"""Write the first table of the README, and what was run in results/README.md, from the records: `make readme`.
+
+Of each table of `fairat_lightning.reproduce` the record of the largest budget is shown: results/<table>-<budget>/table.json.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fairat_lightning.report.published import reference
+from fairat_lightning.report.tables import markdown_text, spread
+from fairat_lightning.reproduce import TABLES
+
+HERE = Path(__file__).resolve().parent
+BEGIN, END = "<!-- written by make readme -->", "<!-- end -->"
+TITLES = {"faal": "FAAL's table", "fairat": "FairAT's table", "leaderboard": "Leaderboard"}
+FIGURES = ("clean_average", "pgd20_average", "pgd20_worst", "autoattack_average", "autoattack_worst")
+BUDGETS = yaml.safe_load((TABLES / "budgets.yaml").read_text())
+
+
+def record(table: str, budget: str) -> dict[str, Any] | None:
+    """The record of a table, each of its runs with all its facts; None where it was not run."""
+    path = HERE / f"{table}-{budget}" / "table.json"
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text())
+    return {**found, "runs": [{**found["common"], **run} for run in found["runs"]]}
+
+
+def first_table() -> str:
+    """For every row ours and one published AutoAttack figure, with the budget in the row above it."""
+    lines = [
+        "| percent | clean average | PGD-20 average | worst | AutoAttack average | worst | published average | worst | by |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    for table, title in TITLES.items():
+        budget = next((name for name in reversed(BUDGETS) if record(table, name)), None)
+        if budget is None:
+            continue
+        found, rows = record(table, budget), yaml.safe_load((TABLES / f"{table}.yaml").read_text())
+        assert found is not None
+        lines.append(f"| **{title}, budget {budget}**, {counted(found)} |" + " |" * 8)
+        ours = {row["label"]: row for row in found["rows"]}
+        for row in rows.values():
+            if row["label"] not in ours:
+                continue
+            mine = ours[row["label"]]
+            cells = [spread(mine.get(key)) for key in FIGURES]
+            quoted = next((r for r in map(reference, row.get("published", ())) if ("autoattack", "worst") in r.figures), None)
+            theirs = [f"{quoted.figures.get(('autoattack', f), '–')}" if quoted else "" for f in ("average", "worst")]
+            by = f"{quoted.label}, {quoted.cite}" if quoted else ""
+            lines.append("| " + " | ".join([markdown_text(row["label"]), *cells, *theirs, markdown_text(by)]) + " |")
+    return "\n".join(lines)
+
+
+def counted(found: dict[str, Any]) -> str:
+    seeds = sorted({run["seed"] for run in found["runs"]})
+    return f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+
+
+def what_was_run() -> str:
+    """One line for each table and budget: where its record is, on what it was run and when, or that it was not."""
+    lines = ["| table | budget | record | runs | hardware | revision | date |", "|---|---|---|---|---|---|---|"]
+    for table, title in TITLES.items():
+        for budget, settings in BUDGETS.items():
+            found = record(table, budget)
+            about = f"{budget}: {settings['about']}"
+            if found is None:
+                lines.append(f"| {title} | {about} | **not run** | | | | |")
+                continue
+            hardware = sorted({processor(run["hardware"]) for run in found["runs"]})
+            revisions = sorted({(run["git"] or "none")[:7] for run in found["runs"]})
+            days = sorted({run["started"][:10] for run in found["runs"]})
+            cells = [
+                *(
+                    title,
+                    about,
+                    f"[`{table}-{budget}/`]({table}-{budget}/published.md)",
+                    f"{len(found['runs'])}, {counted(found)}",
+                ),
+                *("; ".join(hardware), ", ".join(revisions), " to ".join(dict.fromkeys((days[0], days[-1])))),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def processor(hardware: dict[str, Any]) -> str:
+    return hardware["gpu"] or f"{hardware['cpu']}, {hardware['threads']} of {hardware['cores']} cores"
+
+
+def placed(text: str, block: str) -> str:
+    """`text` with `block` between the two marks."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+
+
+def main() -> None:
+    for path, block in ((HERE.parent / "README.md", first_table()), (HERE / "README.md", what_was_run())):
+        path.write_text(placed(path.read_text(), block))
+
+
+if __name__ == "__main__":
+    main()
