@@ -59,7 +59,7 @@ def main(words: list[str]) -> None:
         try:
             if missing := next((need for need in job.needs if need in failed), None):
                 refuse(f"it starts from {short(missing.absolute())}, which could not be run")
-            perform(job, budget)
+            perform(job, table[job.row], budget)
         except WRONG_INPUT as error:
             failed[job.folder] = str(error)
             print(f"error: {error}", file=sys.stderr)
@@ -128,7 +128,7 @@ def plan(rows: Mapping[str, Row], budget: Mapping[str, Any], seeds: Sequence[int
     return jobs
 
 
-def perform(job: Job, budget: Mapping[str, Any]) -> None:
+def perform(job: Job, row: Row, budget: Mapping[str, Any]) -> None:
     """Train and test the job's run, then judge it by AutoAttack; each is skipped where it is finished."""
     from fairat_lightning import judge
 
@@ -137,8 +137,9 @@ def perform(job: Job, budget: Mapping[str, Any]) -> None:
         print("trained and tested before")
     else:
         run(cfg, folder, sweep=True)
-    words = list(budget["evaluate"])
-    if budget["weakest"]:
+    own = row.get("evaluate", {}).get(budget["name"])
+    words = list(budget["evaluate"] if own is None else own)
+    if own is None and budget["weakest"]:
         words.append(f"in_full=[{','.join(weakest(folder, budget['weakest']))}]")
     place = folder / "evaluation" / "autoattack"
     if read_metrics(place) is not None and _same(place, words):

@@ -87,6 +87,15 @@ def test_more_seeds_and_single_rows_do_the_rest(tables, capsys):
     assert [(row["label"], row["runs"]) for row in rows] == [("PGD-AT", 2), ("FAAL, 1 epoch", 2)]
 
 
+def test_a_row_may_have_its_own_sample(tables):
+    rows = yaml.safe_load(ROWS)
+    rows["base"]["evaluate"] = {"tiny": ["samples_per_class=3", "suite.steps=2", "suite.queries=5"]}
+    (tables / "tables" / "small.yaml").write_text(yaml.safe_dump(rows, sort_keys=False))
+    reproduce.main([*COMMAND, "rows=[base]"])
+    found = json.loads((tables / "runs/reproduce/small-tiny/base-s0/evaluation/autoattack/metrics.json").read_text())
+    assert set(found["clean"]["counts"].values()) == {3} and "worst_of" not in found["clean"]
+
+
 def test_a_row_that_fails_leaves_the_others_alone_and_its_fine_tunes_out(tables, capsys, monkeypatch):
     rows = yaml.safe_load(ROWS)
     rows = {
@@ -183,12 +192,10 @@ def test_every_row_of_the_real_tables_runs(table, budget, tmp_path, monkeypatch)
     """The whole pipeline of each budget with all its rows, each an epoch of a tiny network on a few made-up images."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(judge, "main", lambda words, main=judge.main: main([*words, "suite.steps=2", "suite.queries=5"]))
-    words = [*TINY, "averaging=none"] if budget == "smoke" else TINY
     budgets = yaml.safe_load((reproduce.TABLES / "budgets.yaml").read_text())
-    for one in budgets.values():
-        one["evaluate"] = [word.replace("=100", "=5").replace("=10", "=5") for word in one["evaluate"]]
+    budgets[budget]["evaluate"] = ["samples_per_class=5"] if budgets[budget]["evaluate"] else []
     monkeypatch.setattr(yaml, "safe_load", lambda text, load=yaml.safe_load: budgets if "smoke:\n" in str(text) else load(text))
-    reproduce.main([f"table={table}", f"budget={budget}", *[word for word in words if not word.startswith("averaging")]])
+    reproduce.main([f"table={table}", f"budget={budget}", *TINY, "data.test_size=80"])
     rows = yaml.safe_load((reproduce.TABLES / f"{table}.yaml").read_text())
     labels = [row["label"] for row in rows.values() if budget in row.get("budgets", budgets)]
     found = json.loads((tmp_path / f"runs/reproduce/{table}-{budget}/report/table.json").read_text())["rows"]
