@@ -130,8 +130,8 @@ def show(report: Report, rows: Sequence[dict[str, Any]], to: Path, made: Sequenc
     console.print(class_table(means, _narrow(report), report.titles) if few else row_table(rows, report))
     for text in (*compare.headline(report), *compare.against_first(report)[:MOST_SENTENCES], *report.notes):
         console.print(text, markup=False, highlight=False)
-    if lines:
-        console.print(terminal(lines))
+    if (beside := terminal(lines)).row_count:
+        console.print(beside)
     console.print()
     names = ("index.html", "table.md", "table.csv", "table.tex", "table.json", "comparison.png")
     for name, what in zip(names, ("page", "table", "", "", "record", "picture"), strict=True):

@@ -114,6 +114,8 @@ def reasons(group: Group, published: Reference) -> list[str]:
         theirs_too = _number(theirs[key]) if key == "eps" and key in theirs else theirs.get(key)
         if theirs_too is not None and ours[key] is not None and ours[key] != theirs_too:
             found.append(f"{text.format(ours[key])}, published {text.format(theirs_too)}")
+    if "base" in theirs:
+        found.append(f"from a {theirs['base']} base of our own")
     if (attack := config.get("attack") or {}).get("steps", 10) < 7:
         found.append(f"trained against {attack['steps']} step{'s' if attack['steps'] > 1 else ''}")
     if size := (config.get("data") or {}).get("train_size"):
