@@ -258,21 +258,19 @@ def test_the_difference_is_ours_less_theirs_and_noise_is_marked(tmp_path):
     report = report_of([Group("FAAL", runs)])
     (line,) = beside.beside(report, {"FAAL": ["faal.faal_at_from_pgd"]}, {})
     head, ours, theirs, difference = beside.table([line])
+    reasons = beside.reasons(line.group, line.reference)
     assert head == ["", "AutoAttack average", "AutoAttack worst"]
     assert ours == ["FAAL", "50.0 ± 0.0", "31.0 ± 1.0"]
     assert theirs[1:] == ["45.5", "31.1"] and "authors' logs" in theirs[0]
     assert difference == ["difference", "+4.5", "−0.1 ≈"]  # 31.1 lies within 31.0 ± 2.5, 45.5 outside of 50.0 ± 0.0
-    assert not any("epochs" in reason or "model" in reason or "PreAct" in reason for reason in line.reasons)
-    assert (
-        "AutoAttack on 1,000 test images" in line.reasons
-        and "epoch chosen on validation, published on test images" in line.reasons
-    )
+    assert not any("epochs" in reason or "model" in reason or "PreAct" in reason for reason in reasons)
+    assert "AutoAttack on 1,000 test images" in reasons and "epoch chosen on validation, published on test images" in reasons
 
 
 def test_what_differs_is_read_from_both_protocols(tmp_path):
     group = Group("TRADES", [read_run(folder_with(tmp_path / "a", 0, 0.2, epochs=7))])
     (line,) = beside.beside(report_of([group]), {"TRADES": ["dafa.trades"]}, {})
-    assert line.reasons[:3] == [
+    assert beside.reasons(line.group, line.reference)[:3] == [
         "PreAct ResNet-18, published ResNet-18",
         "7 epochs, published 110 epochs",
         "eps 0.03137, published eps 0.031",

@@ -5,10 +5,11 @@ given with what is known to differ, read from both protocols, and marked where t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from html import escape
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import yaml
@@ -16,7 +17,7 @@ from rich import box
 from rich.markup import escape as escape_markup
 from rich.table import Table
 
-from fairat_lightning.report.compare import cell
+from fairat_lightning.report.compare import Cell, cell
 from fairat_lightning.report.gather import TITLES, Group
 from fairat_lightning.report.groups import Report
 from fairat_lightning.report.tables import html_list, html_table, markdown_text, spread
@@ -53,12 +54,27 @@ class Reference:
 
 @dataclass
 class Beside:
-    """A row of ours and a published one: for each (attack, figure) our cell and the published figure, in [0,1]; what differs."""
+    """A row of ours and a published one. A gain is over the row `base`, under the attack `main`."""
 
-    label: str
+    group: Group
     reference: Reference
-    cells: dict[tuple[str, str], tuple[dict[str, Any] | None, float]] = field(default_factory=dict)
-    reasons: list[str] = field(default_factory=list)
+    base: Group | None
+    main: str
+
+    @property
+    def published(self) -> dict[tuple[str, str], float]:
+        """The published figures by (attack, figure), in [0,1]; gains under the attack "gain"."""
+        gains = {("gain", figure): value for figure, value in self.reference.gain.items()}
+        return {key: value / 100 for key, value in {**self.reference.figures, **gains}.items()}
+
+    def ours(self, attack: str, figure: str) -> Cell | None:
+        """Our `compare.cell` of the same figure; None where there is none."""
+        if attack == "gain":
+            return _gain(self.group, self.base, self.main, figure)
+        if figure in ("average", "worst"):
+            return cell(self.group, attack, figure) if self.group.classes(attack) else None
+        values = self.group.class_values(attack, figure)
+        return {"mean": mean(values), "std": None, "values": values} if values else None
 
 
 def reference(name: str) -> Reference:
@@ -82,23 +98,14 @@ def reference(name: str) -> Reference:
     )
 
 
-def beside(report: Report, names: Mapping[str, Sequence[str]], bases: Mapping[str, str]) -> list[Beside]:
-    """Every row of `report` beside the published rows that `names` gives its label; `bases` the label a gain is taken over."""
+def beside(report: Report, names: Mapping[str, Sequence[str]], over: Mapping[str, str]) -> list[Beside]:
+    """Every row of `report` beside the published rows that `names` gives its label; `over`: the label a gain is taken over."""
     groups = {group.label: group for group in report.groups}
-    found = []
-    for group in report.groups:
-        for name in names.get(group.label, ()):
-            line = Beside(group.label, reference(name))
-            for (attack, figure), value in line.reference.figures.items():
-                line.cells[attack, figure] = (_ours(group, attack, figure), value / 100)
-            for figure, value in line.reference.gain.items():
-                line.cells["gain", figure] = (
-                    _gain(group, groups.get(bases.get(group.label, "")), report.main, figure),
-                    value / 100,
-                )
-            line.reasons = reasons(group, line.reference)
-            found.append(line)
-    return found
+    return [
+        Beside(group, reference(name), groups.get(over.get(group.label, "")), report.main)
+        for group in report.groups
+        for name in names.get(group.label, ())
+    ]
 
 
 def reasons(group: Group, published: Reference) -> list[str]:
@@ -133,14 +140,7 @@ def reasons(group: Group, published: Reference) -> list[str]:
     return found
 
 
-def _ours(group: Group, attack: str, figure: str) -> dict[str, Any] | None:
-    if figure in ("average", "worst"):
-        return cell(group, attack, figure) if group.classes(attack) else None
-    values = group.class_values(attack, figure)
-    return {"mean": sum(values) / len(values), "std": None, "values": values} if values else None
-
-
-def _gain(group: Group, base: Group | None, attack: str, figure: str) -> dict[str, Any] | None:
+def _gain(group: Group, base: Group | None, attack: str, figure: str) -> Cell | None:
     if base is None:
         return None
     mine, other = cell(group, attack, figure)["mean"], cell(base, attack, figure)["mean"]
@@ -161,7 +161,7 @@ def _number(value: Any) -> float | None:
 
 def columns(lines: Sequence[Beside]) -> list[tuple[str, str]]:
     """The (attack, figure) that any published row has, in a fixed order."""
-    present = {key for line in lines for key in line.cells}
+    present = {key for line in lines for key in line.published}
     usual = [(attack, figure) for attack in (*ATTACKS, "gain") for figure in ("average", "worst")]
     return [key for key in usual if key in present] + sorted(present - set(usual))
 
@@ -175,16 +175,16 @@ def table(lines: Sequence[Beside]) -> list[list[str]]:
     keys = columns(lines)
     rows = [["", *(title(*key) for key in keys)]]
     for k, line in enumerate(lines):
-        if k == 0 or lines[k - 1].label != line.label:
-            ours: dict[Any, Any] = {key: c for other in lines if other.label == line.label for key, (c, _) in other.cells.items()}
-            rows.append([line.label, *(spread(ours[key]) if key in ours else "" for key in keys)])
-        theirs = [f"{100 * line.cells[key][1]:.1f}" if key in line.cells else "" for key in keys]
-        rows.append([f"{PUBLISHED}{line.reference.label}, {line.reference.cite}", *theirs])
-        rows.append([DIFFERENCE, *(_difference(*line.cells[key]) if key in line.cells else "" for key in keys)])
+        if k == 0 or lines[k - 1].group is not line.group:
+            rows.append([line.group.label, *("" if (ours := line.ours(*key)) is None else spread(ours) for key in keys)])
+        theirs = line.published
+        rows.append([PUBLISHED + line.reference.label + ", " + line.reference.cite])
+        rows[-1] += [f"{100 * theirs[key]:.1f}" if key in theirs else "" for key in keys]
+        rows.append([DIFFERENCE, *(_difference(line.ours(*key), theirs[key]) if key in theirs else "" for key in keys)])
     return rows
 
 
-def _difference(ours: dict[str, Any] | None, published: float) -> str:
+def _difference(ours: Cell | None, published: float) -> str:
     if ours is None or ours["mean"] is None:
         return "–"
     text = f"{100 * (ours['mean'] - published):+.1f}".replace("-", "−")
@@ -192,12 +192,12 @@ def _difference(ours: dict[str, Any] | None, published: float) -> str:
 
 
 def explained(lines: Sequence[Beside]) -> list[str]:
-    """One sentence for each pair: what differs."""
-    return [
-        f"{line.label} and {line.reference.label} ({line.reference.cite}): {'; '.join(line.reasons)}."
-        for line in lines
-        if line.reasons
-    ]
+    """One sentence for each pair: what is known to differ."""
+    found = []
+    for line in lines:
+        said = "; ".join(reasons(line.group, line.reference))
+        found.append(f"{line.group.label} and {line.reference.label} ({line.reference.cite}): {said}.")
+    return found
 
 
 def markdown(lines: Sequence[Beside]) -> str:
@@ -234,18 +234,22 @@ def terminal(lines: Sequence[Beside]) -> Table:
     shown.add_column("beside the published figures", overflow="fold")
     for head in ("", "average", "worst class"):
         shown.add_column(head, justify="right", no_wrap=True)
+    before = None
     for line in lines:
-        attack = next((a for a in ("autoattack", "gain", "pgd20", "cw20", "clean") if any(a == key for key, _ in line.cells)), "")
-        cells: dict[str, Any] = {figure: pair for (key, figure), pair in line.cells.items() if key == attack}
-        if not cells.keys() & {"average", "worst"}:
-            continue
-        both = [cells.get(figure) for figure in ("average", "worst")]
-        name = "gain" if attack == "gain" else TITLES.get(attack, "")
-        shown.add_row(escape_markup(line.label), name, *(spread(c[0]) if c else "" for c in both))
-        quoted = [f"{100 * c[1]:.1f} ({_difference(*c)})" if c else "" for c in both]
-        shown.add_row(
-            f"[dim]  {escape_markup(f'{line.reference.label}: {line.reference.cite}')}[/dim]",
-            "[dim]published[/dim]",
-            *(f"[dim]{q}[/dim]" for q in quoted),
+        theirs = line.published
+        attack = next(
+            (a for a in ("autoattack", "gain", "pgd20", "cw20", "clean") if {(a, "average"), (a, "worst")} & set(theirs)), ""
         )
+        if not attack:
+            continue
+        keys = [(attack, figure) for figure in ("average", "worst")]
+        if (line.group, attack) != before:
+            name = "gain" if attack == "gain" else TITLES[attack]
+            shown.add_row(escape_markup(line.group.label), name, *(spread(line.ours(*key)) for key in keys))
+        before = (line.group, attack)
+        quoted = [
+            f"{100 * theirs[key]:.1f} ({_difference(line.ours(*key), theirs[key])})" if key in theirs else "" for key in keys
+        ]
+        cite = escape_markup(f"{line.reference.label}: {line.reference.cite}")
+        shown.add_row(f"[dim]  {cite}[/dim]", "[dim]published[/dim]", *(f"[dim]{q}[/dim]" for q in quoted))
     return shown
