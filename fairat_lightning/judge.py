@@ -161,9 +161,9 @@ def _close(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings, *, s
     if cfg.samples_per_class is not None:
         notes.append(f"{cfg.samples_per_class} image{'s' if cfg.samples_per_class > 1 else ''} of each class.")
     if cfg.in_full is not None:
-        full = [name for name in audit.classes if name in cfg.in_full]
+        full = [name for name in audit.classes if name in map(str, cfg.in_full)]
         findings.metrics.update({key: worst_among(found, full) for key, found in findings.metrics.items()})
-        notes.append(f"All images of {', '.join(full)}: the worst class is the worst of these.")
+        notes.append(f"All images of {', '.join(full)}: the worst class is the worst of these{_below(findings)}.")
     split_errors(findings.metrics)
     shown = {key: findings.metrics[key] for key in findings.headline or list(findings.metrics)[:3]}
     save(class_bars({folder.name: shown}, tuple(shown), findings.titles), folder / "classes.png")
@@ -183,6 +183,13 @@ def _close(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings, *, s
         seconds=seconds,
         **findings.extra,
     )
+
+
+def _below(findings: Findings) -> str:
+    """Which other classes have less than the worst, on the few images of theirs."""
+    found = findings.metrics[(findings.headline or list(findings.metrics))[-1]]
+    below = [name for name, accuracy in found["per_class"].items() if accuracy is not None and accuracy < found["worst"]]
+    return f"; on their samples {', '.join(below)} lie lower" if below else ""
 
 
 def show(folder: Path) -> None:
@@ -225,8 +232,8 @@ def _check(cfg: DictConfig) -> None:
     for key in ("classes", "in_full"):
         if cfg[key] is not None and (isinstance(cfg[key], str | int | float) or not len(cfg[key])):
             raise ValueError(f"{key}={cfg[key]} must be a list of names: {key}=[cat,dog]")
-    if cfg.in_full is not None and cfg.samples_per_class is None:
-        raise ValueError("in_full goes with samples_per_class: without it all images are judged")
+    if cfg.in_full is not None and (cfg.samples_per_class is None or cfg.classes is not None):
+        raise ValueError("in_full goes with samples_per_class and without classes: it adds to a sample of every class")
     if cfg.to is not None and (not isinstance(cfg.to, str) or not cfg.to):
         raise ValueError(f"to={cfg.to} must be a path")
     if not isinstance(cfg.name, str) or not cfg.name or "/" in cfg.name or cfg.name.startswith(".") or len(cfg.name) > 100:

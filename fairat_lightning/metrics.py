@@ -192,7 +192,8 @@ def summary(confusion: Tensor, classes: Sequence[str], class_loss: Tensor | None
 def worst_among(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """A `summary` whose worst class, with its interval and bias, is sought among the classes `names` alone: "worst_of".
 
-    For classes that were chosen before the images were looked at, and of which more were judged than of the others.
+    For classes that were chosen before the images were looked at, and of which more were judged than of the others. The other
+    figures stay those of all classes.
     """
     accuracy, counts = ([record[part][name] for name in names] for part in ("per_class", "counts"))
     found = bootstrap.interval([round(r * n) for r, n in zip(accuracy, counts, strict=True)], counts, "worst")

@@ -12,8 +12,10 @@ was stopped goes on, so the same command can be given again and again; with seed
 """
 
 import os
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,17 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from fairat_lightning import autoattack
 from fairat_lightning.__main__ import Stop, composed, refuse, resolved, run, start
 from fairat_lightning.build import WRONG_INPUT, refuse_seed, short
 from fairat_lightning.record import is_finished, read_facts, read_metrics
 
 TABLES = Path(__file__).resolve().parent / "tables"
 OWN = ("table", "budget", "seeds", "rows", "to")
-FIXED = ("seed", "overwrite", "init_from", "method.teacher", "hydra.run.dir")
+FIXED = (
+    *("seed", "overwrite", "init_from", "method.teacher", "hydra.run.dir"),
+    *("experiment", "method", "objective", "awp", "averaging", "head"),
+)  # by the rows
 Row = Mapping[str, Any]
 
 
@@ -45,42 +51,42 @@ class Job:
 
 def main(words: list[str]) -> None:
     """Run what the words of the command say; ValueError for wrong ones, SystemExit(1) where a row could not be run."""
-    table, budget, settings, rest = parse(words)
+    rows, wanted, budget, settings, rest = parse(words)
     place = Path("runs") / "reproduce" / f"{settings['table']}-{budget['name']}"
     to = Path(settings.get("to") or place / "report")
-    jobs = plan(table, budget, settings.get("seeds", budget["seeds"]), place, rest)
+    if to.exists() and not to.is_dir():
+        raise ValueError(f"to={to} is a file: name a folder")
+    if not autoattack.available():
+        raise ValueError(autoattack.MISSING)
+    jobs = plan(rows, budget, settings.get("seeds", budget["seeds"]), place, rest)
+    jobs = [job for job in jobs if job.row in wanted]
     for job in jobs:  # before hours of training
         composed(job.words)
-    print(f"{len(table)} rows, {len(jobs)} runs, budget {budget['name']}: {budget['about']}")
+    print(f"{len(wanted)} rows, {len(jobs)} runs, budget {budget['name']}: {budget['about']}")
     failed: dict[Path, str] = {}
     for number, job in enumerate(jobs, 1):
-        title = f"{table[job.row]['label']}, seed {job.seed}"
-        print(f"\n[{number}/{len(jobs)}] {title}", flush=True)
+        print(f"\n[{number}/{len(jobs)}] {rows[job.row]['label']}, seed {job.seed}", flush=True)
         try:
             if missing := next((need for need in job.needs if need in failed), None):
                 refuse(f"it starts from {short(missing.absolute())}, which could not be run")
-            perform(job, table[job.row], budget)
-        except WRONG_INPUT as error:
-            failed[job.folder] = str(error)
-            print(f"error: {error}", file=sys.stderr)
+            perform(job, rows[job.row], budget)
         except Stop as stop:
-            if stop.code == os.EX_TEMPFAIL:
+            if stop.code == os.EX_TEMPFAIL or (number == 1 and stop.code == 2):
                 raise
             failed[job.folder] = stop.line
-    if done := [job for job in jobs if job.folder not in failed]:
-        render(table, done, to)
+    render(rows, budget, place, rest, to)
     if failed:
         raise Stop(1, "; ".join(f"{folder.name}: {line}" for folder, line in failed.items()))
 
 
-def parse(words: Sequence[str]) -> tuple[dict[str, Row], dict[str, Any], dict[str, Any], list[str]]:
-    """The table's rows and the budget that the words choose, the other own words, and those of every training."""
+def parse(words: Sequence[str]) -> tuple[dict[str, Row], set[str], dict[str, Any], dict[str, Any], list[str]]:
+    """The rows of the table and which of them are wanted, the budget, the other own words, and those of every training."""
     overrides = OverridesParser.create().parse_overrides(list(words))
     if sweep := next((o.input_line for o in overrides if o.is_sweep_override()), None):
         raise ValueError(f"{sweep}: this command takes one value a key, write a list as [a,b]")
     keys = {str(o.key_or_group): o for o in overrides}
     if taken := next((key for key in FIXED if key in keys), None):
-        raise ValueError(f"{taken} cannot be set here: each row has its own; seeds=[0,1,2] trains these")
+        raise ValueError(f"{taken} cannot be set here: each row has its own; seeds=[0,1,2] trains these seeds")
     settings: dict[str, Any] = {}
     for key in OWN:
         if key in keys:
@@ -91,9 +97,11 @@ def parse(words: Sequence[str]) -> tuple[dict[str, Row], dict[str, Any], dict[st
     for key, known in (("table", tables), ("budget", list(budgets))):
         if settings.setdefault(key, "smoke" if key == "budget" else None) not in known:
             raise ValueError(f"{key}={settings[key]} is unknown: choose one of {', '.join(known)}")
-    for key in ("seeds", "rows"):
-        if key in settings and (not isinstance(settings[key], list) or not settings[key]):
-            raise ValueError(f"{key}={settings[key]} must be a list: {key}=[a,b]")
+    for key, kind in (("seeds", int), ("rows", str)):
+        value = settings.get(key, [kind()])
+        if not isinstance(value, list) or not value or not all(type(v) is kind for v in value) or len(set(value)) < len(value):
+            example = "[0,1,2]" if kind is int else "[pgd_at,faal]"
+            raise ValueError(f"{key}={settings[key]} must be a list of different ones: {key}={example}")
     for seed in settings.get("seeds", ()):
         refuse_seed(seed)
     if "to" in settings and (not isinstance(settings["to"], str) or not settings["to"]):
@@ -107,7 +115,7 @@ def parse(words: Sequence[str]) -> tuple[dict[str, Row], dict[str, Any], dict[st
     for key in reversed(rows):  # what a row starts from stands before it
         wanted |= {rows[key][of] for of in ("base", "teacher", "over") if key in wanted and of in rows[key]}
     rest = [str(o.input_line) for o in overrides if o.key_or_group not in OWN]
-    return {key: row for key, row in rows.items() if key in wanted}, {"name": name, **budgets[name]}, settings, rest
+    return rows, wanted, {"name": name, **budgets[name]}, settings, rest
 
 
 def plan(rows: Mapping[str, Row], budget: Mapping[str, Any], seeds: Sequence[int], place: Path, rest: Sequence[str]) -> list[Job]:
@@ -129,57 +137,103 @@ def plan(rows: Mapping[str, Row], budget: Mapping[str, Any], seeds: Sequence[int
 
 
 def perform(job: Job, row: Row, budget: Mapping[str, Any]) -> None:
-    """Train and test the job's run, then judge it by AutoAttack; each is skipped where it is finished."""
+    """Train and test the job's run, then judge it by AutoAttack; each is skipped where it is finished. Raises Stop."""
     from fairat_lightning import judge
 
-    cfg, folder = composed(job.words)
-    if is_finished(folder, resolved(cfg)):
-        print("trained and tested before")
-    else:
-        run(cfg, folder, sweep=True)
+    try:
+        cfg, folder = composed(job.words)
+        with as_command(job.words):
+            if is_finished(folder, resolved(cfg)):
+                print("trained and tested before")
+            else:
+                run(cfg, folder, sweep=True)
+        if not (words := judging(job, row, budget)):
+            return
+        with as_command(words):
+            if _judged(folder / "evaluation" / "autoattack", words):
+                print("judged by AutoAttack before")
+            else:
+                judge.main(words)
+    except WRONG_INPUT as error:
+        refuse(
+            re.sub(r": (choose another|overwrite=true).*", f": remove {job.folder}, and this command makes it anew", str(error))
+        )
+
+
+def judging(job: Job, row: Row, budget: Mapping[str, Any]) -> list[str]:
+    """The words of the job's evaluation; none where its row has none."""
     own = row.get("evaluate", {}).get(budget["name"])
-    words = list(budget["evaluate"] if own is None else own)
-    if own is None and budget["weakest"]:
-        words.append(f"in_full=[{','.join(weakest(folder, budget['weakest']))}]")
-    place = folder / "evaluation" / "autoattack"
-    if read_metrics(place) is not None and _same(place, words):
-        print("judged by AutoAttack before")
-    else:
-        judge.main([f"checkpoint={job.folder}", "suite=autoattack", *words])
+    if own is False:
+        return []
+    words = [f"checkpoint={job.folder}", "suite=autoattack", *(budget["evaluate"] if own is None else own)]
+    return words + (
+        [f"in_full=[{','.join(weakest(job.folder, budget['weakest']))}]"] if own is None and budget["weakest"] else []
+    )
 
 
-def _same(place: Path, words: Sequence[str]) -> bool:
-    """Whether an evaluation is the one that `words` ask for, as far as they say."""
-    asked = {str(o.key_or_group): o.value() for o in OverridesParser.create().parse_overrides(list(words))}
-    config = yaml.safe_load((place / "config.yaml").read_text())
-    return all(config.get(key) == asked.get(key) for key in ("samples_per_class", "in_full"))
+@contextmanager
+def as_command(words: Sequence[str]) -> Iterator[None]:
+    """Let the records say the command of their own run, which anybody can give again."""
+    before = sys.argv
+    sys.argv = [before[0], *words]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _judged(place: Path, words: Sequence[str]) -> bool:
+    """Whether the evaluation at `place` is finished, and the one that `words` ask for."""
+    if read_metrics(place) is None:
+        return False
+    config = OmegaConf.create(yaml.safe_load((place / "config.yaml").read_text()))
+    asked = {str(o.key_or_group): o.value() for o in OverridesParser.create().parse_overrides(list(words[2:]))}
+    return all(OmegaConf.select(config, key) == value for key, value in asked.items())
 
 
 def weakest(folder: Path, count: int) -> list[str]:
     """The `count` classes with the lowest robust accuracy on validation in the epoch that a run has selected, weakest first."""
     from fairat_lightning.report import read_run
 
-    epoch = read_facts(folder)["selected_epoch"]
-    (row,) = (row for row in read_run(folder).history if row["epoch"] == epoch)
-    prefix = "val/robust_class/"
-    found = {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
+    facts, prefix = read_facts(folder), "val/robust_class/"
+    if "head" in facts:  # balanced after the last epoch
+        found: dict[str, float] = facts["head"]["robust_class"]
+    else:
+        (row,) = (row for row in read_run(folder).history if row["epoch"] == facts["selected_epoch"])
+        found = {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
     return sorted(found, key=found.__getitem__)[:count]
 
 
-def render(table: Mapping[str, Row], jobs: Sequence[Job], to: Path) -> None:
-    """Write the report of the runs that there are, ours beside the published figures, and show both."""
+def render(rows: Mapping[str, Row], budget: Mapping[str, Any], place: Path, rest: Sequence[str], to: Path) -> None:
+    """Write the report of every finished run that these words have made, ours beside the published figures, and show both."""
     from fairat_lightning.report import Group, compare, read_run, report_of
     from fairat_lightning.report.__main__ import publish, show
     from fairat_lightning.report.published import beside
 
-    found = {key: [read_run(job.folder) for job in jobs if job.row == key] for key in table}
-    groups = [Group(table[key]["label"], runs) for key, runs in found.items() if runs]
-    report = report_of(groups)
-    over = {row["label"]: table[row["over"]]["label"] for row in table.values() if row.get("over") in table}
-    lines = beside(report, {row["label"]: row.get("published", ()) for row in table.values()}, over)
-    rows = compare.rows(report)
+    seeds = sorted({int(part[1]) for path in place.glob("*-s*") if (part := re.search(r"-s(\d+)$", path.name))})
+    found: dict[str, list[Path]] = {key: [] for key in rows}
+    for job in plan(rows, budget, seeds, place, rest):
+        if _finished(job):
+            found[job.row].append(job.folder)
+    if not any(found.values()):
+        return
+    report = report_of([Group(rows[key]["label"], [read_run(folder) for folder in runs]) for key, runs in found.items() if runs])
+    over = {key: row.get("over", row.get("base")) for key, row in rows.items()}
+    report.baselines = {rows[key]["label"]: rows[other]["label"] for key, other in over.items() if other}
+    lines = beside(report, {row["label"]: row.get("published", ()) for row in rows.values()})
+    if absent := [rows[key]["label"] for key, runs in found.items() if not runs]:
+        report.notes.append(f"Not run yet: {', '.join(absent)}.")
+    shown = compare.rows(report)
     print()
-    show(report, rows, to, publish(report, rows, to, lines), lines)
+    show(report, shown, to, publish(report, shown, to, lines), lines)
+
+
+def _finished(job: Job) -> bool:
+    try:
+        cfg, folder = composed(job.words)
+        return is_finished(folder, resolved(cfg))
+    except ValueError:  # of other words
+        return False
 
 
 if __name__ == "__main__":

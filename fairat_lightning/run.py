@@ -199,17 +199,17 @@ def _balance(job: Run, head: BalancedHead, best: Path) -> dict[str, Any]:
         method.load_state_dict(checkpoint["state_dict"])
         method.to(job.trainer.strategy.root_device)
 
-        def score() -> float:
-            accuracy = class_robust(method.net, data.val_dataloader(), method.attack, method.num_classes)
-            return float(selection_score(accuracy, method.select))
+        def accuracy() -> torch.Tensor:
+            return class_robust(method.net, data.val_dataloader(), method.attack, method.num_classes)
 
-        checkpoint["head"] = head.fit(method.net, method.num_classes, score)
+        found = head.fit(method.net, method.num_classes, lambda: float(selection_score(accuracy(), method.select)))
+        checkpoint["head"] = {**found, "robust_class": dict(zip(data.classes, accuracy().tolist(), strict=True))}
         checkpoint["state_dict"] |= {f"net.{name}": value.cpu() for name, value in method.net.state_dict().items()}
         if job.trainer.is_global_zero:
             Whole().save_checkpoint(checkpoint, best)
         job.trainer.strategy.barrier()
-    found: dict[str, Any] = checkpoint["head"]
-    return found
+    kept: dict[str, Any] = checkpoint["head"]
+    return kept
 
 
 def _introduce(job: Run) -> None:

@@ -2,18 +2,24 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from omegaconf import OmegaConf
 from test_command import ROOT
 
 from fairat_lightning import judge, reproduce
-from fairat_lightning.__main__ import composed
+from fairat_lightning.__main__ import composed, resolved
+from fairat_lightning.record import is_finished
 from fairat_lightning.report import Group, read_run, report_of
 from fairat_lightning.report import published as beside
+from fairat_lightning.report.protocol import reasons
 from fairat_lightning.report.published import PLACES, reference
 
 TINY = [
@@ -32,7 +38,7 @@ tiny:
   words: []
   scratch: [optim.lr=0.1]
   finetune: [optim.lr=0.05]
-  evaluate: [samples_per_class=5, suite.steps=2, suite.queries=5]
+  evaluate: [attack.eps=0.05, samples_per_class=2]
   weakest: 2
 other: {about: "", seeds: [0], words: [], scratch: [], finetune: [], evaluate: [], weakest: null}
 smoke: {about: "", seeds: [0], words: [], scratch: [], finetune: [], evaluate: [], weakest: null}
@@ -65,11 +71,25 @@ def test_a_table_is_run_bases_first_judged_and_rendered_and_then_skipped(tables,
     assert (base["optim"]["lr"], faal["optim"]["lr"]) == (0.1, 0.05)  # the budget's words after the row's
     counts = json.loads((place / "faal-s0" / "evaluation" / "autoattack" / "metrics.json").read_text())["clean"]["counts"]
     weak = reproduce.weakest(place / "faal-s0", 2)
-    assert counts == {name: 10 if name in weak else 5 for name in counts}
+    assert counts == {name: 10 if name in weak else 2 for name in counts}
+    record = json.loads((place / "faal-s0" / "run.json").read_text())
+    for folder, module in ((place / "faal-s0", ""), (place / "faal-s0" / "evaluation" / "autoattack", ".evaluate")):
+        record = json.loads((folder / "run.json").read_text())
+        assert record["command"].startswith(f"python -m fairat_lightning{module} ")
+        assert record["judged_in"] == "float32 without TF32"
+        assert "table=" not in record["command"] and "faal-s0" in record["command"]
+    again = shlex.split(json.loads((place / "faal-s0" / "run.json").read_text())["command"])[3:]
+    assert is_finished(place / "faal-s0", resolved(composed(again)[0]))  # the recorded command is the run's own
     report = place / "report"
     text, page = (report / "published.md").read_text(), (report / "index.html").read_text()
     assert "| **PGD-AT** |" in text and "| published: FAAL-AT from PGD-AT, FAAL, CVPR 2024, authors' logs |" in text
     assert "1 epochs, published 110 epochs" in text and 'id="published"' in page and "Beside the published figures" in page
+    assert "synthetic, published cifar10" in text and "its worst class sought among 2, the weakest on validation" in text
+    rows = json.loads((report / "table.json").read_text())["rows"]
+    shown = [line for line in text.splitlines() if line.startswith("| difference")][0].split("|")[-3:-1]
+    ours = [100 * rows[0][f"autoattack_{figure}"]["mean"] for figure in ("average", "worst")]
+    differences = [f"{a - b:+.1f}".replace("-", "−") for a, b in zip(ours, (49.8, 21.31), strict=True)]
+    assert [cell.split()[0] for cell in shown] == differences
     before = {path: path.stat().st_mtime_ns for path in place.rglob("*") if path.is_file() and report not in path.parents}
     capsys.readouterr()
     reproduce.main(COMMAND)
@@ -87,22 +107,67 @@ def test_more_seeds_and_single_rows_do_the_rest(tables, capsys):
     assert [(row["label"], row["runs"]) for row in rows] == [("PGD-AT", 2), ("FAAL, 1 epoch", 2)]
 
 
-def test_a_row_may_have_its_own_sample(tables):
+def test_one_row_alone_leaves_the_report_of_the_others_whole(tables, capsys):
+    reproduce.main([*COMMAND, "rows=[base]"])
+    report = tables / "runs/reproduce/small-tiny/report"
+    assert "Not run yet: FAAL, 1 epoch." in (report / "table.md").read_text()
+    reproduce.main(COMMAND)
+    reproduce.main([*COMMAND, "rows=[base]"])
+    text = (report / "table.md").read_text()
+    assert "FAAL, 1 epoch" in text and "Not run yet" not in text
+
+
+def test_a_row_may_have_its_own_sample_or_none(tables):
     rows = yaml.safe_load(ROWS)
     rows["base"]["evaluate"] = {"tiny": ["samples_per_class=3", "suite.steps=2", "suite.queries=5"]}
+    rows["faal"]["evaluate"] = {"tiny": False}
     (tables / "tables" / "small.yaml").write_text(yaml.safe_dump(rows, sort_keys=False))
-    reproduce.main([*COMMAND, "rows=[base]"])
-    found = json.loads((tables / "runs/reproduce/small-tiny/base-s0/evaluation/autoattack/metrics.json").read_text())
+    reproduce.main(COMMAND)
+    place = tables / "runs/reproduce/small-tiny"
+    found = json.loads((place / "base-s0/evaluation/autoattack/metrics.json").read_text())
     assert set(found["clean"]["counts"].values()) == {3} and "worst_of" not in found["clean"]
+    assert (place / "faal-s0/metrics.json").exists() and not (place / "faal-s0/evaluation").exists()
+
+
+def test_a_folder_of_other_words_is_to_be_removed(tables, capsys):
+    reproduce.main([*COMMAND, "rows=[base]"])
+    with pytest.raises(SystemExit) as stop:
+        reproduce.main([*COMMAND, "rows=[base]", "optim.lr=0.3"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1
+    assert error.endswith("remove runs/reproduce/small-tiny/base-s0, and this command makes it anew\n")
+    place = tables / "runs/reproduce/small-tiny/base-s0/evaluation/autoattack"
+    budgets = yaml.safe_load(BUDGETS)
+    budgets["tiny"]["evaluate"][0] = "attack.eps=0.04"
+    (tables / "tables" / "budgets.yaml").write_text(yaml.safe_dump(budgets))
+    with pytest.raises(SystemExit) as stop:
+        reproduce.main([*COMMAND, "rows=[base]"])
+    assert "remove runs" in capsys.readouterr().err and place.exists()
+
+
+def test_a_balanced_heads_weakest_classes_are_those_after_it_was_balanced(launch):
+    folder, _ = launch("method=pgd_at", "head=balanced")
+    facts = json.loads((folder / "run.json").read_text())
+    accuracy = facts["head"]["robust_class"]
+    assert reproduce.weakest(folder, 2) == sorted(accuracy, key=accuracy.__getitem__)[:2]
+    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    values = torch.tensor(list(accuracy.values()), dtype=torch.float64)
+    score = best["head"]["scores"][str(best["head"]["strength"])]
+    assert float(values.mean() + values.min()) == pytest.approx(score, abs=1e-6)
+
+
+def test_without_autoattack_nothing_is_trained(tables, monkeypatch):
+    monkeypatch.setattr(reproduce.autoattack, "available", lambda: False)
+    with pytest.raises(ValueError, match="pip install"):
+        reproduce.main(COMMAND)
+    assert not (tables / "runs").exists()
 
 
 def test_a_row_that_fails_leaves_the_others_alone_and_its_fine_tunes_out(tables, capsys, monkeypatch):
     rows = yaml.safe_load(ROWS)
-    rows = {
-        "bad": {"label": "Bad", "words": ["method=cfa", "method.lambda1=-7"]},
-        "worse": {**rows["faal"], "base": "bad"},
-        **rows,
-    }
+    bad = {"label": "Bad", "words": ["method=cfa", "method.lambda1=-7"]}
+    worse = {**rows["faal"], "label": "Worse", "base": "bad"}
+    rows = {"base": rows["base"], "bad": bad, "worse": worse, "faal": rows["faal"]}
     (tables / "tables" / "small.yaml").write_text(yaml.safe_dump(rows, sort_keys=False))
     with pytest.raises(SystemExit) as stop:
         reproduce.main(COMMAND)
@@ -146,8 +211,15 @@ WRONG = {
     "table=small budget=day": "budget=day is unknown: choose one of tiny, other, smoke",
     "table=small rows=[no]": "rows=no is unknown: table=small budget=smoke has base, faal",
     "table=small rows=base": "rows=base must be a list",
-    "table=small seeds=[a]": "seed=a must be a whole number",
+    "table=small rows=[[a]]": "must be a list of different ones",
+    "table=small seeds=[a]": "seeds=['a'] must be a list of different ones: seeds=[0,1,2]",
+    "table=small seeds=[0,0]": "must be a list of different ones",
+    "table=small seeds=[-1]": "seed=-1 must be a whole number",
     "table=small seeds=[]": "seeds=[] must be a list",
+    "table=small method=trades": "method cannot be set here: each row has its own",
+    "table=small to=tables/small.yaml": "is a file: name a folder",
+    "table=small budget=tiny data=synthetic optim.lr=-1": "optim.lr",
+    "table=small budget=tiny data=digits data.batch_size=0": "data.batch_size=0",
     "table=small seed=1": "seed cannot be set here",
     "table=small optim.lr=1,2": "takes one value a key",
     "table=small to=[a]": "must be a path",
@@ -172,7 +244,8 @@ REAL = [(table, budget) for table in ("faal", "fairat", "leaderboard") for budge
 
 @pytest.mark.parametrize("table, budget", REAL)
 def test_every_row_of_the_real_tables_composes_after_what_it_starts_from(table, budget):
-    rows, chosen, _, _ = reproduce.parse([f"table={table}", f"budget={budget}"])
+    rows, wanted, chosen, _, _ = reproduce.parse([f"table={table}", f"budget={budget}"])
+    assert wanted == set(rows)
     seen = set()
     for job in reproduce.plan(rows, chosen, [5], Path("place"), ()):
         assert set(job.needs) <= seen, job.row
@@ -180,10 +253,72 @@ def test_every_row_of_the_real_tables_composes_after_what_it_starts_from(table, 
         cfg, folder = composed(job.words)
         assert cfg.seed == 5 and folder == job.folder.absolute()
         assert (cfg.init_from is not None) == ("base" in rows[job.row])
-        if budget == "full":  # the papers' schedule, untouched
-            assert cfg.data.train_size is None and cfg.model.width in (64, 16, 8)
+        assert (cfg.data.train_size is None) == (budget != "smoke")
+        if budget == "hour":
+            cycle = cfg.optim._target_.endswith("onecycle")
+            assert (cycle, cfg.trainer.max_epochs in (30, 5)) == ((cfg.init_from is None,) * 2), job.row
     assert {row["over"] for row in rows.values() if "over" in row} <= set(rows)
     assert all(reference(name).label for row in rows.values() for name in row.get("published", ()))
+
+
+# The papers' schedules: method, objective, AWP, averaging, smoothing, epochs, rate, and where it falls (shares), or one cycle.
+AT, TR, CYCLE = "AT", "TRADES", "one cycle"
+RECIPES = {
+    "faal.pgd_at": ("AdversarialTraining", AT, "", "", 0, 110, 0.1, [0.9091, 0.9545]),
+    "faal.more": ("FAAL", AT, "", "", 0, 2, 0.01, [0.5]),
+    "faal.faal": ("FAAL", AT, "", "", 0, 2, 0.01, [0.5]),
+    "faal.faal_r1": ("FAAL", AT, "", "", 0, 2, 0.01, [0.5]),
+    "faal.faal_awp": ("FAAL", AT, "AWP", "", 0, 2, 0.01, [0.5]),
+    "faal.trades": ("AdversarialTraining", TR, "", "", 0, 110, 0.1, [0.9091, 0.9545]),
+    "faal.faal_trades": ("FAAL", AT, "", "", 0, 2, 0.01, [0.5]),
+    "faal.faal_awp_trades": ("FAAL", AT, "AWP", "", 0, 2, 0.01, [0.5]),
+    "faal.wrn_mart": ("AdversarialTraining", "MART", "", "", 0, 90, 0.1, [0.8333]),
+    "faal.wrn_awp": ("AdversarialTraining", AT, "AWP", "", 0, 200, 0.1, [0.5, 0.75]),
+    "faal.wrn_faal_awp_from_awp": ("FAAL", AT, "AWP", "", 0, 2, 0.01, [0.5]),
+    "fairat.pgd_at": ("AdversarialTraining", AT, "", "", 0, 100, 0.1, [0.75, 0.9]),
+    "fairat.hard": ("FairAT", AT, "", "", 0, 100, 0.1, [0.75, 0.9]),
+    "fairat.random": ("FairAT", AT, "", "", 0, 100, 0.1, [0.75, 0.9]),
+    "fairat.all": ("FairAT", AT, "", "", 0, 100, 0.1, [0.75, 0.9]),
+    "fairat.wrn_fairat": ("FairAT", AT, "", "", 0, 100, 0.1, [0.75, 0.9]),
+    "leaderboard.strong": ("AdversarialTraining", AT, "", "EMA", 0.4, 100, 0.1, CYCLE),
+    "leaderboard.strong_faal": ("FAAL", AT, "", "EMA", 0.4, 2, 0.01, [0.5]),
+    "leaderboard.strong_faal_awp": ("FAAL", AT, "AWP", "EMA", 0.4, 2, 0.01, [0.5]),
+    "leaderboard.strong_fairat": ("FairAT", AT, "", "EMA", 0.4, 100, 0.1, CYCLE),
+    "leaderboard.strong_floor": ("FLOOR", AT, "AWP", "EMA", 0.4, 100, 0.1, CYCLE),
+    "leaderboard.floor": ("FLOOR", AT, "AWP", "FAWA", 0, 110, 0.1, [0.9091, 0.9545]),
+    "leaderboard.dafa": ("DAFA", TR, "", "", 0, 110, 0.1, [0.9091, 0.9545]),
+    "leaderboard.wat": ("WAT", TR, "", "", 0, 100, 0.1, [0.75, 0.9]),
+    "leaderboard.cfa": ("CFA", TR, "", "FAWA", 0, 200, 0.1, [0.5, 0.75]),
+    "leaderboard.cfa_at": ("CFA", AT, "", "FAWA", 0, 200, 0.1, [0.5, 0.75]),
+    "leaderboard.frl": ("FRL", TR, "", "", 0, 40, 0.001, []),
+    "leaderboard.csr": ("CSR", TR, "", "", 0, 110, 0.1, [0.9091, 0.9545]),
+    "leaderboard.cfol": ("CFOL", AT, "", "", 0, 200, 0.1, [0.5, 0.75]),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_row_at_full_is_its_papers_recipe(name):
+    table, _, row = name.partition(".")
+    rows, _, budget, _, _ = reproduce.parse([f"table={table}", "budget=full"])
+    (words,) = (job.words for job in reproduce.plan(rows, budget, [0], Path("place"), ()) if job.row == row)
+    cfg, _ = composed(words)
+    targets = [str((cfg.get(part) or {}).get("_target_", "")) for part in ("method", "objective", "awp", "averaging")]
+    parts = [target.rpartition(".")[2] for target in targets]
+    falls = CYCLE if cfg.optim._target_.endswith("onecycle") else list(cfg.optim.milestones)
+    found = (*parts, cfg.objective.get("label_smoothing", 0) or 0, cfg.trainer.max_epochs, cfg.optim.lr, falls)
+    assert found == RECIPES[name]
+
+
+def test_rows_that_differ_in_one_setting_differ_in_it():
+    def settings(table, row, key):
+        rows, _, budget, _, _ = reproduce.parse([f"table={table}", "budget=full"])
+        (words,) = (job.words for job in reproduce.plan(rows, budget, [0], Path("place"), ()) if job.row == row)
+        return OmegaConf.select(composed(words)[0], key)
+
+    assert [settings("faal", row, "method.radius") for row in ("more", "faal", "faal_r1", "faal_trades")] == [0, 0.5, 1, 0.5]
+    assert [settings("fairat", row, "method.subset") for row in ("hard", "random", "all")] == ["hard", "random", "all"]
+    assert settings("leaderboard", "strong", "averaging.decay") == 0.9995
+    assert settings("faal", "wrn_mart", "objective.beta") == 6
 
 
 @pytest.mark.slow
@@ -191,13 +326,14 @@ def test_every_row_of_the_real_tables_composes_after_what_it_starts_from(table, 
 def test_every_row_of_the_real_tables_runs(table, budget, tmp_path, monkeypatch):
     """The whole pipeline of each budget with all its rows, each an epoch of a tiny network on a few made-up images."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(judge, "main", lambda words, main=judge.main: main([*words, "suite.steps=2", "suite.queries=5"]))
-    budgets = yaml.safe_load((reproduce.TABLES / "budgets.yaml").read_text())
-    budgets[budget]["evaluate"] = ["samples_per_class=5"] if budgets[budget]["evaluate"] else []
-    monkeypatch.setattr(yaml, "safe_load", lambda text, load=yaml.safe_load: budgets if "smoke:\n" in str(text) else load(text))
+
+    def fewer(words, main=judge.main):
+        main([*(re.sub("(?<=samples_per_class=).+", "5", word) for word in words), "suite.steps=2", "suite.queries=5"])
+
+    monkeypatch.setattr(judge, "main", fewer)
     reproduce.main([f"table={table}", f"budget={budget}", *TINY, "data.test_size=80"])
     rows = yaml.safe_load((reproduce.TABLES / f"{table}.yaml").read_text())
-    labels = [row["label"] for row in rows.values() if budget in row.get("budgets", budgets)]
+    labels = [row["label"] for row in rows.values() if budget in row.get("budgets", [budget])]
     found = json.loads((tmp_path / f"runs/reproduce/{table}-{budget}/report/table.json").read_text())["rows"]
     assert [row["label"] for row in found] == labels
 
@@ -241,7 +377,7 @@ def folder_with(at: Path, seed: int, worst: float, average: float = 0.5, *, epoc
         "per_class": per_class,
         "counts": dict.fromkeys(per_class, 100),
     }
-    (at / "metrics.json").write_text(json.dumps({"clean": summary, "autoattack": summary}))
+    (at / "metrics.json").write_text(json.dumps(dict.fromkeys(("clean", "pgd20", "autoattack"), summary)))
     (at / "run.json").write_text(json.dumps({"seed": seed}))
     made = {
         "model": {"_target_": "fairat_lightning.models.preactresnet18", "width": 64},
@@ -256,31 +392,33 @@ def folder_with(at: Path, seed: int, worst: float, average: float = 0.5, *, epoc
 def test_the_difference_is_ours_less_theirs_and_noise_is_marked(tmp_path):
     runs = [read_run(folder_with(tmp_path / str(seed), seed, worst)) for seed, worst in enumerate((0.30, 0.31, 0.32))]
     report = report_of([Group("FAAL", runs)])
-    (line,) = beside.beside(report, {"FAAL": ["faal.faal_at_from_pgd"]}, {})
+    (line,) = beside.beside(report, {"FAAL": ["faal.faal_at_from_pgd"]})
     head, ours, theirs, difference = beside.table([line])
-    reasons = beside.reasons(line.group, line.reference)
+    found = reasons(line.group, line.reference.protocol)
     assert head == ["", "AutoAttack average", "AutoAttack worst"]
     assert ours == ["FAAL", "50.0 ± 0.0", "31.0 ± 1.0"]
     assert theirs[1:] == ["45.5", "31.1"] and "authors' logs" in theirs[0]
     assert difference == ["difference", "+4.5", "−0.1 ≈"]  # 31.1 lies within 31.0 ± 2.5, 45.5 outside of 50.0 ± 0.0
-    assert not any("epochs" in reason or "model" in reason or "PreAct" in reason for reason in reasons)
-    assert "AutoAttack on 1,000 test images" in reasons and "epoch chosen on validation, published on test images" in reasons
+    assert not any("epochs" in reason or "model" in reason or "PreAct" in reason for reason in found)
+    assert "AutoAttack on 1,000 test images" in found and "epoch chosen on validation, published on test images" in found
 
 
 def test_what_differs_is_read_from_both_protocols(tmp_path):
     group = Group("TRADES", [read_run(folder_with(tmp_path / "a", 0, 0.2, epochs=7))])
-    (line,) = beside.beside(report_of([group]), {"TRADES": ["dafa.trades"]}, {})
-    assert beside.reasons(line.group, line.reference)[:3] == [
+    (line,) = beside.beside(report_of([group]), {"TRADES": ["dafa.trades"]})
+    assert reasons(line.group, line.reference.protocol)[:3] == [
         "PreAct ResNet-18, published ResNet-18",
         "7 epochs, published 110 epochs",
-        "eps 0.03137, published eps 0.031",
+        "training eps 0.03137, published training eps 0.031",
     ]
 
 
 def test_a_published_gain_is_set_beside_ours(tmp_path):
     base = Group("PGD-AT", [read_run(folder_with(tmp_path / "a", 0, 0.2))])
     fairat = Group("FairAT", [read_run(folder_with(tmp_path / "b", 0, 0.26, 0.51))])
-    (line,) = beside.beside(report_of([base, fairat]), {"FairAT": ["fairat.fairat"]}, {"FairAT": "PGD-AT"})
+    report = report_of([base, fairat])
+    report.baselines = {"FairAT": "PGD-AT"}
+    (line,) = beside.beside(report, {"FairAT": ["fairat.fairat"]})
     assert beside.table([line])[1:] == [
         ["FairAT", "1.0", "6.0"],
         ["published: FairAT, FairAT, FCS 2025, second-hand", "2.1", "4.5"],

@@ -70,9 +70,11 @@ def rows(report: Report) -> list[dict[str, Any]]:
             for group, row in zip(report.groups, found, strict=True):
                 if group is winner:
                     row[f"{key}_{figure}"]["best"] = True
-    for row in found if len(found) > 1 else ():
+    by_label = {row["label"]: row for row in found}
+    for group, row in zip(report.groups, found, strict=True) if len(found) > 1 else ():
+        base = report.baseline(group) or group
         for key in report.robust:
-            row[f"{key}_rho"] = {"mean": _rho(row, found[0], key), "std": None, "values": []}
+            row[f"{key}_rho"] = {"mean": _rho(row, by_label[base.label], key), "std": None, "values": []}
     return found
 
 
@@ -153,11 +155,11 @@ def headline(report: Report) -> list[str]:
 
 
 def against_first(report: Report) -> list[str]:
-    """With more than two rows: each against the first under the main attack."""
+    """With more than two rows: each against its baseline under the main attack."""
     if len(report.groups) < 3:
         return []
-    first, *others = report.groups
-    return [sentence(first, other, report.main, report.titles[report.main]) for other in others]
+    pairs = [(base, group) for group in report.groups if (base := report.baseline(group)) is not None]
+    return [sentence(base, group, report.main, report.titles[report.main]) for base, group in pairs]
 
 
 def sentence(base: Group, other: Group, key: str, title: str) -> str:
@@ -178,8 +180,15 @@ def sentence(base: Group, other: Group, key: str, title: str) -> str:
 
 def weakest(group: Group, key: str) -> str | None:
     """The class with the lowest mean accuracy over the seeds."""
-    means = {name: mean(v) for name in group.classes(key) if (v := group.class_values(key, name))}
+    names = _sought(group, key)
+    means = {name: mean(v) for name in names if (v := group.class_values(key, name))}
     return min(means, key=means.__getitem__, default=None)
+
+
+def _sought(group: Group, key: str) -> list[str]:
+    """The classes that the worst is sought among: all, or those that any run names in "worst_of"."""
+    named = dict.fromkeys(name for run in group.runs for name in run.summaries.get(key, {}).get("worst_of", ()))
+    return list(named) or group.classes(key)
 
 
 def mean_of(group: Group) -> dict[str, Any]:
@@ -192,7 +201,7 @@ def mean_of(group: Group) -> dict[str, Any]:
     result = {}
     for key in dict.fromkeys(key for run in group.runs for key in run.summaries):
         per_class = {name: over(group.class_values(key, name)) for name in group.classes(key)}
-        present = {c: a for c, a in per_class.items() if a is not None}
+        present = {c: a for c in _sought(group, key) if (a := per_class[c]) is not None}
         result[key] = {
             "average": over(group.values(key, "average")),
             "worst": over(group.values(key, "worst")),

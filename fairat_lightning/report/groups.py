@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,13 @@ class Report:
     main: str
     notes: list[str]
     checks: list[dict[str, Any]]
+    baselines: Mapping[str, str] = field(default_factory=dict)  # by label; empty: the first row is everyone's
+
+    def baseline(self, group: Group) -> Group | None:
+        """The row that `group` is compared with; None for one that is compared with none."""
+        if not self.baselines:
+            return None if group is self.groups[0] else self.groups[0]
+        return next((other for other in self.groups if other.label == self.baselines.get(group.label)), None)
 
     @property
     def robust(self) -> list[str]:

@@ -225,7 +225,8 @@ def _against(report: Report) -> str:
     found = compare.against_first(report)
     if not found:
         return ""
-    return f"<details open><summary>Each against {escape(report.groups[0].label)}</summary>{tables.html_list(found)}</details>\n"
+    base = "its baseline" if report.baselines else escape(report.groups[0].label)
+    return f"<details open><summary>Each against {base}</summary>{tables.html_list(found)}</details>\n"
 
 
 def _notes(report: Report) -> str:
