@@ -57,7 +57,7 @@ results-precision: .venv/.run ## float32 against bf16, on digits and on a CIFAR-
 results-reproduce: .venv/.run ## the papers' tables; ROOT as above, BUDGET=smoke, hour or full, WORDS of every training: trainer=gpu
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[autoattack]'
 	for table in faal fairat leaderboard; do \
-	$(RUN).reproduce table=$$table budget=$(BUDGET) data.root=$(ROOT) to=results/$$table-$(BUDGET) $(WORDS) || exit; done
+	$(RUN).reproduce table=$$table budget=$(BUDGET) "data.root=$(ROOT)" to=results/$$table-$(BUDGET) $(WORDS) || exit; done
 	$(BIN)/python results/readme.py
 
 readme: .venv/.run            ## the first table of the README and the list of what was run, from the records

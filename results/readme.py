@@ -4,6 +4,7 @@ Of each table of `fairat_lightning.reproduce` the record of the largest budget i
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,35 +30,56 @@ def record(table: str, budget: str) -> dict[str, Any] | None:
     return {**found, "runs": [{**found["common"], **run} for run in found["runs"]]}
 
 
+def rows_of(table: str, budget: str) -> dict[str, Any]:
+    """The rows of a table that its budget has."""
+    rows = yaml.safe_load((TABLES / f"{table}.yaml").read_text())
+    return {key: row for key, row in rows.items() if budget in row.get("budgets", BUDGETS)}
+
+
 def first_table() -> str:
-    """For every row ours and one published AutoAttack figure, with the budget in the row above it."""
+    """For every row ours and one published AutoAttack figure, with the budget above, and what the figures rest on."""
     lines = [
         "| percent | clean average | PGD-20 average | worst | AutoAttack average | worst | published average | worst | by |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
+    used = []
     for table, title in TITLES.items():
         budget = next((name for name in reversed(BUDGETS) if record(table, name)), None)
         if budget is None:
             continue
-        found, rows = record(table, budget), yaml.safe_load((TABLES / f"{table}.yaml").read_text())
+        found = record(table, budget)
         assert found is not None
+        used.append(budget)
         lines.append(f"| **{title}, budget {budget}**, {counted(found)} |" + " |" * 8)
         ours = {row["label"]: row for row in found["rows"]}
-        for row in rows.values():
-            if row["label"] not in ours:
-                continue
-            mine = ours[row["label"]]
-            cells = [spread(mine.get(key)) for key in FIGURES]
+        for row in rows_of(table, budget).values():
+            mine = ours.get(row["label"], {})
+            cells = [spread(mine.get(key)) for key in FIGURES] if mine else ["not run", "", "", "", ""]
             quoted = next((r for r in map(reference, row.get("published", ())) if ("autoattack", "worst") in r.figures), None)
-            theirs = [f"{quoted.figures.get(('autoattack', f), '–')}" if quoted else "" for f in ("average", "worst")]
+            values = [quoted.figures.get(("autoattack", figure)) if quoted else None for figure in ("average", "worst")]
+            theirs = ["" if value is None else f"{value:.1f}" for value in values]
             by = f"{quoted.label}, {quoted.cite}" if quoted else ""
             lines.append("| " + " | ".join([markdown_text(row["label"]), *cells, *theirs, markdown_text(by)]) + " |")
-    return "\n".join(lines)
+    missing = [name for name in BUDGETS if not any(record(table, name) for table in TITLES)]
+    said = [*map(rests_on, dict.fromkeys(used)), *([f"Not run yet: budget {', '.join(missing)}."] if missing else [])]
+    return "\n".join([*lines, "", *said])
+
+
+def rests_on(budget: str) -> str:
+    """What the AutoAttack figures of a budget were measured on."""
+    sample = re.search(r"samples_per_class=(\d+)", " ".join(BUDGETS[budget]["evaluate"]))
+    if not sample:
+        return f"Budget {budget}: AutoAttack on all test images."
+    return (
+        f"Budget {budget}: AutoAttack's averages rest on {sample[1]} images of each class; its worst class is sought among the "
+        f"{BUDGETS[budget]['weakest']} that are weakest on validation, all of whose test images were attacked, and not among all "
+        "ten as the published ones."
+    )
 
 
 def counted(found: dict[str, Any]) -> str:
-    seeds = sorted({run["seed"] for run in found["runs"]})
-    return f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+    seeds = sorted({row["runs"] for row in found["rows"]})
+    return " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))) + (" seeds" if seeds[-1] > 1 else " seed")
 
 
 def what_was_run() -> str:
@@ -73,13 +95,9 @@ def what_was_run() -> str:
             hardware = sorted({processor(run["hardware"]) for run in found["runs"]})
             revisions = sorted({(run["git"] or "none")[:7] for run in found["runs"]})
             days = sorted({run["started"][:10] for run in found["runs"]})
+            rows = f"{len(found['rows'])} of {len(rows_of(table, budget))} rows"
             cells = [
-                *(
-                    title,
-                    about,
-                    f"[`{table}-{budget}/`]({table}-{budget}/published.md)",
-                    f"{len(found['runs'])}, {counted(found)}",
-                ),
+                *(title, about, f"[`{table}-{budget}/`]({table}-{budget}/published.md)", f"{rows}, {counted(found)}"),
                 *("; ".join(hardware), ", ".join(revisions), " to ".join(dict.fromkeys((days[0], days[-1])))),
             ]
             lines.append("| " + " | ".join(cells) + " |")
