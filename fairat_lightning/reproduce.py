@@ -155,9 +155,8 @@ def perform(job: Job, row: Row, budget: Mapping[str, Any]) -> None:
             else:
                 judge.main(words)
     except WRONG_INPUT as error:
-        refuse(
-            re.sub(r": (choose another|overwrite=true).*", f": remove {job.folder}, and this command makes it anew", str(error))
-        )
+        anew = f": remove {job.folder}, and this command makes it anew"
+        refuse(re.sub(r": (choose another|overwrite=true).*", anew, str(error)))
 
 
 def judging(job: Job, row: Row, budget: Mapping[str, Any]) -> list[str]:
@@ -166,9 +165,10 @@ def judging(job: Job, row: Row, budget: Mapping[str, Any]) -> list[str]:
     if own is False:
         return []
     words = [f"checkpoint={job.folder}", "suite=autoattack", *(budget["evaluate"] if own is None else own)]
-    return words + (
-        [f"in_full=[{','.join(weakest(job.folder, budget['weakest']))}]"] if own is None and budget["weakest"] else []
-    )
+    if own is None and budget["weakest"]:
+        quoted = ["'" + name.replace("'", "\\'") + "'" for name in weakest(job.folder, budget["weakest"])]
+        words.append(f"in_full=[{','.join(quoted)}]")
+    return words
 
 
 @contextmanager
