@@ -38,7 +38,7 @@ tiny:
   words: []
   scratch: [optim.lr=0.1]
   finetune: [optim.lr=0.05]
-  evaluate: [attack.eps=0.05, samples_per_class=2]
+  evaluate: [attack.eps=0.05, samples_per_class=2, suite.steps=2, suite.queries=5]
   weakest: 2
 other: {about: "", seeds: [0], words: [], scratch: [], finetune: [], evaluate: [], weakest: null}
 smoke: {about: "", seeds: [0], words: [], scratch: [], finetune: [], evaluate: [], weakest: null}
@@ -64,6 +64,8 @@ def config(folder):
 
 
 def test_a_table_is_run_bases_first_judged_and_rendered_and_then_skipped(tables, capsys):
+    standard = BUDGETS.replace(", suite.steps=2, suite.queries=5", "")
+    (tables / "tables" / "budgets.yaml").write_text(standard)
     reproduce.main(COMMAND)
     place = tables / "runs" / "reproduce" / "small-tiny"
     base, faal = config(place / "base-s0"), config(place / "faal-s0")
@@ -98,23 +100,15 @@ def test_a_table_is_run_bases_first_judged_and_rendered_and_then_skipped(tables,
     assert out.count("trained and tested before") == out.count("judged by AutoAttack before") == 2
 
 
-def test_more_seeds_and_single_rows_do_the_rest(tables, capsys):
+def test_more_seeds_and_single_rows_do_the_rest_and_the_report_is_of_all(tables, capsys):
     reproduce.main([*COMMAND, "rows=[base]"])
-    assert not (tables / "runs" / "reproduce" / "small-tiny" / "faal-s0").exists()
+    place = tables / "runs/reproduce/small-tiny"
+    assert not (place / "faal-s0").exists() and "Not run yet: FAAL, 1 epoch." in (place / "report/table.md").read_text()
     reproduce.main([*COMMAND, "rows=[faal]", "seeds=[0,3]", "to=here"])
     assert capsys.readouterr().out.count("trained and tested before") == 1
+    reproduce.main([*COMMAND, "rows=[base]", "to=here"])
     rows = json.loads((tables / "here" / "table.json").read_text())["rows"]
     assert [(row["label"], row["runs"]) for row in rows] == [("PGD-AT", 2), ("FAAL, 1 epoch", 2)]
-
-
-def test_one_row_alone_leaves_the_report_of_the_others_whole(tables, capsys):
-    reproduce.main([*COMMAND, "rows=[base]"])
-    report = tables / "runs/reproduce/small-tiny/report"
-    assert "Not run yet: FAAL, 1 epoch." in (report / "table.md").read_text()
-    reproduce.main(COMMAND)
-    reproduce.main([*COMMAND, "rows=[base]"])
-    text = (report / "table.md").read_text()
-    assert "FAAL, 1 epoch" in text and "Not run yet" not in text
 
 
 def test_a_row_may_have_its_own_sample_or_none(tables):
