@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fairat_lightning import reproduce
 from fairat_lightning.__main__ import CONF, resolved
 from fairat_lightning.classifier import compose as evaluation
 
@@ -44,6 +45,12 @@ def test_every_command_composes(compose, command):
 @pytest.mark.parametrize("line", re.findall(r"^    python -m fairat_lightning\.evaluate ([^#\n]*)", ONE_LINE, re.M))
 def test_every_evaluation_composes(line):
     assert evaluation("evaluate", shlex.split(line)).suite["_target_"]
+
+
+@pytest.mark.parametrize("line", re.findall(r"^    python -m fairat_lightning\.reproduce ([^#\n]*)", ONE_LINE, re.M))
+def test_every_table_is_there(line):
+    rows, wanted, *_ = reproduce.parse(shlex.split(line))
+    assert wanted == set(rows)
 
 
 def test_there_are_commands_to_test():
