@@ -11,6 +11,7 @@ Runs go to runs/reproduce/<table>-<budget>/<row>-s<seed>, the report to report/ 
 was stopped goes on, so the same command can be given again and again; with seeds or rows added it does the rest.
 """
 
+import gc
 import os
 import re
 import sys
@@ -147,6 +148,7 @@ def perform(job: Job, row: Row, budget: Mapping[str, Any]) -> None:
                 print("trained and tested before")
             else:
                 run(cfg, folder, sweep=True)
+                gc.collect()  # a Trainer refers to itself, and would hold its memory of the GPU
         if not (words := judging(job, row, budget)):
             return
         with as_command(words):
