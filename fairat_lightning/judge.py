@@ -189,7 +189,7 @@ def _below(findings: Findings) -> str:
     """Which other classes have less than the worst, on the few images of theirs."""
     found = findings.metrics[(findings.headline or list(findings.metrics))[-1]]
     below = [name for name, accuracy in found["per_class"].items() if accuracy is not None and accuracy < found["worst"]]
-    return f"; on their samples {', '.join(below)} lie lower" if below else ""
+    return f"; on their samples lower: {', '.join(below)}" if below else ""
 
 
 def show(folder: Path) -> None:

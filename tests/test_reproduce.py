@@ -415,7 +415,7 @@ def test_a_published_gain_is_set_beside_ours(tmp_path):
     (line,) = beside.beside(report, {"FairAT": ["fairat.fairat"]})
     assert beside.table([line])[1:] == [
         ["FairAT", "1.0", "6.0"],
-        ["published: FairAT, FairAT, FCS 2025, second-hand", "2.1", "4.5"],
+        ["published: FairAT, FCS 2025, second-hand", "2.1", "4.5"],
         ["difference", "−1.1", "+1.5"],
     ]
 

@@ -126,7 +126,8 @@ def table(lines: Sequence[Beside]) -> list[list[str]]:
         if k == 0 or lines[k - 1].group is not line.group:
             rows.append([line.group.label, *("" if (ours := line.ours(*key)) is None else spread(ours) for key in keys)])
         theirs = line.published
-        rows.append([PUBLISHED + line.reference.label + ", " + line.reference.cite])
+        own = "" if line.reference.label == line.group.label else f"{line.reference.label}, "
+        rows.append([PUBLISHED + own + line.reference.cite])
         rows[-1] += [f"{100 * theirs[key]:.1f}" if key in theirs else "" for key in keys]
         rows.append([DIFFERENCE, *(_difference(line.ours(*key), theirs[key]) if key in theirs else "" for key in keys)])
     return rows
