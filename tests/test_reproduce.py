@@ -407,6 +407,17 @@ def test_what_differs_is_read_from_both_protocols(tmp_path):
     ]
 
 
+def test_what_differs_everywhere_is_said_once(tmp_path):
+    group = Group("TRADES", [read_run(folder_with(tmp_path / "a", 0, 0.2, epochs=7))])
+    first, *each = beside.explained(beside.beside(report_of([group]), {"TRADES": ["dafa.trades", "cfa.trades"]}))
+    assert first == "Everywhere: AutoAttack on 1,000 test images."
+    assert [line.partition(":")[0] for line in each] == [
+        "TRADES and TRADES (DAFA, ICLR 2024)",
+        "TRADES and TRADES (CFA, CVPR 2023)",
+    ]
+    assert "7 epochs, published 110 epochs" in each[0] and "seeds: 1, published 5" in each[1]
+
+
 def test_a_published_gain_is_set_beside_ours(tmp_path):
     base = Group("PGD-AT", [read_run(folder_with(tmp_path / "a", 0, 0.2))])
     fairat = Group("FairAT", [read_run(folder_with(tmp_path / "b", 0, 0.26, 0.51))])

@@ -29,9 +29,9 @@ def reasons(group: Group, published: Mapping[str, Any], note: str = "") -> list[
         "seeds": len(group.runs),
     }
     theirs = {**published, **({"eps": _number(published["eps"])} if "eps" in published else {})}
-    texts = {"data": "{}", "model": "{}", "epochs": "{} epochs", "eps": "training eps {:.4g}", "seeds": "{} seeds"}
+    texts = {"data": "{}", "model": "{}", "epochs": "{} epochs", "eps": "training eps {:.4g}", "seeds": "seeds: {}"}
     found = [
-        f"{text.format(ours[key])}, published {text.format(theirs[key])}"
+        f"{text.format(ours[key])}, published {text.format(theirs[key]).removeprefix('seeds: ')}"
         for key, text in texts.items()
         if theirs.get(key) is not None and ours[key] not in (None, theirs[key])
     ]

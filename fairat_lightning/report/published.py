@@ -142,11 +142,13 @@ def _difference(ours: Cell | None, published: float) -> str:
 
 
 def explained(lines: Sequence[Beside]) -> list[str]:
-    """One sentence for each pair: what is known to differ."""
-    found = []
-    for line in lines:
-        said = "; ".join(reasons(line.group, line.reference.protocol, line.reference.note))
-        found.append(f"{line.group.label} and {line.reference.label} ({line.reference.cite}): {said}.")
+    """What is known to differ: in all pairs, then one sentence for each."""
+    each = [reasons(line.group, line.reference.protocol, line.reference.note) for line in lines]
+    shared = [reason for reason in each[0] if all(reason in own for own in each)] if len(each) > 1 else []
+    found = [f"Everywhere: {'; '.join(shared)}."] if shared else []
+    for line, own in zip(lines, each, strict=True):
+        if rest := [reason for reason in own if reason not in shared]:
+            found.append(f"{line.group.label} and {line.reference.label} ({line.reference.cite}): {'; '.join(rest)}.")
     return found
 
 
