@@ -55,10 +55,17 @@ def first_table() -> str:
         for row in rows_of(table, budget).values():
             mine = ours.get(row["label"], {})
             cells = [spread(mine.get(key)) for key in FIGURES] if mine else ["not run", "", "", "", ""]
-            quoted = next((r for r in map(reference, row.get("published", ())) if ("autoattack", "worst") in r.figures), None)
+            quoted = next(
+                (
+                    r
+                    for r in map(reference, row.get("published", ()))
+                    if {("autoattack", f) for f in ("average", "worst")} & set(r.figures)
+                ),
+                None,
+            )
             values = [quoted.figures.get(("autoattack", figure)) if quoted else None for figure in ("average", "worst")]
             theirs = ["" if value is None else f"{value:.1f}" for value in values]
-            by = f"{quoted.label}, {quoted.cite}" if quoted else ""
+            by = "" if not quoted else quoted.cite if quoted.label == row["label"] else f"{quoted.label}, {quoted.cite}"
             lines.append("| " + " | ".join([markdown_text(row["label"]), *cells, *theirs, markdown_text(by)]) + " |")
     missing = [name for name in BUDGETS if not any(record(table, name) for table in TITLES)]
     said = [*map(rests_on, dict.fromkeys(used)), *([f"Not run yet: budget {', '.join(missing)}."] if missing else [])]
