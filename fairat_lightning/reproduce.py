@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -199,10 +200,10 @@ def weakest(folder: Path, count: int) -> list[str]:
 
     facts, prefix = read_facts(folder), "val/robust_class/"
     if "head" in facts:  # balanced after the last epoch
-        found: dict[str, float] = facts["head"]["robust_class"]
+        found = {name: value for name, value in facts["head"]["robust_class"].items() if value is not None}
     else:
         (row,) = (row for row in read_run(folder).history if row["epoch"] == facts["selected_epoch"])
-        found = {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
+        found = {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix) and not isnan(value)}
     return sorted(found, key=found.__getitem__)[:count]
 
 

@@ -29,7 +29,7 @@ from fairat_lightning.evaluation import ARITHMETIC, class_robust
 from fairat_lightning.guards import Collapse, Finite
 from fairat_lightning.head import BalancedHead, last_layer
 from fairat_lightning.methods.base import Method
-from fairat_lightning.metrics import selection_score
+from fairat_lightning.metrics import none_if_nan, selection_score
 from fairat_lightning.models.checkpointing import checkpoint_blocks
 from fairat_lightning.models.weights import load_weights
 from fairat_lightning.processes import together
@@ -203,7 +203,8 @@ def _balance(job: Run, head: BalancedHead, best: Path) -> dict[str, Any]:
             return class_robust(method.net, data.val_dataloader(), method.attack, method.num_classes)
 
         found = head.fit(method.net, method.num_classes, lambda: float(selection_score(accuracy(), method.select)))
-        checkpoint["head"] = {**found, "robust_class": dict(zip(data.classes, accuracy().tolist(), strict=True))}
+        robust = map(none_if_nan, accuracy().tolist())
+        checkpoint["head"] = {**found, "robust_class": dict(zip(data.classes, robust, strict=True))}
         checkpoint["state_dict"] |= {f"net.{name}": value.cpu() for name, value in method.net.state_dict().items()}
         if job.trainer.is_global_zero:
             Whole().save_checkpoint(checkpoint, best)
