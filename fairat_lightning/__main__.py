@@ -30,6 +30,7 @@ from fairat_lightning.checks import switch
 HERE = Path(__file__).resolve().parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
 NOT_IDENTITY = ("hydra", "overwrite")
+TOLD = "told to stop: the same command goes on"
 FLAGS = {
     *("-h", "--help", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
     *("--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn"),
@@ -174,11 +175,12 @@ def start(command: Callable[[list[str]], None], text: str) -> None:
     if flags := [word for word in words if word.startswith("-")]:
         refuse(f"there is no flag {flags[0]}: this command takes key=value and --help")
     from fairat_lightning.build import WRONG_INPUT
+    from fairat_lightning.resume import SIGNALS
 
     def told(number: int, frame: Any) -> None:
-        raise Stop(os.EX_TEMPFAIL, "told to stop: the same command goes on")  # from the last batch or epoch on the disk
+        raise Stop(os.EX_TEMPFAIL, TOLD)  # from the last batch or epoch on the disk
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in SIGNALS:
         signal.signal(number, told)
     try:
         command(words)

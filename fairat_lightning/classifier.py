@@ -48,7 +48,7 @@ def compose(name: str, words: Sequence[str]) -> DictConfig:
 
     Raises what WRONG_INPUT lists.
     """
-    parsed = [(word, _parse(word)) for word in words]
+    parsed = [(word, parse_word(word)) for word in words]
     given = {o.key_or_group: (word, o.value()) for word, o in parsed}
     run = run_folder(given["checkpoint"][1]) if "checkpoint" in given else None
     own_class = "model._target_" in given
@@ -74,7 +74,7 @@ def compose(name: str, words: Sequence[str]) -> DictConfig:
     return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[return-value]
 
 
-def _parse(word: str) -> Override:
+def parse_word(word: str) -> Override:
     try:
         override = OverridesParser.create().parse_override(word)
     except HydraException as error:

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from fairat_lightning import autoattack
 from fairat_lightning.__main__ import Stop, composed, refuse, resolved, run, start
 from fairat_lightning.build import WRONG_INPUT, refuse_seed, short
+from fairat_lightning.classifier import parse_word
 from fairat_lightning.record import is_finished, read_facts, read_metrics
 
 TABLES = Path(__file__).resolve().parent / "tables"
@@ -62,16 +62,15 @@ def main(words: list[str]) -> None:
         raise ValueError(autoattack.MISSING)
     jobs = plan(rows, budget, settings.get("seeds", budget["seeds"]), place, rest)
     jobs = [job for job in jobs if job.row in wanted]
-    for job in jobs:  # before hours of training
-        composed(job.words)
+    configurations = [composed(job.words)[0] for job in jobs]  # all of them before hours of training
     print(f"{len(wanted)} rows, {len(jobs)} runs, budget {budget['name']}: {budget['about']}")
     failed: dict[Path, str] = {}
-    for number, job in enumerate(jobs, 1):
+    for number, (job, cfg) in enumerate(zip(jobs, configurations, strict=True), 1):
         print(f"\n[{number}/{len(jobs)}] {rows[job.row]['label']}, seed {job.seed}", flush=True)
         try:
             if missing := next((need for need in job.needs if need in failed), None):
                 refuse(f"it starts from {short(missing.absolute())}, which could not be run")
-            perform(job, rows[job.row], budget)
+            perform(job, cfg, rows[job.row], budget)
         except Stop as stop:
             if stop.code == os.EX_TEMPFAIL or (number == 1 and stop.code == 2):
                 raise
@@ -83,9 +82,7 @@ def main(words: list[str]) -> None:
 
 def parse(words: Sequence[str]) -> tuple[dict[str, Row], set[str], dict[str, Any], dict[str, Any], list[str]]:
     """The rows of the table and which of them are wanted, the budget, the other own words, and those of every training."""
-    overrides = OverridesParser.create().parse_overrides(list(words))
-    if sweep := next((o.input_line for o in overrides if o.is_sweep_override()), None):
-        raise ValueError(f"{sweep}: this command takes one value a key, write a list as [a,b]")
+    overrides = [parse_word(word) for word in words]
     keys = {str(o.key_or_group): o for o in overrides}
     if taken := next((key for key in FIXED if key in keys), None):
         raise ValueError(f"{taken} cannot be set here: each row has its own; seeds=[0,1,2] trains these seeds")
@@ -138,12 +135,12 @@ def plan(rows: Mapping[str, Row], budget: Mapping[str, Any], seeds: Sequence[int
     return jobs
 
 
-def perform(job: Job, row: Row, budget: Mapping[str, Any]) -> None:
-    """Train and test the job's run, then judge it by AutoAttack; each is skipped where it is finished. Raises Stop."""
+def perform(job: Job, cfg: DictConfig, row: Row, budget: Mapping[str, Any]) -> None:
+    """Train and test the run of configuration `cfg`, then judge it by AutoAttack; what is finished is skipped. Raises Stop."""
     from fairat_lightning import judge
 
+    folder = job.folder.absolute()
     try:
-        cfg, folder = composed(job.words)
         with as_command(job.words):
             if is_finished(folder, resolved(cfg)):
                 print("trained and tested before")
@@ -190,8 +187,8 @@ def _judged(place: Path, words: Sequence[str]) -> bool:
     if read_metrics(place) is None:
         return False
     config = OmegaConf.create(yaml.safe_load((place / "config.yaml").read_text()))
-    asked = {str(o.key_or_group): o.value() for o in OverridesParser.create().parse_overrides(list(words[2:]))}
-    return all(OmegaConf.select(config, key) == value for key, value in asked.items())
+    asked = [parse_word(word) for word in words[2:]]
+    return all(OmegaConf.select(config, str(o.key_or_group)) == o.value() for o in asked)
 
 
 def weakest(folder: Path, count: int) -> list[str]:

@@ -23,15 +23,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from fairat_lightning.__main__ import CONF, Stop, refuse, run
+from fairat_lightning.__main__ import CONF, TOLD, Stop, refuse, run
+from fairat_lightning.resume import SIGNALS
 from fairat_lightning.slurm import QUEUED
 from fairat_lightning.trainer import GPU
 
 if os.environ.get("SUBMITIT_EXECUTOR") == "local":  # which hides the GPUs from its jobs, or gives all of them the first
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-TOLD = "told to stop: the same command goes on"
 told = False  # to stop: this process begins no further job
 held: list[FileLock] = []  # the GPU of this process
 

@@ -21,13 +21,16 @@ FIGURES = ("clean_average", "pgd20_average", "pgd20_worst", "autoattack_average"
 BUDGETS = yaml.safe_load((TABLES / "budgets.yaml").read_text())
 
 
-def record(table: str, budget: str) -> dict[str, Any] | None:
+def _record(table: str, budget: str) -> dict[str, Any] | None:
     """The record of a table, each of its runs with all its facts; None where it was not run."""
     path = HERE / f"{table}-{budget}" / "table.json"
     if not path.exists():
         return None
     found = json.loads(path.read_text())
     return {**found, "runs": [{**found["common"], **run} for run in found["runs"]]}
+
+
+RECORDS = {(table, budget): _record(table, budget) for table in TITLES for budget in BUDGETS}
 
 
 def rows_of(table: str, budget: str) -> dict[str, Any]:
@@ -44,10 +47,10 @@ def first_table() -> str:
     ]
     used = []
     for table, title in TITLES.items():
-        budget = next((name for name in reversed(BUDGETS) if record(table, name)), None)
+        budget = next((name for name in reversed(BUDGETS) if RECORDS[table, name]), None)
         if budget is None:
             continue
-        found = record(table, budget)
+        found = RECORDS[table, budget]
         assert found is not None
         used.append(budget)
         lines.append(f"| **{title}, budget {budget}**, {counted(found)} |" + " |" * 8)
@@ -64,10 +67,10 @@ def first_table() -> str:
                 None,
             )
             values = [quoted.figures.get(("autoattack", figure)) if quoted else None for figure in ("average", "worst")]
-            theirs = ["" if value is None else f"{value:.1f}" for value in values]
+            theirs = ["" if value is None else f"{100 * value:.1f}" for value in values]
             by = "" if not quoted else quoted.cite if quoted.label == row["label"] else f"{quoted.label}, {quoted.cite}"
             lines.append("| " + " | ".join([markdown_text(row["label"]), *cells, *theirs, markdown_text(by)]) + " |")
-    missing = [name for name in BUDGETS if not any(record(table, name) for table in TITLES)]
+    missing = [name for name in BUDGETS if not any(RECORDS[table, name] for table in TITLES)]
     said = [*map(rests_on, dict.fromkeys(used)), *([f"Not run yet: budget {', '.join(missing)}."] if missing else [])]
     return "\n".join([*lines, "", *said])
 
@@ -94,7 +97,7 @@ def what_was_run() -> str:
     lines = ["| table | budget | record | runs | hardware | revision | date |", "|---|---|---|---|---|---|---|"]
     for table, title in TITLES.items():
         for budget, settings in BUDGETS.items():
-            found = record(table, budget)
+            found = RECORDS[table, budget]
             about = f"{budget}: {settings['about']}"
             if found is None:
                 lines.append(f"| {title} | {about} | **not run** | | | | |")

@@ -105,14 +105,14 @@ class Group:
 def read_run(folder: Path) -> Run:
     """Everything in one folder. ValueError, one line with the path, if nothing in it is finished or a file is damaged."""
     run = Run(folder)
-    run.config = _config(folder / "config.yaml")
+    run.config = read_config(folder / "config.yaml")
     run.facts = _object(folder / "run.json")
     _absorb(run, folder, "", run.facts, run.config)
     places = folder / "evaluation"
     for place in sorted(p for p in places.iterdir() if p.is_dir()) if places.is_dir() else ():
         if (place / "metrics.json").exists():
             facts = run.audits[place.name] = _object(place / "run.json")
-            _absorb(run, place, place.name, facts, _config(place / "config.yaml"))
+            _absorb(run, place, place.name, facts, read_config(place / "config.yaml"))
         else:
             run.notes.append(f"The evaluation {place.name} has begun and is not finished: its figures are missing.")
     if not run.summaries:
@@ -233,7 +233,7 @@ def _object(path: Path) -> dict[str, Any]:
     return _checked(path, lambda p: dict(json.loads(p.read_text()).items()), {})
 
 
-def _config(path: Path) -> dict[str, Any] | None:
+def read_config(path: Path) -> dict[str, Any] | None:
     return _checked(path, lambda p: dict(yaml.safe_load(p.read_text()).items()), None)
 
 

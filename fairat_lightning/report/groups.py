@@ -121,7 +121,7 @@ def configuration(run: Run) -> dict[str, Any]:
 def _labels(rows: Sequence[Sequence[Run]], taken: set[Any]) -> list[str]:
     """A short name for each row: its method; where rows share one, what sets them apart; at last the folder."""
     names = [_method(runs[0]) or runs[0].folder.resolve().name for runs in rows]
-    flat = [_leaves(configuration(runs[0])) for runs in rows]
+    flat = [leaves(configuration(runs[0])) for runs in rows]
     result: list[str] = []
     for k, name in enumerate(names):
         twins = [flat[j] for j in range(len(rows)) if names[j] == name]
@@ -150,9 +150,9 @@ def _method(run: Run) -> str | None:
     return ", ".join(words)
 
 
-def _leaves(node: Any, prefix: str = "") -> dict[str, Any]:
+def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(node, Mapping):
-        return {k: v for key, child in node.items() for k, v in _leaves(child, f"{prefix}.{key}" if prefix else str(key)).items()}
+        return {k: v for key, child in node.items() for k, v in leaves(child, f"{prefix}.{key}" if prefix else str(key)).items()}
     return {prefix: node}
 
 

@@ -1,13 +1,12 @@
 """What is known to differ between a run of ours and a published figure, read from both protocols."""
 
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from fairat_lightning.report.gather import Group
+from fairat_lightning.attacks import number
+from fairat_lightning.report.gather import Group, read_config
+from fairat_lightning.report.groups import leaves
 
 MODELS = {
     "preactresnet18": ("PreAct ResNet-18", 64),
@@ -19,22 +18,27 @@ MODELS = {
 
 def reasons(group: Group, published: Mapping[str, Any], note: str = "") -> list[str]:
     """What differs between our runs and a published row of the protocol `published`, ours first; its `note` last."""
-    config = group.runs[0].config or {}
-    data = _of(config, "data", "load", "_target_")
+    config = leaves(group.runs[0].config or {})
     ours: dict[str, Any] = {
-        "data": data and str(data).rpartition(".")[2],
-        "model": _model(config.get("model") or {}),
-        "epochs": _of(config, "trainer", "max_epochs"),
-        "eps": _number(_of(config, "attack", "eps")),
+        "data": config.get("data.load._target_", "").rpartition(".")[2],
+        "model": _model(config),
+        "epochs": config.get("trainer.max_epochs"),
+        "eps": config.get("attack.eps"),
         "seeds": len(group.runs),
     }
-    theirs = {**published, **({"eps": _number(published["eps"])} if "eps" in published else {})}
-    texts = {"data": "{}", "model": "{}", "epochs": "{} epochs", "eps": "training eps {:.4g}", "seeds": "seeds: {}"}
-    found = [
-        f"{text.format(ours[key])}, published {text.format(theirs[key]).removeprefix('seeds: ')}"
-        for key, text in texts.items()
-        if theirs.get(key) is not None and ours[key] not in (None, theirs[key])
-    ]
+    theirs = dict(published)
+    for protocol in (ours, theirs):
+        if protocol.get("eps") is not None:
+            protocol["eps"] = number("eps", protocol["eps"])
+    texts = {
+        "data": "{}, published {}",
+        "model": "{}, published {}",
+        "epochs": "{} epochs, published {} epochs",
+        "eps": "training eps {:.4g}, published training eps {:.4g}",
+        "seeds": "seeds: {}, published {}",
+    }
+    both = {key: (ours[key], theirs[key]) for key in texts if ours[key] and theirs.get(key) is not None}
+    found = [texts[key].format(*pair) for key, pair in both.items() if pair[0] != pair[1]]
     found += _recipe(config)
     judged = [run.summaries["autoattack"] for run in group.runs if "autoattack" in run.summaries]
     if judged:
@@ -51,36 +55,27 @@ def reasons(group: Group, published: Mapping[str, Any], note: str = "") -> list[
 
 
 def _recipe(config: Mapping[str, Any]) -> list[str]:
-    """What of our training no published protocol says."""
-    found = []
-    if str(_of(config, "optim", "_target_")).endswith("onecycle"):
-        found.append("one cycle")
-    if isinstance(path := config.get("init_from"), str) and (place := Path(path) / "config.yaml").is_file():
-        base = yaml.safe_load(place.read_text())
-        cycle = " of one cycle" if str(_of(base, "optim", "_target_")).endswith("onecycle") else ""
-        found.append(f"from a base of our own of {_of(base, 'trainer', 'max_epochs')} epochs{cycle}")
-    if (steps := _of(config, "attack", "steps")) and steps < 7:
+    """What of our training, by its `leaves`, no published protocol says."""
+    found = ["one cycle"] if _one_cycle(config) else []
+    if (path := config.get("init_from")) and (base := leaves(read_config(Path(path) / "config.yaml") or {})):
+        cycle = " of one cycle" if _one_cycle(base) else ""
+        found.append(f"from a base of our own of {base.get('trainer.max_epochs')} epochs{cycle}")
+    if (steps := config.get("attack.steps")) and steps < 7:
         found.append(f"trained against {steps} step{'s' if steps > 1 else ''}")
-    if size := _of(config, "data", "train_size"):
+    if size := config.get("data.train_size"):
         found.append(f"{size:,} training images")
-    if str(_of(config, "trainer", "precision")).startswith("bf16"):
+    if str(config.get("trainer.precision")).startswith("bf16"):
         found.append("trained in bf16")
     return found
 
 
-def _of(config: Any, *keys: str) -> Any:
-    for key in keys:
-        config = config.get(key) if isinstance(config, Mapping) else None
-    return config
+def _one_cycle(config: Mapping[str, Any]) -> bool:
+    return str(config.get("optim._target_")).endswith("onecycle")
 
 
-def _model(config: Mapping[str, Any]) -> str | None:
-    name, width = str(config.get("_target_", "")).rpartition(".")[2], config.get("width")
+def _model(config: Mapping[str, Any]) -> str:
+    name, width = config.get("model._target_", "").rpartition(".")[2], config.get("model.width")
     title, usual = MODELS.get(name, (name, None))
     if name == "wrn28_10" and width == 8:
         return "WRN-28-5"
     return title if width == usual else f"{title} of width {width}"
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(Fraction(str(value)))

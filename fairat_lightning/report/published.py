@@ -35,14 +35,14 @@ CAPTION = (
 
 @dataclass
 class Reference:
-    """One published row: its figures in percent, by (attack, figure), and the protocol they were measured under."""
+    """One published row: its figures in [0,1], by (attack, figure), and the protocol they were measured under.
+
+    The attack of a gain, which its source does not name, is "gain".
+    """
 
     label: str
     cite: str
-    source: str
     figures: dict[tuple[str, str], float]
-    gain: dict[str, float]  # over what `over` says, by figure, under an attack that the source does not name
-    over: str
     protocol: dict[str, Any]
     note: str
 
@@ -54,12 +54,6 @@ class Beside:
     group: Group
     reference: Reference
     base: Group | None
-
-    @property
-    def published(self) -> dict[tuple[str, str], float]:
-        """The published figures by (attack, figure), in [0,1]; gains under the attack "gain"."""
-        gains = {("gain", figure): value for figure, value in self.reference.gain.items()}
-        return {key: value / 100 for key, value in {**self.reference.figures, **gains}.items()}
 
     def ours(self, attack: str, figure: str) -> Cell | None:
         """Our `compare.cell` of the same figure; None where there is none."""
@@ -79,14 +73,11 @@ def reference(name: str) -> Reference:
     if key not in found.get("rows", {}):
         raise ValueError(f"there are no published figures called {name}")
     row = found["rows"][key]
-    gain = dict(row.get("gain", {}))
+    figures = {(attack, f): v / 100 for attack in (*ATTACKS, "gain") for f, v in row.get(attack, {}).items() if f != "over"}
     return Reference(
         row["label"],
         found["cite"],
-        found["source"],
-        {(attack, figure): value for attack in ATTACKS for figure, value in row.get(attack, {}).items()},
-        {figure: value for figure, value in gain.items() if figure != "over"},
-        gain.get("over", ""),
+        figures,
         {**found.get("protocol", {}), **row.get("protocol", {})},
         row.get("note", ""),
     )
@@ -108,7 +99,7 @@ def _gain(group: Group, base: Group | None, figure: str) -> Cell | None:
 
 def columns(lines: Sequence[Beside]) -> list[tuple[str, str]]:
     """The (attack, figure) that any published row has, in a fixed order."""
-    present = {key for line in lines for key in line.published}
+    present = {key for line in lines for key in line.reference.figures}
     usual = [(attack, figure) for attack in (*ATTACKS, "gain") for figure in ("average", "worst")]
     return [key for key in usual if key in present] + sorted(present - set(usual))
 
@@ -125,7 +116,7 @@ def table(lines: Sequence[Beside]) -> list[list[str]]:
     for k, line in enumerate(lines):
         if k == 0 or lines[k - 1].group is not line.group:
             rows.append([line.group.label, *("" if (ours := line.ours(*key)) is None else spread(ours) for key in keys)])
-        theirs = line.published
+        theirs = line.reference.figures
         own = "" if line.reference.label == line.group.label else f"{line.reference.label}, "
         rows.append([PUBLISHED + own + line.reference.cite])
         rows[-1] += [f"{100 * theirs[key]:.1f}" if key in theirs else "" for key in keys]
@@ -188,7 +179,7 @@ def terminal(lines: Sequence[Beside]) -> Table:
         shown.add_column(head, justify="right", no_wrap=True)
     before = None
     for line in lines:
-        theirs = line.published
+        theirs = line.reference.figures
         attack = next(
             (a for a in ("autoattack", "gain", "pgd20", "cw20", "clean") if {(a, "average"), (a, "worst")} & set(theirs)), ""
         )
