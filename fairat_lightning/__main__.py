@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fairat_lightning.checks import switch
+from fairat_lightning.identity import identity
 
 HERE = Path(__file__).resolve().parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
@@ -127,7 +128,7 @@ def run_name(*, _root_: DictConfig) -> str:
         raise ValueError(f"{unset[0]} must be one option of its group: {unset[0]}=NAME, --help lists them")
     parts = [choices[group] for group in ("data", "model", "method", "objective")]
     parts += [choices[group] for group in ("awp", "averaging", "head") if choices[group] != "none"]
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(identity(config), sort_keys=True, default=str).encode()).hexdigest()
     name = "-".join([*map(str, parts), f"s{config['seed']}", digest[:8]])
     return re.sub(r"[^\w.-]", "-", name).lstrip(".")  # a folder's name and no path
 

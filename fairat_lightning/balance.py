@@ -27,12 +27,12 @@ def main() -> None:
 def _balance(words: list[str]) -> None:
     from fairat_lightning.classifier import compose, load
     from fairat_lightning.evaluation import class_robust
-    from fairat_lightning.methods.base import SELECT
+    from fairat_lightning.methods.base import SCORES
     from fairat_lightning.metrics import average, selection_score, worst
 
     cfg = compose("balance", words)
-    if cfg.select not in SELECT:
-        raise ValueError(f"select={cfg.select} is unknown: choose one of {', '.join(SELECT)}")
+    if cfg.select not in SCORES:
+        raise ValueError(f"select={cfg.select} is unknown: choose one of {', '.join(SCORES)}")
     found = load(cfg)
     if cfg.to is None and found.run is None:
         raise ValueError("to=FILE must be given: this checkpoint belongs to no run")

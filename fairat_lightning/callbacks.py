@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from fairat_lightning.checks import whole
 from fairat_lightning.record import write
 
 
@@ -21,8 +22,46 @@ def say(trainer: L.Trainer, text: str) -> None:
     print(text, flush=True) if bar is None else bar.print(text)
 
 
+class Cadence(Callback):
+    """Validate after every `every`-th epoch and after the last one.
+
+    Lightning's own `check_val_every_n_epoch` knows no last epoch, and does not open the validation split before it is due, which
+    rules that learn from that split need from the first epoch on.
+    """
+
+    def __init__(self, every: int):
+        whole("val_every", every)
+        self.every = every
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # a resume within an epoch has no start of one
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert trainer.max_epochs is not None
+        number = trainer.current_epoch + 1
+        due = number % self.every == 0 or number == trainer.max_epochs
+        trainer.check_val_every_n_epoch = 1 if due else trainer.max_epochs + 1
+
+
+def validated(trainer: L.Trainer) -> bool:
+    """Whether this epoch has a validation: else what the trainer knows of one is of an earlier epoch."""
+    return trainer.check_val_every_n_epoch == 1
+
+
 class Keep(ModelCheckpoint):
-    """A ModelCheckpoint that knows its best score again in a folder that was moved."""
+    """best.ckpt: the epoch with the highest `val/select`, or with `select` "last" the last one.
+
+    It is saved at the end of the training epoch: earlier, it would hold the class state of the epoch before. It knows its best
+    score again in a folder that was moved.
+    """
+
+    def __init__(self, folder: Path, select: str):
+        rule: dict[str, Any] = {} if select == "last" else {"monitor": "val/select", "mode": "max"}
+        super().__init__(folder, filename="best", save_on_train_epoch_end=True, enable_version_counter=False, **rule)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.monitor is None or validated(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict({**state_dict, "dirpath": self.dirpath})
@@ -71,7 +110,8 @@ class History(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         seconds, work = self.spent()
-        values = {k: v.item() for k, v in sorted(trainer.callback_metrics.items()) if "/" in k and not k.endswith("_step")}
+        known = {k: v.item() for k, v in sorted(trainer.callback_metrics.items()) if "/" in k and not k.endswith("_step")}
+        values = {k: v for k, v in known.items() if validated(trainer) or not k.startswith("val/")}
         clocks = {"seconds": round(seconds, 3), "cpu_seconds": round(work, 3)}
         self.rows.append({"epoch": trainer.current_epoch, **clocks, "lr": self.rate, **values})
         self._write(trainer)
@@ -85,9 +125,7 @@ class History(Checkpoint):
         table.writerows(self.rows)
         write(self.path, text.getvalue())
         row = self.rows[-1]
-        line = (
-            f"epoch {row['epoch'] + 1:>3}/{trainer.max_epochs}   loss {row.get('train/loss', float('nan')):6.3f}   "
-            f"clean {100 * row.get('val/clean', float('nan')):5.1f}   robust {100 * row.get('val/robust', float('nan')):5.1f}   "
-            f"worst class {100 * row.get('val/robust_worst', float('nan')):5.1f}   {row['seconds']:6.1f} s"
-        )
-        say(trainer, line)
+        shown = {"clean": "val/clean", "robust": "val/robust", "worst class": "val/robust_worst"}
+        found = [f"{name} {100 * row[key]:5.1f}   " if key in row else " " * (len(name) + 9) for name, key in shown.items()]
+        line = f"epoch {row['epoch'] + 1:>3}/{trainer.max_epochs}   loss {row.get('train/loss', float('nan')):6.3f}   "
+        say(trainer, f"{line}{''.join(found)}{row['seconds']:6.1f} s")

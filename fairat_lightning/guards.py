@@ -2,7 +2,7 @@
 
 Catastrophic overfitting (Wong, Rice and Kolter, "Fast is better than free", ICLR 2020, arXiv 2001.03994): within an epoch or two,
 training against one large step can lose all robustness to several small ones, while its accuracy under its own attack rises.
-We call it so when the accuracy under PGD-10, on validation after each epoch, is below half of its best, and that under the
+We call it so when the accuracy under PGD-10, whenever the run is validated, is below half of its best, and that under the
 training attack above that best: our choice, for which no image is attacked that was not attacked anyway, but where an average
 of the weights is validated: then the current ones are too.
 """
@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
 from torch import Tensor
 from torchmetrics import Metric
 
-from fairat_lightning.callbacks import say
+from fairat_lightning.callbacks import say, validated
 from fairat_lightning.classwise import global_sum
 from fairat_lightning.methods.base import Method
 from fairat_lightning.metrics import average
@@ -161,6 +161,8 @@ class Collapse(Checkpoint):
             self.act(trainer, cast(Method, pl_module))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not validated(trainer):
+            return
         own, robust = (float(trainer.callback_metrics.get(key, torch.nan)) for key in ("train/robust", "val/robust"))
         averaged = any(isinstance(callback, WeightAveraging) for callback in cast(Any, trainer).callbacks)
         if averaged:  # then validation saw the average, whose collapse comes late or never

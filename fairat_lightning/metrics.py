@@ -152,9 +152,13 @@ def shift_risk(class_risk: Tensor, radii: Sequence[float] = RADII) -> list[float
 
 
 def selection_score(accuracy: Tensor, select: str) -> Tensor:
-    """What the best checkpoint maximises: the validation robust "worst", "average", or their "sum" (CFA's rule)."""
-    scores = {"sum": average(accuracy) + worst(accuracy), "worst": worst(accuracy), "average": average(accuracy)}
-    return scores[select]
+    """What the best checkpoint maximises: the validation robust "worst", "average", or their "sum" (CFA's rule).
+
+    With "last" the last epoch is kept whatever its score; what else is chosen on validation (a head's strength) goes by the sum.
+    """
+    if select in ("worst", "average"):
+        return worst(accuracy) if select == "worst" else average(accuracy)
+    return average(accuracy) + worst(accuracy)
 
 
 def summary(confusion: Tensor, classes: Sequence[str], class_loss: Tensor | None = None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import torch
 import yaml
 
 from fairat_lightning import __version__
+from fairat_lightning.identity import identity
 
 FILES = (
     *("config.yaml", "metrics.json", "run.json", "samples.jsonl", "history.csv", "classes.png", "hardest.npz"),
@@ -109,16 +110,9 @@ def is_finished(folder: Path, config: dict[str, Any]) -> bool:
     if not isinstance(other, dict):
         raise ValueError(f"{folder / 'config.yaml'} is missing or damaged: choose another hydra.run.dir, or overwrite=true")
     mine, finished = yaml.safe_load(yaml.safe_dump(config)), read_metrics(folder) is not None
-    if other != mine and (finished or _any_processes(other) != _any_processes(mine)):
+    if identity(other, processes=finished) != identity(mine, processes=finished):
         raise ValueError(f"{folder} holds a run of another configuration: choose another hydra.run.dir, or overwrite=true")
     return finished
-
-
-def _any_processes(config: Any) -> Any:
-    """A configuration without the number of its processes."""
-    if not isinstance(config, dict) or not isinstance(config.get("trainer"), dict):
-        return config
-    return {**config, "trainer": {k: v for k, v in config["trainer"].items() if k not in ("devices", "num_nodes")}}
 
 
 def open_folder(folder: Path, config: dict[str, Any], resume: Path | None, **facts: Any) -> None:
@@ -136,11 +130,15 @@ def open_folder(folder: Path, config: dict[str, Any], resume: Path | None, **fac
     write_json(folder / "run.json", run)
 
 
-def check_resumable(folder: Path, path: Path, state: Mapping[str, Any]) -> None:
-    """ValueError unless all is there and whole that a run of this `state` dict goes on from: `path`, best.ckpt, its records."""
+def check_resumable(folder: Path, path: Path, state: Mapping[str, Any], first_best: int = 1) -> None:
+    """ValueError unless all is there and whole that a run of this `state` dict goes on from: `path`, best.ckpt, its records.
+
+    `first_best`: after how many epochs there is a best.ckpt.
+    """
     best, content = folder / "checkpoints" / "best.ckpt", load_checkpoint(path)
-    begun = content.get("within", {}).get("position", [1])[0]  # whether an epoch has passed
-    for place in [path, *([best] if begun or best.exists() else [])]:
+    # Epochs that have passed; one is taken as passed where the file is none of ours, which the loop below says.
+    begun = content["within"]["position"][0] if "within" in content else content.get("epoch", 0) + 1
+    for place in [path, *([best] if begun >= first_best or best.exists() else [])]:
         if not place.exists():
             raise ValueError(f"{place} is missing: overwrite=true starts the run anew")
         content = load_checkpoint(place)

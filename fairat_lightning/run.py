@@ -103,7 +103,7 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
     if datamodule.batch_size == trainer.world_size:
         _try_one(net, datamodule)
     if resume is not None:
-        record.check_resumable(folder, resume, method.state_dict())
+        record.check_resumable(folder, resume, method.state_dict(), _first_best(cfg))
     if trainer.strategy.root_device.type == "cpu":
         set_threads(net, datamodule.train.pixels[: datamodule.batch_size])
     if cfg.compile:
@@ -113,6 +113,11 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
     except OSError as error:
         raise ValueError(f"hydra.run.dir={folder} cannot be made: {error.strerror}") from error
     return Run(cfg, folder, datamodule, method, trainer, head, resume, anew=overwrite)
+
+
+def _first_best(cfg: DictConfig) -> int:
+    """After how many epochs a run has a best.ckpt."""
+    return 1 if cfg.select == "last" else min(cfg.val_every, cfg.trainer.max_epochs)
 
 
 def _try_one(net: torch.nn.Module, data: DataModule) -> None:
@@ -183,7 +188,7 @@ def _execute(job: Run) -> None:
             arrays: dict[str, Any] = {key: value.numpy() for key, value in kept.items()}
             np.savez(job.folder / "hardest.npz", **arrays)
         facts |= {"judged_in": ARITHMETIC, "memory": record.peak_memory()}
-        record.close_folder(job.folder, job.method.results, seconds=seconds, selected_epoch=selected, **facts)
+        record.close_folder(job.folder, job.method.results, seconds=seconds, selected_epoch=selected, selected_by=job.cfg.select, **facts)
         if any(isinstance(logger, WandbLogger) for logger in job.trainer.loggers):
             from fairat_lightning.dashboards import log_report
 

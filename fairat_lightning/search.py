@@ -121,7 +121,7 @@ class Seen(Checkpoint):
 
     def tell(self, rows: list[dict[str, str]]) -> None:
         own = self.seeds[self.folder]
-        for row in rows[len(own) :]:
+        for row in [row for row in rows if row.get(WATCHED)][len(own) :]:
             own.append(float(row[WATCHED]))
             self.trial.report(fmean(worst[len(own) - 1] for worst in self.seeds.values() if len(worst) >= len(own)), self.told)
             self.told += 1
@@ -130,13 +130,14 @@ class Seen(Checkpoint):
 
 
 def _run(words: list[str], seen: Seen) -> float:
-    """The best validation score of one training, or of what is left of it."""
+    """The validation score of the epoch that one training, or what is left of it, keeps."""
     cfg, folder = composed(words)
     seen.begin(folder)
     run(cfg, folder, sweep=True, callbacks=[seen])
     rows = seen.rows()
     seen.tell(rows)
-    return max(float(row[SCORE]) for row in rows)
+    scores = [float(row[SCORE]) for row in rows if row.get(SCORE)]
+    return scores[-1] if cfg.select == "last" else max(scores)
 
 
 def _settings(overrides: list[Override]) -> dict[str, Any]:

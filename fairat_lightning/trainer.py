@@ -12,18 +12,19 @@ from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from fairat_lightning.build import part
-from fairat_lightning.callbacks import Bar, History, Keep
+from fairat_lightning.callbacks import Bar, Cadence, History, Keep
 from fairat_lightning.checks import switch, whole, within
 from fairat_lightning.guards import Collapse, Finite
 from fairat_lightning.processes import check_strategy, join
 from fairat_lightning.resume import Last, Whole
 
-EPOCHS = "trainer.max_epochs=N, whole epochs, each with its validation"
+EPOCHS = "trainer.max_epochs=N, whole epochs"
 INSTEAD = {  # what Lightning would end or shorten a run by, unknown to its record, and what does it here
     **dict.fromkeys(("limit_train_batches", "overfit_batches"), "data.train_size=N"),
     **{"limit_val_batches": "data.val_per_class=N", "limit_test_batches": "data.test_size=N"},
     **dict.fromkeys(("max_steps", "min_steps", "min_epochs", "max_time", "val_check_interval"), EPOCHS),
     "reload_dataloaders_every_n_epochs": EPOCHS,
+    "check_val_every_n_epoch": "val_every=N",
 }
 GPU = "FAIRAT_LIGHTNING_GPU"  # the one that a sweep's process has claimed
 SWITCHES = ("benchmark", "detect_anomaly", "deterministic")
@@ -35,14 +36,13 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     _check(cfg.trainer)
     if cfg.on_nonfinite == "skip" and cfg.trainer.precision == "16-mixed":
         raise ValueError("on_nonfinite=skip with trainer.precision=16-mixed, which skips by itself: choose bf16-mixed, or stop")
-    place: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     callbacks: list[Callback] = [
         History(folder / "history.csv"),
         Collapse(cfg.on_collapse),  # before what writes the checkpoints, which hold what it knows
-        # At the end of the training epoch: earlier, they would hold the class state of the epoch before.
-        Keep(filename="best", monitor="val/select", mode="max", save_on_train_epoch_end=True, **place),
+        Keep(folder / "checkpoints", cfg.select),
         Last(folder / "checkpoints", seed=cfg.seed, minutes=cfg.save_minutes),
         Finite(cfg.on_nonfinite),
+        Cadence(cfg.val_every),
     ]
     if cfg.get("averaging"):
         callbacks.append(part(cfg, "averaging"))
@@ -72,7 +72,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the datamodule shards, without repeating a sample
         inference_mode=False,
-        check_val_every_n_epoch=1,  # the best and the history need it
+        check_val_every_n_epoch=1,  # `Cadence` says when
         fast_dev_run=False,
         deterministic=cfg.deterministic,
         sync_batchnorm=on_gpus and (cfg.trainer.devices, cfg.trainer.get("num_nodes", 1)) != (1, 1),

@@ -24,7 +24,8 @@ from fairat_lightning.speed import compile_network
 
 VALIDATION = {"clean": None, "robust": "pgd10"}
 TEST = {"clean": None, "pgd20": "pgd20", "cw20": "cw20"}
-SELECT = ("sum", "worst", "average")
+SCORES = ("sum", "worst", "average")
+SELECT = (*SCORES, "last")
 Inner = Callable[[nn.Module, Tensor, Tensor], Callable[[Tensor], Tensor]]  # (net, x, y) -> (image (B,C,H,W) -> (B,))
 
 
@@ -33,7 +34,7 @@ class Method(L.LightningModule):
 
     `classes`: class names, or their number. `attack`: the training attack, whose norm and eps are the threat model of every
     evaluation. `optim`: `(parameters, epochs=, steps=) -> Lightning's optimiser dictionary` (see `optim.py`).
-    `select`: what the best checkpoint maximises on validation. `num_samples`: the size of the training set, for methods that
+    `select`: what the best checkpoint maximises on validation, or "last". `num_samples`: the size of the training set, for methods that
     keep a state per example. After an evaluation, `matrices` holds its confusion matrices
     (C,C) as "val/robust"; after a test `results` holds one `metrics.summary` per attack, and `verdicts` index, label and
     predicted class of every test image, (N,) each.
