@@ -103,7 +103,8 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
     if datamodule.batch_size == trainer.world_size:
         _try_one(net, datamodule)
     if resume is not None:
-        record.check_resumable(folder, resume, method.state_dict(), _first_best(cfg))
+        first_best = 1 if cfg.select == "last" else min(cfg.val_every, cfg.trainer.max_epochs)
+        record.check_resumable(folder, resume, method.state_dict(), first_best)
     if trainer.strategy.root_device.type == "cpu":
         set_threads(net, datamodule.train.pixels[: datamodule.batch_size])
     if cfg.compile:
@@ -113,11 +114,6 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
     except OSError as error:
         raise ValueError(f"hydra.run.dir={folder} cannot be made: {error.strerror}") from error
     return Run(cfg, folder, datamodule, method, trainer, head, resume, anew=overwrite)
-
-
-def _first_best(cfg: DictConfig) -> int:
-    """After how many epochs a run has a best.ckpt."""
-    return 1 if cfg.select == "last" else min(cfg.val_every, cfg.trainer.max_epochs)
 
 
 def _try_one(net: torch.nn.Module, data: DataModule) -> None:

@@ -20,6 +20,7 @@ def trainer(own, robust, epoch=0):
     return SimpleNamespace(
         callbacks=[],
         callback_metrics=metrics,
+        check_val_every_n_epoch=1,
         current_epoch=epoch,
         is_global_zero=True,
         progress_bar_callback=None,
