@@ -10,9 +10,13 @@ does; so they are the same after a kill, and verdicts equal those of the authors
 
 Targets are min(9, C-1). Below 4 classes the targeted DLR loss does not exist: APGD-T is left out, and the result is not called
 AutoAttack; nor is it with fewer steps or queries than the standard.
+
+`APGD` is the first half of it, APGD-CE and then APGD-T on what is left, for machines that cannot afford FAB-T and Square. Its
+figure never goes by the name of AutoAttack, whose figures are as a rule lower.
 """
 
 import logging
+from abc import abstractmethod
 from importlib.metadata import version
 from typing import Any
 
@@ -24,7 +28,7 @@ from fairat_lightning.checks import whole
 from fairat_lightning.evaluation import full_float32
 from fairat_lightning.metrics import class_accuracy, summary
 
-STEPS, QUERIES = 100, 5000
+STEPS, QUERIES, TARGETS = 100, 5000, 9
 TITLES = {"apgd_ce": "APGD-CE", "apgd_t": "APGD-T", "fab_t": "FAB-T", "square": "Square"}
 MISSING = "pyautoattack is not installed: pip install 'fairat-lightning[autoattack]'"
 
@@ -38,26 +42,25 @@ def available() -> bool:
     return True
 
 
-class AutoAttack(Suite):
-    """The standard suite; fewer `steps` of the gradient attacks or `queries` of Square make it a reduced one.
+class Ensemble(Suite):
+    """Attacks one after the other, each on what survived those before; a subclass names its `stages`, of TITLES, and itself."""
 
-    `square_batch_size`: images at once in Square, which keeps no gradient and so has room for more; its verdicts depend on it,
-    and None, the audit's batch size, is the standard. ValueError without the extra.
-    """
+    name: str
+    stages: tuple[str, ...]
 
-    def __init__(self, steps: int = STEPS, queries: int = QUERIES, square_batch_size: int | None = None):
-        for key, value in (("steps", steps), ("queries", queries), ("square_batch_size", square_batch_size)):
-            if value is None and key == "square_batch_size":
-                continue
+    def __init__(self, steps: int, queries: int, targets: int, square_batch_size: int | None = None):
+        for key, value in (("steps", steps), ("queries", queries), ("targets", targets)):
             whole(f"suite.{key}", value)
-        self.steps, self.queries, self.square_batch_size = steps, queries, square_batch_size
+        if square_batch_size is not None:
+            whole("suite.square_batch_size", square_batch_size)
+        self.steps, self.queries, self.targets, self.square_batch_size = steps, queries, targets, square_batch_size
         if not available():
-            raise ValueError(f"suite=autoattack: not run, {MISSING}")
+            raise ValueError(f"suite={self.name}: not run, {MISSING}")
         self.versions = {"pyautoattack": version("pyautoattack")}
 
     def __call__(self, audit: Audit) -> Findings:
-        stages = [name for name in TITLES if name != "apgd_t" or len(audit.classes) > 3]
-        targets = min(9, len(audit.classes) - 1)
+        stages = [name for name in self.stages if name != "apgd_t" or len(audit.classes) > 3]
+        targets = min(self.targets, len(audit.classes) - 1)
         cost = {
             "apgd_ce": 3.0 * self.steps,
             "apgd_t": 3.0 * self.steps * targets,
@@ -80,7 +83,7 @@ class AutoAttack(Suite):
         survivors = (before == audit.labels).nonzero().flatten()
 
         def judge(x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, None]:
-            return attack(name, audit, x, y, steps=self.steps, queries=self.queries), None
+            return attack(name, audit, x, y, steps=self.steps, queries=self.queries, targets=self.targets), None
 
         def so_far(predicted: Tensor) -> Tensor:
             after[survivors[: len(predicted)]] = predicted
@@ -89,6 +92,23 @@ class AutoAttack(Suite):
 
         after[survivors] = audit.run(name, survivors, judge, so_far, self.square_batch_size if name == "square" else None)
         return after
+
+    @abstractmethod
+    def _findings(self, audit: Audit, summaries: dict[str, Any], stages: list[str]) -> Findings:
+        """What is said of the figures after each stage."""
+
+
+class AutoAttack(Ensemble):
+    """The standard suite; fewer `steps` of the gradient attacks or `queries` of Square make it a reduced one.
+
+    `square_batch_size`: images at once in Square, which keeps no gradient and so has room for more; its verdicts depend on it,
+    and None, the audit's batch size, is the standard. ValueError without the extra.
+    """
+
+    name, stages = "autoattack", tuple(TITLES)
+
+    def __init__(self, steps: int = STEPS, queries: int = QUERIES, square_batch_size: int | None = None):
+        super().__init__(steps, queries, TARGETS, square_batch_size)
 
     def _findings(self, audit: Audit, summaries: dict[str, Any], stages: list[str]) -> Findings:
         standard = len(stages) == 4 and (self.steps, self.queries) == (STEPS, QUERIES)
@@ -111,7 +131,34 @@ class AutoAttack(Suite):
         return Findings(summaries, titles, ["clean", last], notes)
 
 
-def attack(name: str, audit: Audit, x: Tensor, y: Tensor, *, steps: int = STEPS, queries: int = QUERIES) -> Tensor:
+class APGD(Ensemble):
+    """APGD-CE, and APGD-T towards the `targets` most likely wrong classes on what is left; the library's standard are 9.
+
+    Below 4 classes APGD-T does not exist, and the result is APGD-CE's. ValueError without the extra.
+    """
+
+    name, stages = "apgd", ("apgd_ce", "apgd_t")
+
+    def __init__(self, steps: int = STEPS, targets: int = TARGETS):
+        super().__init__(steps, QUERIES, targets)
+
+    def _findings(self, audit: Audit, summaries: dict[str, Any], stages: list[str]) -> Findings:
+        targets = min(self.targets, len(audit.classes) - 1)
+        title = f"APGD-CE + APGD-T ({targets} target{'s' if targets > 1 else ''})" if len(stages) > 1 else TITLES["apgd_ce"]
+        if self.steps != STEPS:
+            title += f", {self.steps} steps"
+        summaries["apgd"] = summaries.pop(stages[-1])
+        titles = {"clean": "clean", **{name: f"after {TITLES[name]}" for name in stages[:-1]}, "apgd": title}
+        notes = [
+            f"{title} is the first half of AutoAttack and not AutoAttack, whose figures are as a rule lower.",
+            f"Batches of {audit.batch_size} images, seed {audit.seed}: verdicts depend on both.",
+        ]
+        return Findings(summaries, titles, ["clean", "apgd"], notes)
+
+
+def attack(
+    name: str, audit: Audit, x: Tensor, y: Tensor, *, steps: int = STEPS, queries: int = QUERIES, targets: int = TARGETS
+) -> Tensor:
     """The classes (B,), on the CPU, that images (B,C,H,W) with labels (B,) are taken for after one of TITLES."""
     from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
     from pyautoattack.fab_pt import FABAttack_PT
@@ -122,14 +169,14 @@ def attack(name: str, audit: Audit, x: Tensor, y: Tensor, *, steps: int = STEPS,
     common: dict[str, Any] = {"norm": norm, "eps": threat.eps, "seed": audit.seed, "device": audit.device, "verbose": False}
     gradient = {"n_restarts": 1, "n_iter": steps}
     apgd = {"eot_iter": 1, "rho": 0.75, "logger": logging.getLogger("autoattack")}  # its warnings are our checks' affair
-    targets = {"n_target_classes": min(9, classes - 1)}
+    aims = {"n_target_classes": min(targets, classes - 1)}
     with torch.inference_mode(False), torch.no_grad(), full_float32():
         if name == "apgd_ce":
             crafted = APGDAttack(audit.net, **gradient, **apgd, **common).perturb(x, y)
         elif name == "apgd_t":
-            crafted = APGDAttack_targeted(audit.net, **gradient, **apgd, **targets, **common).perturb(x, y)
+            crafted = APGDAttack_targeted(audit.net, **gradient, **apgd, **aims, **common).perturb(x, y)
         elif name == "fab_t":
-            crafted = FABAttack_PT(audit.net, targeted=True, **gradient, **targets, **common).perturb(x, y)
+            crafted = FABAttack_PT(audit.net, targeted=True, **gradient, **aims, **common).perturb(x, y)
         else:
             square = SquareAttack(audit.net, p_init=0.8, n_queries=queries, n_restarts=1, resc_schedule=False, **common)
             crafted = square.perturb(x, y)

@@ -105,8 +105,8 @@ def load(cfg: DictConfig) -> Classifier:
 
 
 def places(cfg: DictConfig, data: DataModule) -> Tensor:
-    """Which test images are judged: (n,), in their order."""
-    names, targets = data.classes, data.test.targets
+    """Which images of the split are judged: (n,), in their order."""
+    names, targets = data.classes, getattr(data, cfg.split).targets
     sizes = targets.bincount(minlength=len(names))
 
     def among(key: str) -> Tensor:
@@ -115,7 +115,7 @@ def places(cfg: DictConfig, data: DataModule) -> Tensor:
                 few = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
                 raise ValueError(f"{key}={name} is unknown: the data has {few}")
             if not sizes[names.index(name)]:
-                raise ValueError(f"{key}={name}: there is no test image of this class")
+                raise ValueError(f"{key}={name}: there is no {cfg.split} image of this class")
         return torch.tensor([name in map(str, cfg[key]) for name in names])
 
     wanted = (sizes > 0) if cfg.classes is None else among("classes")
@@ -123,10 +123,11 @@ def places(cfg: DictConfig, data: DataModule) -> Tensor:
         return wanted[targets].nonzero().flatten()
     counts = torch.where(wanted, cfg.samples_per_class, 0)
     if cfg.in_full is not None:
-        counts = torch.where(among("in_full"), sizes, counts)
+        counts = torch.where(among("in_full"), sizes.clamp(max=cfg.samples_in_full), counts)
     if (counts > sizes).any():
-        least = int(torch.where(wanted, sizes, sizes.max()).argmin())
-        raise ValueError(f"samples_per_class={cfg.samples_per_class}: class {names[least]!r} has only {sizes[least]} test images")
+        least = int((sizes - counts).argmin())
+        here = f"class {names[least]!r} has only {sizes[least]} {cfg.split} images"
+        raise ValueError(f"samples_per_class={cfg.samples_per_class}: {here}")
     return stratified(targets, counts[: int(targets.max()) + 1])
 
 

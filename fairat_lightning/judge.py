@@ -31,8 +31,14 @@ from fairat_lightning.samples import NAME, Journal
 from fairat_lightning.speed import largest_batch
 
 NOT_IDENTITY = ("overwrite", "to", "device", "allow")
+ADDED = {"samples_in_full": None, "split": "test"}  # came after 0.1: at these values an evaluation is the one of before
+SPLITS = ("test", "val", "train")
 WIDE = 8  # columns that fit a terminal
 MARKS = {True: "[green]passed[/]", False: "[bold red]FAILED[/]", None: "[yellow]not run[/]"}
+
+
+class Busy(ValueError):
+    """Another process is at work in the folder."""
 
 
 def main(words: list[str]) -> None:
@@ -53,7 +59,7 @@ def main(words: list[str]) -> None:
             finally:
                 (folder / ".lock").unlink(missing_ok=True)
     except Timeout:
-        raise ValueError(f"{folder} is being evaluated by another process") from None
+        raise Busy(f"{folder} is being evaluated by another process") from None
     except OSError as error:
         raise ValueError(f"{folder} cannot be written to: {error.strerror}") from error
     show(folder)
@@ -88,8 +94,8 @@ def _evaluate(cfg: DictConfig, audit: Audit, folder: Path, suite: Suite) -> None
 def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]:
     """All that the verdicts depend on; what cannot be judged is refused here, before anything is written."""
     chosen = places(cfg, judged.data)
-    test = judged.data.test.subset(chosen)
-    suite.check(test.pixels, test.targets, chosen)
+    images = getattr(judged.data, cfg.split).subset(chosen)
+    suite.check(images.pixels, images.targets, chosen)
     part(cfg, "attack")
     return {  # not where the weights lie, but what they are
         "config": {key: value for key, value in _config(cfg).items() if key not in ("checkpoint", "name")},
@@ -97,7 +103,7 @@ def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]
         "device": _device(cfg),
         "version": __version__,
         "weights": fingerprint(judged.net.state_dict()),
-        "images": fingerprint({"pixels": test.pixels, "targets": test.targets, "index": chosen}),
+        "images": fingerprint({"pixels": images.pixels, "targets": images.targets, "index": chosen}),
         "torch": torch.__version__,
         **suite.versions,
     }
@@ -118,9 +124,9 @@ def _audit(cfg: DictConfig, judged: Classifier, folder: Path, header: dict[str, 
         record.write(folder / "config.yaml", yaml.safe_dump(_config(cfg), sort_keys=False))
         record.write_json(folder / "run.json", record.environment(cfg.seed, "fairat_lightning.evaluate"))
     chosen = places(cfg, judged.data)
-    test = judged.data.test.subset(chosen)
+    images = getattr(judged.data, cfg.split).subset(chosen)
     return Audit(
-        *(judged.net, test.pixels, test.targets, chosen, judged.data.classes),
+        *(judged.net, images.pixels, images.targets, chosen, judged.data.classes),
         threat=part(cfg, "attack"),
         journal=journal,
         batch_size=cfg.batch_size,
@@ -130,7 +136,7 @@ def _audit(cfg: DictConfig, judged: Classifier, folder: Path, header: dict[str, 
 
 
 def _config(cfg: DictConfig) -> dict[str, Any]:
-    return {key: value for key, value in plain(cfg).items() if key not in NOT_IDENTITY}
+    return {key: value for key, value in plain(cfg).items() if key not in NOT_IDENTITY and ADDED.get(key, ...) != value}
 
 
 def _device(cfg: DictConfig) -> str:
@@ -154,7 +160,7 @@ def _close(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings, *, s
 
     `seconds` is None where earlier sessions have taken some of them.
     """
-    notes = list(findings.notes)
+    notes = [*findings.notes, *([f"These are {cfg.split} images and no test images."] if cfg.split != "test" else [])]
     counts = audit.labels.bincount(minlength=len(audit.classes)).tolist()
     if empty := [name for name, count in zip(audit.classes, counts, strict=True) if not count]:
         notes.append(f"No image of {', '.join(empty[:20])}: {'they take' if len(empty) > 1 else 'it takes'} part in nothing.")
@@ -163,7 +169,8 @@ def _close(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings, *, s
     if cfg.in_full is not None:
         full = [name for name in audit.classes if name in map(str, cfg.in_full)]
         findings.metrics.update({key: worst_among(found, full) for key, found in findings.metrics.items()})
-        notes.append(f"All images of {', '.join(full)}: the worst class is the worst of these{_below(findings)}.")
+        many = "All" if cfg.samples_in_full is None else f"Up to {cfg.samples_in_full}"
+        notes.append(f"{many} images of {', '.join(full)}: the worst class is the worst of these{_below(findings)}.")
     split_errors(findings.metrics)
     shown = {key: findings.metrics[key] for key in findings.headline or list(findings.metrics)[:3]}
     save(class_bars({folder.name: shown}, tuple(shown), findings.titles), folder / "classes.png")
@@ -213,19 +220,21 @@ def show(folder: Path) -> None:
 
 
 def _folder(cfg: DictConfig, run: Path | None) -> Path:
-    """Where the evaluation goes; one of another checkpoint of a run than its best says so in its name."""
-    weights = Path(cfg.checkpoint)
-    other = run is not None and weights.suffix and weights.name != "best.ckpt" and cfg.name == cfg.suite.suite
-    name = f"{cfg.name}-{weights.stem}" if other else cfg.name
+    """Where the evaluation goes; one of another checkpoint of a run than its best, or of other images, says so in its name."""
+    weights, name = Path(cfg.checkpoint), str(cfg.name)
+    if run is not None and weights.suffix and weights.name != "best.ckpt" and cfg.name == cfg.suite.suite:
+        name += f"-{weights.stem}"
+    if cfg.split != "test" and cfg.name == cfg.suite.suite:
+        name += f"-{cfg.split}"
     above = run or Path("runs") / f"audit-{weights.stem}" if cfg.to is None else Path(cfg.to)
     return reachable(above / "evaluation" / name)
 
 
 def _check(cfg: DictConfig) -> None:
     refuse_seed(cfg.seed)
-    for key in ("batch_size", "samples_per_class"):
+    for key in ("batch_size", "samples_per_class", "samples_in_full"):
         value = cfg[key]
-        known = (value is None and key == "samples_per_class") or (value == "auto" and key == "batch_size")
+        known = (value is None and key != "batch_size") or (value == "auto" and key == "batch_size")
         if not known:
             whole(key, value)
     switch("overwrite", cfg.overwrite)
@@ -234,6 +243,10 @@ def _check(cfg: DictConfig) -> None:
             raise ValueError(f"{key}={cfg[key]} must be a list of names: {key}=[cat,dog]")
     if cfg.in_full is not None and (cfg.samples_per_class is None or cfg.classes is not None):
         raise ValueError("in_full goes with samples_per_class and without classes: it adds to a sample of every class")
+    if cfg.samples_in_full is not None and cfg.in_full is None:
+        raise ValueError("samples_in_full goes with in_full: so many images of each of its classes")
+    if cfg.split not in SPLITS:
+        raise ValueError(f"split={cfg.split} is unknown: choose one of {', '.join(SPLITS)}")
     if cfg.to is not None and (not isinstance(cfg.to, str) or not cfg.to):
         raise ValueError(f"to={cfg.to} must be a path")
     if not isinstance(cfg.name, str) or not cfg.name or "/" in cfg.name or cfg.name.startswith(".") or len(cfg.name) > 100:

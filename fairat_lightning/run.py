@@ -184,7 +184,8 @@ def _execute(job: Run) -> None:
             arrays: dict[str, Any] = {key: value.numpy() for key, value in kept.items()}
             np.savez(job.folder / "hardest.npz", **arrays)
         facts |= {"judged_in": ARITHMETIC, "memory": record.peak_memory()}
-        record.close_folder(job.folder, job.method.results, seconds=seconds, selected_epoch=selected, selected_by=job.cfg.select, **facts)
+        facts |= {"selected_epoch": selected, "selected_by": job.cfg.select}
+        record.close_folder(job.folder, job.method.results, seconds=seconds, **facts)
         if any(isinstance(logger, WandbLogger) for logger in job.trainer.loggers):
             from fairat_lightning.dashboards import log_report
 

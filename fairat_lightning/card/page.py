@@ -22,6 +22,7 @@ AUTOATTACK = {
     "apgd_t": "APGD on the targeted DLR loss, on what survived the attacks before",
     "fab_t": "targeted FAB, on what survived the attacks before",
     "square": "Square, a black box, on what survived the attacks before",
+    "apgd": "APGD-CE, then APGD-T on what survived it: the first half of AutoAttack",
     "autoattack": "the standard AutoAttack: APGD-CE, APGD-T, FAB-T and Square, each on what survived those before",
 }
 FRONT = """---

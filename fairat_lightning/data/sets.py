@@ -121,7 +121,7 @@ def _official(name: str, root: Path | None, files: Sequence[str], read: Callable
             return read(root, False)
         except (RuntimeError, OSError, EOFError, zlib.error) as error:
             raise ValueError(f"data.root={root}: these are not the official files of {name}: {_line(error)}") from error
-    cache = Path(os.environ.get("FAIRAT_LIGHTNING_DATA") or "~/.cache/fairat_lightning").expanduser()
+    cache = downloads()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         # Several processes may start at once, and one half-written file would be read by the others.
@@ -131,6 +131,11 @@ def _official(name: str, root: Path | None, files: Sequence[str], read: Callable
         raise ValueError(
             f"could not download {name} into {cache}: set data.root to a folder that holds it: {_line(error)}"
         ) from error
+
+
+def downloads() -> Path:
+    """The folder that a set is looked for in, and downloaded into, where no `root` is given."""
+    return Path(os.environ.get("FAIRAT_LIGHTNING_DATA") or "~/.cache/fairat_lightning").expanduser()
 
 
 def _idx(place: Path, name: str) -> NDArray[np.uint8]:

@@ -1,12 +1,13 @@
 """Run folders read back: the run's own test, later evaluations, history and images, grouped into rows of seeds.
 
 A folder needs one finished part: metrics.json, or evaluation/<name>/metrics.json. Everything else may be missing. Where a
-figure was measured twice, the evaluation is kept if it saw at least as many images under the same threat model.
+figure was measured twice, the evaluation is kept if it saw at least as many images under the same threat model. An evaluation of
+last.ckpt stands beside the others, under keys of its own.
 """
 
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -33,8 +34,10 @@ TITLES = {
     "apgd_t": "APGD-T",
     "fab_t": "FAB-T",
     "square": "Square",
+    "apgd": "APGD-CE + APGD-T",
     "autoattack": "AutoAttack",
 }
+LAST = "@last"  # behind the key of an attack on the last epoch's weights, where others were kept
 LAYOUT = ("titles", "headline", "classes", "curve", "checks", "notes")  # of run.json: said elsewhere in a report
 Summary = Mapping[str, Any]
 T = TypeVar("T")
@@ -102,14 +105,17 @@ class Group:
         return [a for a in found if a is not None]
 
 
-def read_run(folder: Path) -> Run:
-    """Everything in one folder. ValueError, one line with the path, if nothing in it is finished or a file is damaged."""
+def read_run(folder: Path, without: Collection[str] = ()) -> Run:
+    """Everything in one folder, but the evaluations that `without` names.
+
+    ValueError, one line with the path, if nothing in it is finished or a file is damaged.
+    """
     run = Run(folder)
     run.config = read_config(folder / "config.yaml")
     run.facts = _object(folder / "run.json")
     _absorb(run, folder, "", run.facts, run.config)
     places = folder / "evaluation"
-    for place in sorted(p for p in places.iterdir() if p.is_dir()) if places.is_dir() else ():
+    for place in sorted(p for p in places.iterdir() if p.is_dir() and p.name not in without) if places.is_dir() else ():
         if (place / "metrics.json").exists():
             facts = run.audits[place.name] = _object(place / "run.json")
             _absorb(run, place, place.name, facts, read_config(place / "config.yaml"))
@@ -129,16 +135,20 @@ def _absorb(run: Run, place: Path, suite: str, facts: dict[str, Any], config: di
         return
     found = samples.read(place / samples.NAME) if (place / samples.NAME).exists() else None
     weights = found[0].get("weights") if found else None
-    if suite and None not in (weights, run.weights) and weights != run.weights:
+    if (split := (config or {}).get("split", "test")) != "test":
+        run.notes.append(f"Evaluation {suite} judged {split} images and no test images: its figures are left out.")
+        return
+    last = LAST if Path(str((config or {}).get("checkpoint"))).name == "last.ckpt" else ""
+    if suite and not last and None not in (weights, run.weights) and weights != run.weights:
         run.notes.append(f"Evaluation {suite} judged other weights than the run's test: its figures are left out.")
         return
-    run.weights = run.weights or weights
+    run.weights = run.weights or (None if last else weights)
     stages = {k: Verdicts(*(t.numpy() for t in v)) for k, v in samples.by_stage(found[1]).items()} if found else {}
     threat = _threat(facts.get("threat") or (config or {}).get("attack"))
     own: dict[str, Any] = facts["threats"] if isinstance(facts.get("threats"), dict) else {}
-    for key, summary in metrics.items():
+    for name, summary in metrics.items():
         _check_summary(place / "metrics.json", summary)
-        here = None if key == "clean" else _threat(own[key]) if key in own else threat
+        key, here = name + last, None if name == "clean" else _threat(own[name]) if name in own else threat
         if key in run.summaries:
             if None not in (here, run.threats[key]) and here != run.threats[key]:
                 run.notes.append(f"{suite}: {key} was also measured under another threat model; the first is shown.")
@@ -147,17 +157,17 @@ def _absorb(run: Run, place: Path, suite: str, facts: dict[str, Any], config: di
                 continue
         run.summaries[key], run.threats[key] = summary, here
         run.verdicts.pop(key, None)
-        if (verdicts := verdicts_of(key, summary, stages)) is not None:
+        if (verdicts := verdicts_of(name, summary, stages)) is not None:
             run.verdicts[key] = verdicts
-        elif found and key in PLAIN:
+        elif found and name in PLAIN:
             run.notes.append(f"{place / samples.NAME} is incomplete: the figures of {key} do not follow from it.")
     try:
-        run.titles |= {str(k): str(v) for k, v in facts.get("titles", {}).items()}
-        run.headline += [k for k in facts.get("headline", ()) if k in metrics and k not in run.headline]
+        run.titles |= {f"{k}{last}": f"{v}, last epoch" if last else str(v) for k, v in facts.get("titles", {}).items()}
+        run.headline += [k + last for k in facts.get("headline", ()) if k in metrics and k + last not in run.headline]
         run.checks += [{**check, "suite": suite, "name": str(check["name"])} for check in facts.get("checks", ())]
         run.notes += [f"Evaluation {suite}: {note}" if suite else str(note) for note in facts.get("notes", ())]
         if curve := facts.get("curve"):
-            pairs = [(float(e), k) for e, k in zip(curve["eps"], curve["keys"], strict=True) if k in metrics]
+            pairs = [(float(e), k + last) for e, k in zip(curve["eps"], curve["keys"], strict=True) if k in metrics]
             run.curve = ([e for e, _ in pairs], [k for _, k in pairs])
     except (TypeError, ValueError, AttributeError, KeyError):
         raise ValueError(f"{place / 'run.json'} is not the record of an evaluation") from None

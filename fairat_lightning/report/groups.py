@@ -11,7 +11,7 @@ from fairat_lightning.report.gather import TITLES, Group, Run, read_run
 NOT_CONFIGURATION = ("seed", "init_from", "overwrite")
 OBJECTIVES = {"AT": "PGD-AT", "TRADES": "TRADES", "MART": "MART"}
 PARTS = {"FairTAT": "FAIR-TAT", "FairARD": "Fair-ARD", "BalancedHead": "balanced head"}
-STRONGEST = ("autoattack", "pgd20")
+STRONGEST = ("autoattack", "apgd", "pgd20")
 
 
 @dataclass
