@@ -12,12 +12,13 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import hydra
+import yaml
 from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
@@ -31,6 +32,7 @@ from fairat_lightning.identity import identity
 HERE = Path(__file__).resolve().parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
 NOT_IDENTITY = ("hydra", "overwrite")
+AUTOMATIC = ("32-true", "bf16-mixed")  # the precisions that `precision` chooses from
 TOLD = "told to stop: the same command goes on"
 FLAGS = {
     *("-h", "--help", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
@@ -76,12 +78,44 @@ def composed(words: Sequence[str]) -> tuple[DictConfig, Path]:
     """The configuration that the words of a run's command say, and its folder. Raises Hydra's and OmegaConf's errors."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("config", list(words), return_hydra_config=True)
-    return cfg, Path(cfg.hydra.run.dir).absolute()
+    return as_begun(cfg, Path(cfg.hydra.run.dir).absolute(), cfg.hydra.runtime.choices)
+
+
+def as_begun(cfg: DictConfig, folder: Path, choices: Mapping[str, str]) -> tuple[DictConfig, Path]:
+    """The configuration and folder of a run that has begun keep its precision, wherever an automatic choice would differ now.
+
+    The choice is the machine's, and a part of the folder's name: the same command on another machine is the same run.
+    """
+    if not OmegaConf.is_interpolation(cfg.trainer, "precision"):
+        return cfg, folder  # chosen by the user
+    usual, named = cfg.trainer.precision, folder.name == name_of(cfg, choices)
+    for precision in (usual, *(other for other in AUTOMATIC if other != usual)):
+        begun = cfg.copy()
+        begun.trainer.precision = precision
+        place = folder.with_name(name_of(begun, choices)) if named else folder
+        if begun_with(place) == precision:
+            if precision != usual and not (place / "metrics.json").exists():
+                here = f"a new one here would have {usual}"
+                print(f"This run began with trainer.precision={precision} and goes on with it; {here}.", flush=True)
+            with suppress(OSError):  # an empty folder that Hydra has made for a job of a sweep
+                if place != folder:
+                    folder.rmdir()
+            return begun, place
+    return cfg, folder
+
+
+def begun_with(folder: Path) -> Any:
+    """The precision in a run's folder; None where there is none."""
+    try:
+        return yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["precision"]
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return None
 
 
 def _job(cfg: DictConfig) -> None:
     hydra_config = HydraConfig.get()
-    run(cfg, Path(hydra_config.runtime.output_dir), sweep=hydra_config.mode == RunMode.MULTIRUN)
+    begun, folder = as_begun(cfg, Path(hydra_config.runtime.output_dir), hydra_config.runtime.choices)
+    run(begun, folder, sweep=hydra_config.mode == RunMode.MULTIRUN)
 
 
 def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequence[Any] = ()) -> None:
@@ -122,8 +156,12 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
 
 def run_name(*, _root_: DictConfig) -> str:
     """`<data>-<model>-<method>-<objective>-s<seed>-<hash of the resolved configuration>` for `hydra.run.dir`."""
-    config = resolved(_root_)
-    choices = _root_.hydra.runtime.choices
+    return name_of(_root_, _root_.hydra.runtime.choices)
+
+
+def name_of(cfg: DictConfig, choices: Mapping[str, str]) -> str:
+    """`run_name` of a configuration and the options that were chosen for it."""
+    config = resolved(cfg)
     if unset := [group for group in ("data", "model", "method", "objective", "awp", "averaging", "head") if group not in choices]:
         raise ValueError(f"{unset[0]} must be one option of its group: {unset[0]}=NAME, --help lists them")
     parts = [choices[group] for group in ("data", "model", "method", "objective")]

@@ -123,7 +123,8 @@ def places(cfg: DictConfig, data: DataModule) -> Tensor:
         return wanted[targets].nonzero().flatten()
     counts = torch.where(wanted, cfg.samples_per_class, 0)
     if cfg.in_full is not None:
-        counts = torch.where(among("in_full"), sizes.clamp(max=cfg.samples_in_full), counts)
+        most = sizes if cfg.samples_in_full is None else sizes.clamp(max=cfg.samples_in_full)
+        counts = torch.where(among("in_full"), most, counts)
     if (counts > sizes).any():
         least = int((sizes - counts).argmin())
         here = f"class {names[least]!r} has only {sizes[least]} {cfg.split} images"

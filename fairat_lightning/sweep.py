@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from fairat_lightning.__main__ import CONF, TOLD, Stop, refuse, run
+from fairat_lightning.__main__ import CONF, TOLD, Stop, as_begun, refuse, run
 from fairat_lightning.resume import SIGNALS
 from fairat_lightning.slurm import QUEUED
 from fairat_lightning.trainer import GPU
@@ -68,7 +68,8 @@ def job(cfg: DictConfig) -> tuple[int, str]:
             signal.signal(number, end)
     try:
         share(settings)
-        run(cfg, Path(settings.runtime.output_dir), sweep=True)
+        begun, folder = as_begun(cfg, Path(settings.runtime.output_dir), settings.runtime.choices)
+        run(begun, folder, sweep=True)
     except SystemExit as stop:
         if stop.code == QUEUED:
             raise

@@ -6,21 +6,17 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from omegaconf import OmegaConf
+from filelock import FileLock
 from test_command import ROOT
+from test_recipes import REAL
 
-from fairat_lightning import judge, reproduce
+from fairat_lightning import judge, judging, recipes, reproduce, workload
 from fairat_lightning.__main__ import composed, resolved
 from fairat_lightning.record import is_finished
-from fairat_lightning.report import Group, read_run, report_of
-from fairat_lightning.report import published as beside
-from fairat_lightning.report.protocol import reasons
-from fairat_lightning.report.published import PLACES, reference
 
 TINY = [
     *("data=synthetic", "data.train_size=64", "data.test_size=40", "data.val_per_class=4", "data.batch_size=32", "trainer=cpu"),
@@ -38,10 +34,10 @@ tiny:
   words: []
   scratch: [optim.lr=0.1]
   finetune: [optim.lr=0.05]
-  evaluate: [attack.eps=0.05, samples_per_class=2, suite.steps=2, suite.queries=5]
+  evaluate: [suite=autoattack, attack.eps=0.05, samples_per_class=2, suite.steps=2, suite.queries=5]
   weakest: 2
-other: {about: "", seeds: [0], words: [], scratch: [], finetune: [], evaluate: [], weakest: null}
-smoke: {about: "", seeds: [0], words: [], scratch: [], finetune: [], evaluate: [], weakest: null}
+other: {about: "", seeds: [0], words: [], scratch: [], finetune: [], evaluate: [suite=autoattack]}
+smoke: {about: "", seeds: [0], words: [], scratch: [], finetune: [], evaluate: [suite=autoattack]}
 """
 
 
@@ -51,7 +47,7 @@ def tables(tmp_path, monkeypatch):
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "small.yaml").write_text(ROWS)
     (tmp_path / "tables" / "budgets.yaml").write_text(BUDGETS)
-    monkeypatch.setattr(reproduce, "TABLES", tmp_path / "tables")
+    monkeypatch.setattr(recipes, "TABLES", tmp_path / "tables")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -72,7 +68,7 @@ def test_a_table_is_run_bases_first_judged_and_rendered_and_then_skipped(tables,
     assert faal["init_from"] == "runs/reproduce/small-tiny/base-s0" and faal["method"]["radius"] == 0.7
     assert (base["optim"]["lr"], faal["optim"]["lr"]) == (0.1, 0.05)  # the budget's words after the row's
     counts = json.loads((place / "faal-s0" / "evaluation" / "autoattack" / "metrics.json").read_text())["clean"]["counts"]
-    weak = reproduce.weakest(place / "faal-s0", 2)
+    weak = {name for row in ("base", "faal") for name in judging.weakest(place / f"{row}-s0", 2)}
     assert counts == {name: 10 if name in weak else 2 for name in counts}
     record = json.loads((place / "faal-s0" / "run.json").read_text())
     for folder, module in ((place / "faal-s0", ""), (place / "faal-s0" / "evaluation" / "autoattack", ".evaluate")):
@@ -97,7 +93,7 @@ def test_a_table_is_run_bases_first_judged_and_rendered_and_then_skipped(tables,
     reproduce.main(COMMAND)
     assert before == {path: path.stat().st_mtime_ns for path in before}
     out = capsys.readouterr().out
-    assert out.count("trained and tested before") == out.count("judged by AutoAttack before") == 2
+    assert out.count("trained and tested before") == out.count("judged by autoattack before") == 2
 
 
 def test_more_seeds_and_single_rows_do_the_rest_and_the_report_is_of_all(tables, capsys):
@@ -113,7 +109,7 @@ def test_more_seeds_and_single_rows_do_the_rest_and_the_report_is_of_all(tables,
 
 def test_a_row_may_have_its_own_sample_or_none(tables):
     rows = yaml.safe_load(ROWS)
-    rows["base"]["evaluate"] = {"tiny": ["samples_per_class=3", "suite.steps=2", "suite.queries=5"]}
+    rows["base"]["evaluate"] = {"tiny": ["suite=autoattack", "samples_per_class=3", "suite.steps=2", "suite.queries=5"]}
     rows["faal"]["evaluate"] = {"tiny": False}
     (tables / "tables" / "small.yaml").write_text(yaml.safe_dump(rows, sort_keys=False))
     reproduce.main(COMMAND)
@@ -132,7 +128,7 @@ def test_a_folder_of_other_words_is_to_be_removed(tables, capsys):
     assert error.endswith("remove runs/reproduce/small-tiny/base-s0, and this command makes it anew\n")
     place = tables / "runs/reproduce/small-tiny/base-s0/evaluation/autoattack"
     budgets = yaml.safe_load(BUDGETS)
-    budgets["tiny"]["evaluate"][0] = "attack.eps=0.04"
+    budgets["tiny"]["evaluate"][1] = "attack.eps=0.04"
     (tables / "tables" / "budgets.yaml").write_text(yaml.safe_dump(budgets))
     with pytest.raises(SystemExit) as stop:
         reproduce.main([*COMMAND, "rows=[base]"])
@@ -144,11 +140,11 @@ def test_a_balanced_heads_weakest_classes_are_those_after_it_was_balanced(launch
     facts = json.loads((folder / "run.json").read_text())
     accuracy = facts["head"]["robust_class"]
     before = list(accuracy.values())
-    assert reproduce.weakest(folder, 2) == sorted(accuracy, key=accuracy.__getitem__)[:2]
+    assert judging.weakest(folder, 2) == sorted(accuracy, key=accuracy.__getitem__)[:2]
     lowest = min(accuracy, key=accuracy.__getitem__)
     facts["head"]["robust_class"][lowest] = None  # a class without validation images
     (folder / "run.json").write_text(json.dumps(facts))
-    assert lowest not in reproduce.weakest(folder, 4)
+    assert lowest not in judging.weakest(folder, 4)
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     values = torch.tensor(before, dtype=torch.float64)
     score = best["head"]["scores"][str(best["head"]["strength"])]
@@ -176,6 +172,106 @@ def test_a_row_that_fails_leaves_the_others_alone_and_its_fine_tunes_out(tables,
     assert [row["label"] for row in table["rows"]] == ["PGD-AT", "FAAL, 1 epoch"]
 
 
+def judged_images(folder):
+    (header, *_) = (folder / "evaluation/autoattack/samples.jsonl").read_text().splitlines()
+    return json.loads(header)["images"]
+
+
+def test_all_rows_of_a_seed_are_attacked_on_the_same_images_also_where_a_later_row_has_other_weak_classes(tables, monkeypatch):
+    weak = {"base": ["class_0"], "faal": ["class_2"]}
+    monkeypatch.setattr(judging, "weakest", lambda folder, count: weak[folder.name[:-3]])
+    reproduce.main([*COMMAND, "rows=[base]"])
+    place = tables / "runs/reproduce/small-tiny"
+    alone = judged_images(place / "base-s0")
+    reproduce.main([*COMMAND, "rows=[faal]"])
+    assert judged_images(place / "base-s0") == judged_images(place / "faal-s0") != alone
+    found = json.loads((place / "base-s0/evaluation/autoattack/metrics.json").read_text())["clean"]
+    assert found["worst_of"] == ["class_0", "class_2"] and found["counts"]["class_1"] == 2
+
+
+def test_only_the_weakest_of_all_rows_are_judged_where_the_budget_says_so(tables, monkeypatch):
+    budgets = yaml.safe_load(BUDGETS)
+    budgets["tiny"] |= {"weakest": None, "tables": {"small": {"only_weakest": 2}}}
+    budgets["tiny"]["evaluate"].remove("samples_per_class=2")
+    (tables / "tables" / "budgets.yaml").write_text(yaml.safe_dump(budgets))
+    accuracy = {"base": (0.1, 0.9, 0.3, 0.6), "faal": (0.4, 0.1, 0.3, 0.6)}  # on average .25, .5, .3, .6
+    named = {row: {f"class_{k}": a for k, a in enumerate(values)} for row, values in accuracy.items()}
+    monkeypatch.setattr(judging, "validation_accuracy", lambda folder: named[folder.name[:-3]])
+    reproduce.main(COMMAND)
+    found = json.loads((tables / "runs/reproduce/small-tiny/faal-s0/evaluation/autoattack/metrics.json").read_text())
+    assert {name for name, count in found["clean"]["counts"].items() if count} == {"class_0", "class_2"}
+
+
+def test_the_last_epoch_stands_beside_the_one_that_was_kept_and_further_evaluations_are_notes(tables):
+    budgets, rows = yaml.safe_load(BUDGETS), yaml.safe_load(ROWS)
+    budgets["tiny"]["last_epoch"] = True
+    budgets["tiny"]["evaluate"][0] = "suite=apgd"
+    budgets["tiny"]["evaluate"].remove("suite.queries=5")
+    rows["faal"]["extra"] = {"tiny": [["suite=quick", "split=train", "samples_per_class=3"]]}
+    (tables / "tables" / "budgets.yaml").write_text(yaml.safe_dump(budgets))
+    (tables / "tables" / "small.yaml").write_text(yaml.safe_dump(rows, sort_keys=False))
+    reproduce.main([*COMMAND, "trainer.max_epochs=3", "runs=there", "optim.lr=0.3"])
+    report = tables / "there" / "small-tiny" / "report"
+    table = json.loads((report / "table.json").read_text())["rows"][1]
+    place = tables / "there/small-tiny/faal-s0/evaluation"
+    last = json.loads((place / "quick-last/metrics.json").read_text())
+    assert table["pgd20@last_average"]["mean"] == last["pgd20"]["average"]
+    assert table["apgd@last_worst"]["mean"] == json.loads((place / "apgd-last/metrics.json").read_text())["apgd"]["worst"]
+    text = (report / "table.md").read_text()
+    assert "| APGD-CE + APGD-T (3 targets), 2 steps, last epoch worst |" in text and "AutoAttack |" not in text
+    assert re.search(r"FAAL, 1 epoch, seed 0, on 12 training images: clean [\d.]+ %, PGD-20 [\d.]+ %", text)
+    assert (place / "quick-last-train").is_dir() and not (tables / "runs").exists()
+
+
+def test_a_row_that_another_process_is_at_is_passed_over_and_looked_at_again(tables, capsys, monkeypatch):
+    reproduce.main([*COMMAND, "rows=[base]"])
+    finished = tables / "runs/reproduce/small-tiny/base-s0"
+    away = finished.rename(tables / "away")
+    finished.mkdir()
+    lock = FileLock(finished / ".lock")
+    lock.acquire()
+
+    def other_process_ends(seconds):
+        lock.release()
+        finished.joinpath(".lock").unlink(missing_ok=True)
+        finished.rmdir()
+        away.rename(finished)
+
+    monkeypatch.setattr(reproduce.time, "sleep", other_process_ends)
+    capsys.readouterr()
+    reproduce.main(COMMAND)
+    out = capsys.readouterr().out
+    assert out.count("waiting for another process, which is at 1 of the 4 parts left") == 1
+    assert out.index("waiting") < out.index("trained and tested before") < out.index("train and test FAAL")
+
+
+def test_it_says_what_it_takes_and_where_it_would_download_to(tables, capsys, monkeypatch):
+    monkeypatch.setenv("FAIRAT_LIGHTNING_DATA", str(tables / "cache"))
+    monkeypatch.setattr(workload.DataModule, "prepare", lambda self: (_ for _ in ()).throw(ValueError("no network here")))
+    with pytest.raises(ValueError, match="no network here"):
+        reproduce.main(["table=small", "budget=tiny", "data=cifar10"])
+    assert f"looked for in {tables / 'cache'}, and downloaded if it is not there" in capsys.readouterr().out
+    monkeypatch.undo()
+
+
+@pytest.mark.slow
+def test_two_commands_on_one_folder_do_each_row_once(tables):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    program = (
+        "from fairat_lightning import recipes, reproduce, __main__; from pathlib import Path; recipes.TABLES = Path('tables');"
+    )
+    program += "reproduce.PAUSE = 1; __main__.start(reproduce.main, '')"
+    command = [sys.executable, "-c", program, *COMMAND, "seeds=[0,1]"]
+    both = [subprocess.Popen([*command, f"to=report{k}"], env=environment, stdout=subprocess.PIPE, text=True) for k in range(2)]
+    outputs = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    for row in ("base-s0", "faal-s0", "base-s1", "faal-s1"):
+        place = tables / "runs/reproduce/small-tiny" / row
+        assert sum(f"{row}\n64 + 16" in output for output in outputs) == 1, row
+        assert "resumed" not in json.loads((place / "run.json").read_text())
+        assert (place / "evaluation/autoattack/metrics.json").exists()
+
+
 @pytest.mark.slow
 def test_stopped_in_the_middle_it_goes_on(tables):
     """A signal in a training ends the command with 75, and the same command finishes with the record of an undisturbed one."""
@@ -189,7 +285,7 @@ def test_stopped_in_the_middle_it_goes_on(tables):
         "    if not Path('told').exists():\n"
         "        Path('told').touch(); os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return step(self, *a, **k)\n"
-        "FAAL.training_step = stopping; reproduce.TABLES = Path('tables'); __main__.start(reproduce.main, '')"
+        "FAAL.training_step = stopping; recipes.TABLES = Path('tables'); __main__.start(reproduce.main, '')"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", program, *COMMAND, "to=again"]
@@ -223,6 +319,8 @@ WRONG = {
     "table=small seed=1": "seed cannot be set here",
     "table=small optim.lr=1,2": "takes one value a key",
     "table=small to=[a]": "must be a path",
+    "table=small runs=[a]": "must be a path",
+    "table=small data=synthetic runs=tables/small.yaml": "tables/small.yaml",
     "table=small optim.lrr=1": "there is no key optim.lrr",
 }
 
@@ -239,88 +337,6 @@ def test_wrong_input_is_one_line_before_anything_is_run(tables, words, capsys, m
     assert not (tables / "runs").exists()
 
 
-REAL = [(table, budget) for table in ("faal", "fairat", "leaderboard") for budget in ("smoke", "hour", "full")]
-
-
-@pytest.mark.parametrize("table, budget", REAL)
-def test_every_row_of_the_real_tables_composes_after_what_it_starts_from(table, budget):
-    rows, wanted, chosen, _, _ = reproduce.parse([f"table={table}", f"budget={budget}"])
-    assert wanted == set(rows)
-    seen = set()
-    for job in reproduce.plan(rows, chosen, [5], Path("place"), ()):
-        assert set(job.needs) <= seen, job.row
-        seen.add(job.folder)
-        cfg, folder = composed(job.words)
-        assert cfg.seed == 5 and folder == job.folder.absolute()
-        assert (cfg.init_from is not None) == ("base" in rows[job.row])
-        assert (cfg.data.train_size is None) == (budget != "smoke")
-        if budget == "hour":
-            cycle = cfg.optim._target_.endswith("onecycle")
-            assert (cycle, cfg.trainer.max_epochs in (30, 5)) == ((cfg.init_from is None,) * 2), job.row
-    assert {row["over"] for row in rows.values() if "over" in row} <= set(rows)
-    assert all(reference(name).label for row in rows.values() for name in row.get("published", ()))
-
-
-# The papers' schedules: method, objective, AWP, averaging, smoothing, epochs, rate, and where it falls (shares), or one cycle.
-AT, TR, CYCLE = "AT", "TRADES", "one cycle"
-RECIPES = {
-    "faal.pgd_at": ("AdversarialTraining", AT, "", "", 0, 110, 0.1, [0.9091, 0.9545]),
-    "faal.more": ("FAAL", AT, "", "", 0, 2, 0.01, [0.5]),
-    "faal.faal": ("FAAL", AT, "", "", 0, 2, 0.01, [0.5]),
-    "faal.faal_r1": ("FAAL", AT, "", "", 0, 2, 0.01, [0.5]),
-    "faal.faal_awp": ("FAAL", AT, "AWP", "", 0, 2, 0.01, [0.5]),
-    "faal.trades": ("AdversarialTraining", TR, "", "", 0, 110, 0.1, [0.9091, 0.9545]),
-    "faal.faal_trades": ("FAAL", AT, "", "", 0, 2, 0.01, [0.5]),
-    "faal.faal_awp_trades": ("FAAL", AT, "AWP", "", 0, 2, 0.01, [0.5]),
-    "faal.wrn_mart": ("AdversarialTraining", "MART", "", "", 0, 90, 0.1, [0.8333]),
-    "faal.wrn_awp": ("AdversarialTraining", AT, "AWP", "", 0, 200, 0.1, [0.5, 0.75]),
-    "faal.wrn_faal_awp_from_awp": ("FAAL", AT, "AWP", "", 0, 2, 0.01, [0.5]),
-    "fairat.pgd_at": ("AdversarialTraining", AT, "", "", 0, 100, 0.1, [0.75, 0.9]),
-    "fairat.hard": ("FairAT", AT, "", "", 0, 100, 0.1, [0.75, 0.9]),
-    "fairat.random": ("FairAT", AT, "", "", 0, 100, 0.1, [0.75, 0.9]),
-    "fairat.all": ("FairAT", AT, "", "", 0, 100, 0.1, [0.75, 0.9]),
-    "fairat.wrn_fairat": ("FairAT", AT, "", "", 0, 100, 0.1, [0.75, 0.9]),
-    "leaderboard.strong": ("AdversarialTraining", AT, "", "EMA", 0.4, 100, 0.1, CYCLE),
-    "leaderboard.strong_faal": ("FAAL", AT, "", "EMA", 0.4, 2, 0.01, [0.5]),
-    "leaderboard.strong_faal_awp": ("FAAL", AT, "AWP", "EMA", 0.4, 2, 0.01, [0.5]),
-    "leaderboard.strong_fairat": ("FairAT", AT, "", "EMA", 0.4, 100, 0.1, CYCLE),
-    "leaderboard.strong_floor": ("FLOOR", AT, "AWP", "EMA", 0.4, 100, 0.1, CYCLE),
-    "leaderboard.floor": ("FLOOR", AT, "AWP", "FAWA", 0, 110, 0.1, [0.9091, 0.9545]),
-    "leaderboard.dafa": ("DAFA", TR, "", "", 0, 110, 0.1, [0.9091, 0.9545]),
-    "leaderboard.wat": ("WAT", TR, "", "", 0, 100, 0.1, [0.75, 0.9]),
-    "leaderboard.cfa": ("CFA", TR, "", "FAWA", 0, 200, 0.1, [0.5, 0.75]),
-    "leaderboard.cfa_at": ("CFA", AT, "", "FAWA", 0, 200, 0.1, [0.5, 0.75]),
-    "leaderboard.frl": ("FRL", TR, "", "", 0, 40, 0.001, []),
-    "leaderboard.csr": ("CSR", TR, "", "", 0, 110, 0.1, [0.9091, 0.9545]),
-    "leaderboard.cfol": ("CFOL", AT, "", "", 0, 200, 0.1, [0.5, 0.75]),
-}
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_row_at_full_is_its_papers_recipe(name):
-    table, _, row = name.partition(".")
-    rows, _, budget, _, _ = reproduce.parse([f"table={table}", "budget=full"])
-    (words,) = (job.words for job in reproduce.plan(rows, budget, [0], Path("place"), ()) if job.row == row)
-    cfg, _ = composed(words)
-    targets = [str((cfg.get(part) or {}).get("_target_", "")) for part in ("method", "objective", "awp", "averaging")]
-    parts = [target.rpartition(".")[2] for target in targets]
-    falls = CYCLE if cfg.optim._target_.endswith("onecycle") else list(cfg.optim.milestones)
-    found = (*parts, cfg.objective.get("label_smoothing", 0) or 0, cfg.trainer.max_epochs, cfg.optim.lr, falls)
-    assert found == RECIPES[name]
-
-
-def test_rows_that_differ_in_one_setting_differ_in_it():
-    def settings(table, row, key):
-        rows, _, budget, _, _ = reproduce.parse([f"table={table}", "budget=full"])
-        (words,) = (job.words for job in reproduce.plan(rows, budget, [0], Path("place"), ()) if job.row == row)
-        return OmegaConf.select(composed(words)[0], key)
-
-    assert [settings("faal", row, "method.radius") for row in ("more", "faal", "faal_r1", "faal_trades")] == [0, 0.5, 1, 0.5]
-    assert [settings("fairat", row, "method.subset") for row in ("hard", "random", "all")] == ["hard", "random", "all"]
-    assert settings("leaderboard", "strong", "averaging.decay") == 0.9995
-    assert settings("faal", "wrn_mart", "objective.beta") == 6
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("table, budget", REAL)
 def test_every_row_of_the_real_tables_runs(table, budget, tmp_path, monkeypatch):
@@ -332,111 +348,7 @@ def test_every_row_of_the_real_tables_runs(table, budget, tmp_path, monkeypatch)
 
     monkeypatch.setattr(judge, "main", fewer)
     reproduce.main([f"table={table}", f"budget={budget}", *TINY, "data.test_size=80"])
-    rows = yaml.safe_load((reproduce.TABLES / f"{table}.yaml").read_text())
+    rows = yaml.safe_load((recipes.TABLES / f"{table}.yaml").read_text())
     labels = [row["label"] for row in rows.values() if budget in row.get("budgets", [budget])]
     found = json.loads((tmp_path / f"runs/reproduce/{table}-{budget}/report/table.json").read_text())["rows"]
     assert [row["label"] for row in found] == labels
-
-
-# Published figures
-
-
-def sources():
-    return sorted((ROOT / "results" / "published").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("path", sources(), ids=lambda path: path.stem)
-def test_published_figures_are_percents_with_a_source(path):
-    found = yaml.safe_load(path.read_text())
-    assert found["cite"] and found["source"] and found["kind"] in ("paper", "log", "readme", "secondary")
-    assert "PUBLISHED, not ours" in path.read_text()
-    for key, row in found["rows"].items():
-        assert set(row) <= {"label", "protocol", "note", "gain", *beside.ATTACKS}, key
-        assert set(row) & {"gain", *beside.ATTACKS}, key
-        for attack in beside.ATTACKS:
-            assert all(0 <= value <= 100 for value in row.get(attack, {}).values())
-        protocol = {**found.get("protocol", {}), **row.get("protocol", {})}
-        assert set(protocol) <= {"data", "model", "epochs", "base", "eps", "selection", "test_images", "seeds"}, key
-        assert protocol.get("selection", "best") in ("test", "validation", "last", "best")
-
-
-def test_published_figures_travel_with_the_package():
-    assert PLACES[1].is_dir()
-    settings = (ROOT / "pyproject.toml").read_text()
-    assert '"results/published" = "fairat_lightning/published"' in settings
-
-
-def folder_with(at: Path, seed: int, worst: float, average: float = 0.5, *, epochs: int = 2) -> Path:
-    """A finished run's record with these AutoAttack figures, of 10 classes of 100 images."""
-    at.mkdir(parents=True)
-    per_class = {f"c{k}": worst if k == 0 else (10 * average - worst) / 9 for k in range(10)}
-    summary = {
-        "average": average,
-        "worst": worst,
-        "worst_class": "c0",
-        "per_class": per_class,
-        "counts": dict.fromkeys(per_class, 100),
-    }
-    (at / "metrics.json").write_text(json.dumps(dict.fromkeys(("clean", "pgd20", "autoattack"), summary)))
-    (at / "run.json").write_text(json.dumps({"seed": seed}))
-    made = {
-        "model": {"_target_": "fairat_lightning.models.preactresnet18", "width": 64},
-        "trainer": {"max_epochs": epochs},
-        "attack": {"eps": "8/255", "norm": "linf", "steps": 10},
-        "data": {"train_size": None},
-    }
-    (at / "config.yaml").write_text(yaml.safe_dump(made))
-    return at
-
-
-def test_the_difference_is_ours_less_theirs_and_noise_is_marked(tmp_path):
-    runs = [read_run(folder_with(tmp_path / str(seed), seed, worst)) for seed, worst in enumerate((0.30, 0.31, 0.32))]
-    report = report_of([Group("FAAL", runs)])
-    (line,) = beside.beside(report, {"FAAL": ["faal.faal_at_from_pgd"]})
-    head, ours, theirs, difference = beside.table([line])
-    found = reasons(line.group, line.reference.protocol)
-    assert head == ["", "AutoAttack average", "AutoAttack worst"]
-    assert ours == ["FAAL", "50.0 ± 0.0", "31.0 ± 1.0"]
-    assert theirs[1:] == ["45.5", "31.1"] and "authors' logs" in theirs[0]
-    assert difference == ["difference", "+4.5", "−0.1 ≈"]  # 31.1 lies within 31.0 ± 2.5, 45.5 outside of 50.0 ± 0.0
-    assert not any("epochs" in reason or "model" in reason or "PreAct" in reason for reason in found)
-    assert "AutoAttack on 1,000 test images" in found and "epoch chosen on validation, published on test images" in found
-
-
-def test_what_differs_is_read_from_both_protocols(tmp_path):
-    group = Group("TRADES", [read_run(folder_with(tmp_path / "a", 0, 0.2, epochs=7))])
-    (line,) = beside.beside(report_of([group]), {"TRADES": ["dafa.trades"]})
-    assert reasons(line.group, line.reference.protocol)[:3] == [
-        "PreAct ResNet-18, published ResNet-18",
-        "7 epochs, published 110 epochs",
-        "training eps 0.03137, published training eps 0.031",
-    ]
-
-
-def test_what_differs_everywhere_is_said_once(tmp_path):
-    group = Group("TRADES", [read_run(folder_with(tmp_path / "a", 0, 0.2, epochs=7))])
-    first, *each = beside.explained(beside.beside(report_of([group]), {"TRADES": ["dafa.trades", "cfa.trades"]}))
-    assert first == "Everywhere: AutoAttack on 1,000 test images."
-    assert [line.partition(":")[0] for line in each] == [
-        "TRADES and TRADES (DAFA, ICLR 2024)",
-        "TRADES and TRADES (CFA, CVPR 2023)",
-    ]
-    assert "7 epochs, published 110 epochs" in each[0] and "seeds: 1, published 5" in each[1]
-
-
-def test_a_published_gain_is_set_beside_ours(tmp_path):
-    base = Group("PGD-AT", [read_run(folder_with(tmp_path / "a", 0, 0.2))])
-    fairat = Group("FairAT", [read_run(folder_with(tmp_path / "b", 0, 0.26, 0.51))])
-    report = report_of([base, fairat])
-    report.baselines = {"FairAT": "PGD-AT"}
-    (line,) = beside.beside(report, {"FairAT": ["fairat.fairat"]})
-    assert beside.table([line])[1:] == [
-        ["FairAT", "1.0", "6.0"],
-        ["published: FairAT, FCS 2025, second-hand", "2.1", "4.5"],
-        ["difference", "−1.1", "+1.5"],
-    ]
-
-
-def test_an_unknown_published_row_is_an_error():
-    with pytest.raises(ValueError, match="no published figures called faal.nothing"):
-        reference("faal.nothing")
