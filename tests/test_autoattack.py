@@ -6,7 +6,7 @@ from torch import nn
 
 from fairat_lightning.attacks import PGD
 from fairat_lightning.audit import Audit
-from fairat_lightning.autoattack import AutoAttack
+from fairat_lightning.autoattack import APGD, AutoAttack
 from fairat_lightning.samples import Journal, by_stage
 
 pyautoattack = pytest.importorskip("pyautoattack")
@@ -88,6 +88,27 @@ def test_every_attack_is_the_authors_also_where_nothing_is_left_for_it(subject, 
         mine = attack(name, audit, x, y, steps=STEPS, queries=QUERIES)
         theirs = subject[0](other.perturb(x, y)).argmax(1)
         assert torch.equal(mine, theirs) and (mine != y).any(), name
+
+
+@pytest.mark.parametrize("targets", [3, 9])
+def test_apgd_is_the_first_half_under_a_name_of_its_own(subject, tmp_path, targets):
+    whole = AutoAttack(STEPS, QUERIES)(audit_of(subject, tmp_path / "whole.jsonl", THREATS[0]))
+    audit = audit_of(subject, tmp_path / "s.jsonl", THREATS[0])
+    half = APGD(STEPS, targets)(audit)
+    assert list(half.metrics) == ["clean", "apgd_ce", "apgd"] and half.headline == ["clean", "apgd"]
+    assert half.titles["apgd"] == f"APGD-CE + APGD-T ({min(targets, 5)} targets), {STEPS} steps"
+    assert half.metrics["apgd_ce"] == whole.metrics["apgd_ce"]
+    if targets == 9:
+        assert half.metrics["apgd"] == whole.metrics["apgd_t"]
+    x, y, index = audit.images(
+        torch.tensor([b for batch in audit.journal.batches if batch.stage == "apgd_t" for b in batch.index])
+    )
+    own = pyautoattack.autopgd_base.APGDAttack_targeted(
+        subject[0], n_iter=STEPS, n_restarts=1, norm="Linf", eps=0.12, seed=0, device="cpu", n_target_classes=min(targets, 5)
+    )
+    theirs = torch.cat([subject[0](own.perturb(a, b)).argmax(1) for a, b in zip(x.split(16), y.split(16), strict=True)])
+    assert torch.equal(torch.tensor([p for b in audit.journal.batches if b.stage == "apgd_t" for p in b.predicted]), theirs)
+    assert not any("AutoAttack" in title for title in half.titles.values()) and "not AutoAttack" in half.notes[0]
 
 
 @pytest.mark.parametrize("finished", range(0, 13, 3))

@@ -1,5 +1,6 @@
 """The command `python -m fairat_lightning.evaluate`, as its user meets it."""
 
+import csv
 import json
 import os
 import random
@@ -82,6 +83,40 @@ def test_classes_in_full_have_all_their_images_and_the_worst_is_sought_among_the
         assert record["interval"]["worst"][0] <= record["worst"] <= record["interval"]["worst"][1]
 
 
+def test_so_many_images_of_some_classes_are_a_part_of_all_of_them(run):
+    evaluate(f"checkpoint={run}", "samples_per_class=5", "in_full=[class_2]", "samples_in_full=12", "name=claim")
+    facts, found = load(run / "evaluation" / "claim", "run.json"), load(run / "evaluation" / "claim")
+    assert found["clean"]["counts"] == {"class_0": 5, "class_1": 5, "class_2": 12, "class_3": 5}
+    assert any("Up to 12 images of class_2: the worst" in note for note in facts["notes"])
+    evaluate(f"checkpoint={run}", "samples_per_class=5", "in_full=[class_2]", "name=whole")
+    small, large = (set(read(run / "evaluation" / name / "samples.jsonl")[1][0].index) for name in ("claim", "whole"))
+    assert small < large
+
+
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_validation_and_training_images_can_be_judged_and_are_never_taken_for_test_images(run, split, capsys):
+    evaluate(f"checkpoint={run}", f"split={split}")
+    place = run / "evaluation" / f"quick-{split}"
+    history = list(csv.DictReader((run / "history.csv").open()))
+    kept = history[load(run, "run.json")["selected_epoch"]]
+    if split == "val":
+        assert load(place)["clean"]["average"] == pytest.approx(float(kept["val/clean"]))
+    assert sum(load(place)["clean"]["counts"].values()) == (80 if split == "val" else 64)
+    assert f"These are {split} images and no test images." in capsys.readouterr().out
+    found = read_run(run)
+    assert "fgsm" not in found.summaries and any(f"{split} images and no test images" in note for note in found.notes)
+
+
+def test_an_evaluation_of_before_is_found_finished(run, capsys):
+    """Keys that an evaluation did not have once are left out of what says which one it is."""
+    evaluate(f"checkpoint={run}")
+    place = run / "evaluation" / "quick"
+    stored = (place / "config.yaml").read_text() + (place / "samples.jsonl").read_text()
+    assert "split" not in stored and "samples_in_full" not in stored
+    evaluate(f"checkpoint={run}")
+    assert "This evaluation is finished" in capsys.readouterr().out
+
+
 def test_another_network_is_another_evaluation(run, capsys):
     evaluate(f"checkpoint={run}")
     path = run / "checkpoints" / "best.ckpt"
@@ -133,7 +168,14 @@ def test_another_checkpoint_of_a_run_is_not_taken_for_its_best(run):
     evaluate(f"checkpoint={path}")
     assert not (run / "evaluation" / "quick").exists() and load(run / "evaluation" / "quick-last")
     found = read_run(run)
-    assert found.summaries["pgd20"] == load(run)["pgd20"] and any("other weights" in note for note in found.notes)
+    assert found.summaries["pgd20"] == load(run)["pgd20"]
+    assert found.summaries["pgd20@last"] == load(run / "evaluation" / "quick-last")["pgd20"] != load(run)["pgd20"]
+    assert (
+        found.titles["pgd20@last"] == "PGD-20, last epoch" and "pgd20@last" in found.headline and "pgd20@last" in found.verdicts
+    )
+    path.rename(path.with_name("mine.ckpt"))
+    evaluate(f"checkpoint={path.with_name('mine.ckpt')}", "name=mine")
+    assert any("other weights" in note for note in read_run(run).notes)
 
 
 def test_a_configuration_that_is_none(run, capsys):
@@ -239,6 +281,11 @@ WRONG = {
     "checkpoint={run} in_full=[class_1]": "in_full goes with samples_per_class",
     "checkpoint={run} in_full=[class_1] classes=[class_2] samples_per_class=2": "and without classes",
     "checkpoint={run} samples_per_class=1000": "has only 20 test images",
+    "checkpoint={run} samples_per_class=9 split=val samples_in_full=8": "samples_in_full goes with in_full",
+    "checkpoint={run} samples_per_class=2 in_full=[class_1] samples_in_full=0": "samples_in_full=0",
+    "checkpoint={run} samples_per_class=1000 split=val": "val images",
+    "checkpoint={run} split=all": "split=all is unknown: choose one of test, val, train",
+    "checkpoint={run} suite=apgd suite.targets=0": "suite.targets=0",
     "checkpoint={run} samples_per_class=0": "samples_per_class=0",
     "checkpoint={run} batch_size=0": "batch_size=0",
     "checkpoint={run} batch_size=null": "batch_size=None",

@@ -56,6 +56,9 @@ def test_the_value_is_from_validation_and_what_was_trained_is_not_trained_again(
     worst = [[float(row["val/robust_worst"]) for row in rows] for rows in tables]
     assert [trial.intermediate_values[i] for i in range(3)] == worst[0]
     assert [trial.intermediate_values[3 + i] for i in range(3)] == [fmean(pair) for pair in zip(*worst, strict=True)]
+    search.main([*words, "select=last", "val_every=2", "study=last"])  # epochs 2 and 3 are validated, the last one is kept
+    (last,) = trials(here, "last")
+    assert last.value == fmean(float(rows[-1]["val/select"]) for rows in tables) and len(last.intermediate_values) == 4
     search.main([*words, "study=again"])
     (again,) = trials(here, "again")
     assert again.intermediate_values == trial.intermediate_values and again.value == trial.value

@@ -48,6 +48,38 @@ def test_the_selected_weights_are_those_of_the_best_validation_epoch(launch, sel
     assert json.loads((folder / "run.json").read_text())["selected_epoch"] == best
 
 
+def test_the_last_epoch_is_kept_where_it_is_asked_for(launch):
+    """Whatever validation says: with "worst" another epoch of the same training is the best."""
+    words = ("method=pgd_at", "trainer.max_epochs=4", "data.train_size=200", "optim.lr=0.05")
+    best, last = (launch(*words, f"select={select}", folder=select)[0] for select in ("worst", "last"))
+    assert json.loads((best / "run.json").read_text())["selected_epoch"] < 3
+    facts = json.loads((last / "run.json").read_text())
+    assert (facts["selected_epoch"], facts["selected_by"]) == (3, "last")
+    kept = torch.load(last / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    end = network_weights(best)
+    assert all(torch.equal(kept[f"net.{name}"], value) for name, value in end.items())
+    assert (last / "metrics.json").read_text() != (best / "metrics.json").read_text()
+
+
+@pytest.mark.parametrize("method", ["pgd_at", "frl"])  # FRL learns from validation after every epoch
+def test_validation_every_so_many_epochs_and_after_the_last(launch, method):
+    words = (f"method={method}", "trainer.max_epochs=4", "trainer.precision=64-true")
+    often, seldom = (launch(*words, f"val_every={n}", f"select={s}", folder=f"{n}")[0] for n, s in ((1, "last"), (3, "last")))
+    rows, all_rows = (list(csv.DictReader((folder / "history.csv").open())) for folder in (seldom, often))
+    assert [bool(row["val/robust"]) for row in rows] == [False, False, True, True]
+    for row, other in zip(rows, all_rows, strict=True):
+        assert all(value == other[key] for key, value in row.items() if value and "seconds" not in key)
+    a, b = network_weights(often), network_weights(seldom)
+    assert all(torch.equal(a[k], b[k]) for k in a), "when it is validated must not change what is trained"
+
+
+def test_the_best_of_the_validated_epochs_is_kept(launch):
+    folder, _ = launch("trainer.max_epochs=5", "val_every=2", "data.train_size=200", "optim.lr=0.05")
+    scores = {int(r["epoch"]): float(r["val/select"]) for r in csv.DictReader((folder / "history.csv").open()) if r["val/select"]}
+    assert set(scores) == {1, 3, 4}
+    assert json.loads((folder / "run.json").read_text())["selected_epoch"] == max(scores, key=scores.__getitem__)
+
+
 def test_metrics_do_not_depend_on_the_evaluation_batch_size(launch):
     a = launch("method=pgd_at", "data.eval_batch_size=7", "trainer.precision=64-true", folder="a")[1]
     b = launch("method=pgd_at", "data.eval_batch_size=40", "trainer.precision=64-true", folder="b")[1]
