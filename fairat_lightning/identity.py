@@ -1,7 +1,7 @@
 """What makes a run the same run: two configurations are one where they say the same, whichever version wrote them down.
 
-A key that a stored configuration lacks counts as its default, and stays out of a run's name as long as it has it, so that a new key
-disowns no old run.
+A key that a stored configuration lacks counts as its default, and stays out of a run's name as long as it has it, so that a new
+key disowns no old run.
 """
 
 from typing import Any

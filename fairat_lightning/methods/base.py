@@ -34,10 +34,10 @@ class Method(L.LightningModule):
 
     `classes`: class names, or their number. `attack`: the training attack, whose norm and eps are the threat model of every
     evaluation. `optim`: `(parameters, epochs=, steps=) -> Lightning's optimiser dictionary` (see `optim.py`).
-    `select`: what the best checkpoint maximises on validation, or "last". `num_samples`: the size of the training set, for methods that
-    keep a state per example. After an evaluation, `matrices` holds its confusion matrices
-    (C,C) as "val/robust"; after a test `results` holds one `metrics.summary` per attack, and `verdicts` index, label and
-    predicted class of every test image, (N,) each.
+    `select`: what the best checkpoint maximises on validation, or "last". `num_samples`: the size of the training set, for
+    methods that keep a state per example. After an evaluation, `matrices` holds its confusion matrices (C,C) as "val/robust";
+    after a test `results` holds one `metrics.summary` per attack, and `verdicts` index, label and predicted class of every test
+    image, (N,) each.
     """
 
     def __init__(
