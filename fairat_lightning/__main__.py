@@ -33,6 +33,7 @@ HERE = Path(__file__).resolve().parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
 NOT_IDENTITY = ("hydra", "overwrite")
 AUTOMATIC = ("32-true", "bf16-mixed")  # the precisions that `precision` chooses from
+TRAINED = "a run folder, checkpoint, state dict or pretrained:NAME"
 TOLD = "told to stop: the same command goes on"
 FLAGS = {
     *("-h", "--help", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
@@ -173,12 +174,12 @@ def name_of(cfg: DictConfig, choices: Mapping[str, str]) -> str:
 
 def base() -> NoReturn:
     """What a fine-tuning recipe says of `init_from`; a missing value (`???`) would leave the default, null, in place."""
-    raise ValueError("this recipe fine-tunes a trained base: give init_from=PATH, a run folder, checkpoint or state dict")
+    raise ValueError(f"this recipe fine-tunes a trained base: give init_from=PATH, {TRAINED}")
 
 
 def teacher() -> NoReturn:
     """What a method that distils says of its teacher until one is given."""
-    raise ValueError("this method distils a trained teacher: give method.teacher=PATH, a run folder, checkpoint or state dict")
+    raise ValueError(f"this method distils a trained teacher: give method.teacher=PATH, {TRAINED}")
 
 
 def precision(accelerator: str) -> str:

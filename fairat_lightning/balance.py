@@ -3,12 +3,11 @@
     python -m fairat_lightning.balance checkpoint=RUN
     python -m fairat_lightning.balance checkpoint=weights.pt model=resnet18 data=cifar10 to=balanced.pt
 
-A run's balanced weights go to RUN/checkpoints/balanced.ckpt; any other classifier needs model=, data= and to=FILE, a state
-dict. Judge the result with fairat_lightning.evaluate checkpoint=FILE. "Validation" is our split of the training set: another's
-network has perhaps been trained on it. Values: select=sum|worst|average, head.strengths=[0.5,1.0], to=FILE, overwrite=true.
+A run's balanced weights go to RUN/checkpoints/balanced.ckpt; any other classifier needs model=, data= and to=FILE, a state dict.
+checkpoint=pretrained:NAME, a network that comes with this package (a NAME that does not exist lists all), needs to=FILE alone.
+Judge the result with fairat_lightning.evaluate checkpoint=FILE. "Validation" is our split of the training set: another's network
+has perhaps been trained on it. Values: select=sum|worst|average, head.strengths=[0.5,1.0], to=FILE, overwrite=true.
 """
-
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -17,6 +16,7 @@ from rich.table import Table
 from fairat_lightning.__main__ import start
 from fairat_lightning.build import part, short
 from fairat_lightning.checks import reachable, switch
+from fairat_lightning.models.weights import weights_file
 
 
 def main() -> None:
@@ -41,8 +41,7 @@ def _balance(words: list[str]) -> None:
     to = reachable(cfg.to) if cfg.to is not None else found.run / "checkpoints" / "balanced.ckpt"  # type: ignore[operator]
     if to.is_dir() or not to.absolute().parent.is_dir():
         raise ValueError(f"to={to} must be a file in a folder that exists")
-    source = Path(cfg.checkpoint).expanduser()
-    if to.resolve() == (source / "checkpoints" / "best.ckpt" if source.is_dir() else source).resolve():
+    if to.resolve() == weights_file(cfg.checkpoint).resolve():
         raise ValueError(f"to={to} is the checkpoint itself: name another file")
     switch("overwrite", cfg.overwrite)
     if to.exists() and not cfg.overwrite:

@@ -21,9 +21,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fairat_lightning.checks import reachable
 from fairat_lightning.data import DataModule
 from fairat_lightning.models.weights import load_weights
+from fairat_lightning.pretrained import located
 
 OURS_TO_CALL = tuple(
     f"fairat_lightning.{name}."
@@ -82,8 +82,11 @@ def trained(path: Any, cfg: DictConfig, data: DataModule) -> Any:
 
 
 def run_folder(checkpoint: Any) -> Path | None:
-    """The run that a checkpoint belongs to: its folder, or the folder above its `checkpoints/`; None for any other file."""
-    path = reachable(str(checkpoint))
+    """The run that a checkpoint belongs to: its folder, or the folder above its `checkpoints/`; None for any other file.
+
+    The folder of a pretrained network holds the configuration of its run, and counts.
+    """
+    path = located(str(checkpoint))
     for folder in (path, path.parent.parent if path.parent.name == "checkpoints" else path):
         if (folder / "config.yaml").is_file():
             return folder

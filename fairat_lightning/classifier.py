@@ -1,9 +1,10 @@
 """Any classifier, for the commands that judge or export one: a run of ours, or a network and a file with its weights.
 
-`checkpoint=RUN` brings the run's own model, data and threat model; words of the command change them. Any other file needs
-`model=` and `data=`. `model._target_` names any other function or class: of torchvision or timm, or with `allow=[mypackage.]` of
-one's own. It is called with the `model.*` words alone, and with `num_classes` and `in_channels` where it takes them; `model.mean`
-and `model.std`, where it does not take them, are put in front of it, because images are in [0,1].
+`checkpoint=RUN` brings the run's own model, data and threat model, and so does `checkpoint=pretrained:NAME`; words of the command
+change them. Any other file needs `model=` and `data=`. `model._target_` names any other function or class: of torchvision or
+timm, or with `allow=[mypackage.]` of one's own. It is called with the `model.*` words alone, and with `num_classes` and
+`in_channels` where it takes them; `model.mean` and `model.std`, where it does not take them, are put in front of it, because
+images are in [0,1].
 """
 
 import inspect
@@ -27,6 +28,7 @@ from fairat_lightning.build import check_targets, network, part, plain, quieten,
 from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.data.stratified import stratified
 from fairat_lightning.models import Normalized, load_weights
+from fairat_lightning.pretrained import is_pretrained
 
 OWN = "fairat_lightning."
 GROUPS = ("model", "data", "attack")
@@ -34,7 +36,7 @@ GROUPS = ("model", "data", "attack")
 
 @dataclass
 class Classifier:
-    """A network in eval mode that maps images in [0,1] to logits, its data, and the run it comes from, if it is one of ours."""
+    """A network in eval mode that maps images in [0,1] to logits, its data, and its run, if it lies in the folder of one."""
 
     net: Normalized
     data: DataModule
@@ -88,7 +90,7 @@ def load(cfg: DictConfig) -> Classifier:
     """Build the network, load the weights of `cfg.checkpoint` into it, and read the data."""
     quieten()
     if cfg.checkpoint is None:
-        raise ValueError("checkpoint=PATH must be given: a run folder, a checkpoint or a state dict")
+        raise ValueError("checkpoint=PATH must be given: a run folder, a checkpoint, a state dict or pretrained:NAME")
     if not isinstance(cfg.checkpoint, str) or not cfg.checkpoint:
         raise ValueError(f"checkpoint={cfg.checkpoint} must be a path")
     if Path(cfg.checkpoint).expanduser().is_dir() and run_folder(cfg.checkpoint) is None:
@@ -101,7 +103,8 @@ def load(cfg: DictConfig) -> Classifier:
     if not isinstance(net, Normalized):
         raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}: name one of conf/model's functions")
     load_weights(net, cfg.checkpoint)
-    return Classifier(net.eval(), data, cfg, run_folder(cfg.checkpoint), _try(net, data))
+    run = None if is_pretrained(cfg.checkpoint) else run_folder(cfg.checkpoint)  # nothing is written into the package
+    return Classifier(net.eval(), data, cfg, run, _try(net, data))
 
 
 def places(cfg: DictConfig, data: DataModule) -> Tensor:

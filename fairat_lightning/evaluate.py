@@ -6,6 +6,7 @@
   python -m fairat_lightning.evaluate checkpoint=RUN suite=apgd suite.targets=3          the first half of AutoAttack
   python -m fairat_lightning.evaluate checkpoint=RUN suite=sweep         robust accuracy against eps
   python -m fairat_lightning.evaluate checkpoint=RUN suite=corruptions suite.root=CIFAR-10-C
+  python -m fairat_lightning.evaluate checkpoint=pretrained:digits_faal  a network that comes with this package
   python -m fairat_lightning.evaluate checkpoint=weights.pt model=timm model.name=resnet18 data=cifar10
   python -m fairat_lightning.evaluate checkpoint=weights.pt model._target_=mypackage.MyNet allow=[mypackage.] data=cifar10
 
@@ -14,7 +15,8 @@ Others: classes=[cat,dog]  samples_per_class=100  in_full=[cat] (all images of t
   split=test|val|train  batch_size=250  device=cuda  name=NAME  to=FOLDER  overwrite=true  seed=0
 
 Results go to RUN/evaluation/<name>/, where <name> is the suite unless name= says otherwise; for a file that belongs to no run,
-below runs/audit-<file>. The same command goes on where it was stopped.
+below runs/audit-<file>, and for pretrained:NAME below runs/audit-NAME; a NAME that does not exist lists those that do.
+The same command goes on where it was stopped.
 """
 
 from fairat_lightning.__main__ import start

@@ -1,6 +1,7 @@
 """A trained network as a folder that needs neither this package nor Lightning.
 
   python -m fairat_lightning.export checkpoint=RUN to=FOLDER
+  python -m fairat_lightning.export checkpoint=pretrained:digits_faal to=FOLDER    a network that comes with this package
   python -m fairat_lightning.export checkpoint=weights.pt to=FOLDER model=timm model.name=resnet18 data=cifar10
   python -m fairat_lightning.export checkpoint=weights.pt to=FOLDER model._target_=mypackage.MyNet allow=[mypackage.] data=cifar10
 
@@ -12,6 +13,7 @@ FOLDER then holds
   README.md            the model card: class-wise figures of the run and of RUN/evaluation/, attacks, limits, configuration
 
 Before the folder is there, the written network is loaded and must return the original's logits bit for bit.
+The card of pretrained:NAME is copied, with the figures of its run; a NAME that does not exist lists those that do.
 Others: data.root=FOLDER  overwrite=true (replaces an earlier export, and nothing else)
 """
 
@@ -51,12 +53,11 @@ def main(words: list[str]) -> None:
         needs = write_network(part, exported)
         images = proof_images(exported)
         prove(exported.net, part, images)
-        attacks = write_card(part, exported, needs)
+        said = write_card(part, exported, needs)
     size = sum(p.numel() for p in exported.net.parameters())
-    figures = f"figures of {attacks} attacks" if attacks else "no figures: never evaluated here"
     print(f"network  {short(folder / CODE)}, {short(folder / WEIGHTS)}: {size:,} parameters, {exported.data.num_classes} classes")
     print(f"proven   loaded back, it gives the same logits bit for bit on {len(images)} images")
-    print(f"card     {short(folder / CARD)}: {figures}; choose a license in it")
+    print(f"card     {short(folder / CARD)}: {said}")
 
 
 def write_network(folder: Path, exported: Classifier) -> str:
@@ -112,8 +113,8 @@ def prove(net: nn.Module, folder: Path, images: Tensor) -> None:
         raise ValueError(f"the network cannot be exported: after loading it back its logits differ; {why}")
 
 
-def write_card(folder: Path, exported: Classifier, needs: str) -> int:
-    """Write CARD into `folder`; how many attacks it shows. ValueError for a record that cannot be read."""
+def write_card(folder: Path, exported: Classifier, needs: str) -> str:
+    """Write CARD into `folder`; what to tell of it. ValueError for a record that cannot be read."""
     from omegaconf import OmegaConf
 
     from fairat_lightning import card
@@ -122,6 +123,9 @@ def write_card(folder: Path, exported: Classifier, needs: str) -> int:
     from fairat_lightning.standalone import is_ours, title
 
     cfg, model, shape = exported.cfg, _model(exported), _shape(exported)
+    if (own := _own_card(cfg)) is not None:
+        (folder / CARD).write_text(own)
+        return f"that of {cfg.checkpoint}"
     if exported.run is None:
         kept = {group: cfg[group] for group in ("model", "data")}
         records = card.Records(OmegaConf.to_yaml(kept), remarks=[NEVER])
@@ -141,7 +145,23 @@ def write_card(folder: Path, exported: Classifier, needs: str) -> int:
         imported=not is_ours(model["_target_"]),
     )
     (folder / CARD).write_text(card.write(facts, records))
-    return len(card.columns(records.evaluations))
+    attacks = len(card.columns(records.evaluations))
+    figures = f"figures of {attacks} attacks" if attacks else "no figures: never evaluated here"
+    return f"{figures}; choose a license in it"
+
+
+def _own_card(cfg: DictConfig) -> str | None:
+    """The card that a pretrained network has; None for any other, and where words of the command changed its model or data."""
+    from fairat_lightning.build import plain, stored
+    from fairat_lightning.pretrained import is_pretrained, located
+
+    groups = ("model", "data")
+    if not is_pretrained(cfg.checkpoint):
+        return None
+    kept = located(cfg.checkpoint)
+    here = {group: plain(cfg)[group] for group in groups}
+    here["data"]["root"] = None  # where the same images lie
+    return (kept / CARD).read_text() if here == stored(kept, groups) else None
 
 
 def _destination(cfg: DictConfig) -> Path:

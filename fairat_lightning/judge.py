@@ -26,6 +26,7 @@ from fairat_lightning.classifier import Classifier, compose, load, places
 from fairat_lightning.data import as_float
 from fairat_lightning.evaluation import ARITHMETIC, full_float32
 from fairat_lightning.metrics import split_errors, worst_among
+from fairat_lightning.pretrained import located
 from fairat_lightning.report import class_bars, class_table, save
 from fairat_lightning.samples import NAME, Journal
 from fairat_lightning.speed import largest_batch
@@ -221,7 +222,7 @@ def show(folder: Path) -> None:
 
 def _folder(cfg: DictConfig, run: Path | None) -> Path:
     """Where the evaluation goes; one of another checkpoint of a run than its best, or of other images, says so in its name."""
-    weights, name = Path(cfg.checkpoint), str(cfg.name)
+    weights, name = located(cfg.checkpoint), str(cfg.name)
     if run is not None and weights.suffix and weights.name != "best.ckpt" and cfg.name == cfg.suite.suite:
         name += f"-{weights.stem}"
     if cfg.split != "test" and cfg.name == cfg.suite.suite:

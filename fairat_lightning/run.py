@@ -31,7 +31,7 @@ from fairat_lightning.head import BalancedHead, last_layer
 from fairat_lightning.methods.base import Method
 from fairat_lightning.metrics import none_if_nan, selection_score
 from fairat_lightning.models.checkpointing import checkpoint_blocks
-from fairat_lightning.models.weights import load_weights
+from fairat_lightning.models.weights import load_weights, weights_file
 from fairat_lightning.processes import together
 from fairat_lightning.report import class_table, draw_classes
 from fairat_lightning.resume import LAST, PREVIOUS, Last, Whole, resumable
@@ -69,12 +69,14 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Run | 
             return None
     except OSError as error:
         raise ValueError(f"hydra.run.dir={folder} cannot be read: {error.strerror}") from error
+    resume = None if overwrite else resumable(folder)
+    if cfg.init_from is not None and resume is None:
+        weights_file(cfg.init_from)  # a path that does not exist is refused before the data are downloaded
     L.seed_everything(cfg.seed, verbose=False)
     datamodule: DataModule = part(cfg, "data")
     datamodule.prepare()
     keep_memory()
     net = network(cfg, datamodule)
-    resume = None if overwrite else resumable(folder)
     if cfg.init_from is not None and resume is None:
         load_weights(net, cfg.init_from)
     if cfg.checkpointing:

@@ -40,6 +40,7 @@ LOAD = """## Load it
 ```python
 import torch
 from model import load  # with this folder as the working directory or on sys.path
+
 logits = load()(torch.rand(1, {channels}, {size}, {size}))  # images (B,{channels},{size},{size}) in [0,1]; logits (B,{count})
 ```
 

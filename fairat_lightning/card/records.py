@@ -62,7 +62,8 @@ def read_records(run: Path, checkpoint: Path, weights: str) -> Records:
     remarks += [] if found else [NEVER]
     parts = [config.get(group) or {} for group in ("method", "objective", "awp", "averaging")]
     method = ", ".join(str(part["_target_"]).rpartition(".")[2] for part in parts if "_target_" in part)
-    return Records((run / "config.yaml").read_text(), found, remarks, _object(run / "run.json"), method, selected)
+    by_validation = selected and config.get("select") != "last"
+    return Records((run / "config.yaml").read_text(), found, remarks, _object(run / "run.json"), method, by_validation)
 
 
 def _evaluation(place: Path) -> Evaluation:

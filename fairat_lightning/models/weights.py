@@ -1,7 +1,8 @@
 """The weights of a network out of a file, and nothing else of it.
 
-Read are a run folder (its `checkpoints/best.ckpt`), a Lightning checkpoint of ours (`net.*` of its
-"state_dict"), a plain state dict (.pt, .pth, possibly under "state_dict", "model" or "net") and .safetensors.
+Read are a run folder (its `checkpoints/best.ckpt`), an exported one (its `model.safetensors`), a network of the package
+(`pretrained:NAME`), a Lightning checkpoint of ours (`net.*` of its "state_dict"), a plain state dict (.pt, .pth, possibly under
+"state_dict", "model" or "net") and .safetensors.
 Reading is always weights-only: a pickle that holds more than tensors and plain containers is refused.
 """
 
@@ -14,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fairat_lightning.checks import reachable
 from fairat_lightning.models.normalized import Normalized
+from fairat_lightning.pretrained import located
 
 NESTED = ("state_dict", "model", "net")
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|model\.)+")  # DataParallel, torch.compile, Normalized
@@ -32,7 +33,7 @@ def load_weights(net: Normalized, path: str | os.PathLike[str]) -> None:
     missing, damaged or refused file, another architecture or shape, another mean or std, and weights that are not
     finite numbers; `net` then stays.
     """
-    path = _file(reachable(path))
+    path = weights_file(path)
     own = net.state_dict()
     names = {_bare(name): name for name in own}
     assert len(names) == len(own)
@@ -57,12 +58,14 @@ def load_weights(net: Normalized, path: str | os.PathLike[str]) -> None:
     net.load_state_dict(own | {names[name]: value for name, value in found.items()})
 
 
-def _file(path: Path) -> Path:
+def weights_file(path: str | os.PathLike[str]) -> Path:
+    """The file that the weights at `path` are in; ValueError where there is none."""
+    path = located(path)
     if path.is_dir():
-        best = path / "checkpoints" / "best.ckpt"
-        if not best.is_file():
-            raise ValueError(f"{path} holds no checkpoints/best.ckpt: give a run folder or a checkpoint")
-        return best
+        for file in (path / "checkpoints" / "best.ckpt", path / "model.safetensors"):
+            if file.is_file():
+                return file
+        raise ValueError(f"{path} holds no checkpoints/best.ckpt: give a run folder or a checkpoint")
     if not path.exists():
         raise ValueError(f"{path} does not exist: give a run folder or a checkpoint")
     return path
