@@ -54,9 +54,9 @@ results-precision: .venv/.run ## float32 against bf16, on digits and on a CIFAR-
 	PYTHON=$(BIN)/python bash results/precision.sh digits
 	PYTHON=$(BIN)/python ROOT=$(ROOT) bash results/precision.sh cifar10
 
-results-reproduce: .venv/.run ## the papers' tables; ROOT as above, BUDGET=smoke, hour or full, WORDS of every training: trainer=gpu
+results-reproduce: .venv/.run ## the papers' tables; ROOT as above, BUDGET=smoke, night, hour or full, WORDS of every training: trainer=gpu
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[autoattack]'
-	for table in faal fairat leaderboard; do \
+	for table in faal faal100 fairat leaderboard; do \
 	$(RUN).reproduce table=$$table budget=$(BUDGET) "data.root=$(ROOT)" to=results/$$table-$(BUDGET) $(WORDS) || exit; done
 	$(BIN)/python results/readme.py
 

@@ -185,9 +185,8 @@ def _execute(job: Run) -> None:
         if kept:
             arrays: dict[str, Any] = {key: value.numpy() for key, value in kept.items()}
             np.savez(job.folder / "hardest.npz", **arrays)
-        facts |= {"judged_in": ARITHMETIC, "memory": record.peak_memory()}
-        facts |= {"selected_epoch": selected, "selected_by": job.cfg.select}
-        record.close_folder(job.folder, job.method.results, seconds=seconds, **facts)
+        facts |= {"selected_epoch": selected, "selected_by": job.cfg.select, "judged_in": ARITHMETIC}
+        record.close_folder(job.folder, job.method.results, seconds=seconds, memory=record.peak_memory(), **facts)
         if any(isinstance(logger, WandbLogger) for logger in job.trainer.loggers):
             from fairat_lightning.dashboards import log_report
 

@@ -1,27 +1,39 @@
-"""Write the first table of the README, and what was run in results/README.md, from the records: `make readme`.
+"""Write the first table and picture of the README, and what was run in results/README.md, from the records: `make readme`.
 
-Of each table of `fairat_lightning.reproduce` the record of the largest budget is shown: results/<table>-<budget>/table.json.
+The record of a table of `fairat_lightning.reproduce` is results/<table>-<budget>/table.json. The README shows the budget `night`.
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
+from matplotlib.figure import Figure
 
+from fairat_lightning.recipes import TABLES
 from fairat_lightning.report.published import reference
+from fairat_lightning.report.style import COLOURS, fill, legend, save, styled
 from fairat_lightning.report.tables import markdown_text, spread
-from fairat_lightning.reproduce import TABLES
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- written by make readme -->", "<!-- end -->"
-TITLES = {"faal": "FAAL's table", "fairat": "FairAT's table", "leaderboard": "Leaderboard"}
-FIGURES = ("clean_average", "pgd20_average", "pgd20_worst", "autoattack_average", "autoattack_worst")
+TITLES = {"faal": "FAAL's table", "faal100": "FAAL on CIFAR-100", "fairat": "FairAT's table", "leaderboard": "Leaderboard"}
 BUDGETS = yaml.safe_load((TABLES / "budgets.yaml").read_text())
+NIGHT, LAST = "night", "@last"
+SHOWN = (  # table, row, what it is, and the figure whose difference to the control is the claim
+    ("faal", "pgd_at", "PGD-AT, 12 epochs: the base", "worst"),
+    ("faal", "more", "the same 2 epochs of PGD-AT: the control", "worst"),
+    ("faal", "faal", "**2 epochs of FAAL**", "worst"),
+    ("faal", "faal_awp", "2 epochs of FAAL with AWP", "worst"),
+    ("faal", "faal_trades", "2 epochs of FAAL from TRADES, against the same without class weights", "worst"),
+    ("faal100", "faal", "CIFAR-100: 2 epochs of FAAL; worst 10 % of classes", "worst_10_percent"),
+    ("fairat", "hard", "**FairAT**, hard 30 %, where training overfits, against none", "average"),
+    ("fairat", "random", "the same with random 30 %", "average"),
+)
+WORDS = {"worst": "worst class", "worst_10_percent": "worst 10 %", "average": "average"}
 
 
-def _record(table: str, budget: str) -> dict[str, Any] | None:
+def record(table: str, budget: str) -> dict[str, Any] | None:
     """The record of a table, each of its runs with all its facts; None where it was not run."""
     path = HERE / f"{table}-{budget}" / "table.json"
     if not path.exists():
@@ -30,7 +42,7 @@ def _record(table: str, budget: str) -> dict[str, Any] | None:
     return {**found, "runs": [{**found["common"], **run} for run in found["runs"]]}
 
 
-RECORDS = {(table, budget): _record(table, budget) for table in TITLES for budget in BUDGETS}
+RECORDS = {(table, budget): record(table, budget) for table in TITLES for budget in BUDGETS}
 
 
 def rows_of(table: str, budget: str) -> dict[str, Any]:
@@ -40,51 +52,97 @@ def rows_of(table: str, budget: str) -> dict[str, Any]:
 
 
 def first_table() -> str:
-    """For every row ours and one published AutoAttack figure, with the budget above, and what the figures rest on."""
+    """The rows of SHOWN: ours with cost and difference to the control, and one published row beside it; then what it rests on."""
     lines = [
-        "| percent | clean average | PGD-20 average | worst | AutoAttack average | worst | published average | worst | by |",
+        "| percent | core-hours | clean | PGD-20 | worst | APGD | worst | PGD-20 against its control | published AutoAttack |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
-    used = []
-    for table, title in TITLES.items():
-        budget = next((name for name in reversed(BUDGETS) if RECORDS[table, name]), None)
-        if budget is None:
-            continue
-        found = RECORDS[table, budget]
-        assert found is not None
-        used.append(budget)
-        lines.append(f"| **{title}, budget {budget}**, {counted(found)} |" + " |" * 8)
-        ours = {row["label"]: row for row in found["rows"]}
-        for row in rows_of(table, budget).values():
-            mine = ours.get(row["label"], {})
-            cells = [spread(mine.get(key)) for key in FIGURES] if mine else ["not run", "", "", "", ""]
-            quoted = next(
-                (
-                    r
-                    for r in map(reference, row.get("published", ()))
-                    if {("autoattack", f) for f in ("average", "worst")} & set(r.figures)
-                ),
-                None,
-            )
-            values = [quoted.figures.get(("autoattack", figure)) if quoted else None for figure in ("average", "worst")]
-            theirs = ["" if value is None else f"{100 * value:.1f}" for value in values]
-            by = "" if not quoted else quoted.cite if quoted.label == row["label"] else f"{quoted.label}, {quoted.cite}"
-            lines.append("| " + " | ".join([markdown_text(row["label"]), *cells, *theirs, markdown_text(by)]) + " |")
-    missing = [name for name in BUDGETS if not any(RECORDS[table, name] for table in TITLES)]
-    said = [*map(rests_on, dict.fromkeys(used)), *([f"Not run yet: budget {', '.join(missing)}."] if missing else [])]
-    return "\n".join([*lines, "", *said])
+    for table, key, what, figure in SHOWN:
+        found, row = RECORDS[table, NIGHT], rows_of(table, NIGHT)[key]
+        mine = next((one for one in (found or {"rows": ()})["rows"] if one["label"] == row["label"]), None)
+        last = LAST if mine and f"pgd20{LAST}_average" in mine else ""
+        cells = ["not run", *[""] * 6]
+        if mine is not None:
+            worst = figure if figure != "average" else "worst"
+            names = (f"clean{last}_average", *(f"{attack}{last}_{f}" for attack in ("pgd20", "apgd") for f in ("average", worst)))
+            cells = [hours(mine), *(spread(mine.get(name)) for name in names), difference(mine, f"pgd20{last}", figure)]
+        lines.append("| " + " | ".join([what, *cells, published(row)]) + " |")
+    return "\n".join([*lines, "", *rests_on()])
 
 
-def rests_on(budget: str) -> str:
-    """What the AutoAttack figures of a budget were measured on."""
-    sample = re.search(r"samples_per_class=(\d+)", " ".join(BUDGETS[budget]["evaluate"]))
-    if not sample:
-        return f"Budget {budget}: AutoAttack on all test images."
-    return (
-        f"Budget {budget}: AutoAttack's averages rest on {sample[1]} images of each class; its worst class is sought among the "
-        f"{BUDGETS[budget]['weakest']} that are weakest on validation, all of whose test images were attacked, and not among all "
-        "ten as the published ones."
-    )
+def hours(row: dict[str, Any]) -> str:
+    """The processor's hours of a row's training, the mean over its seeds."""
+    return f"{row['train_seconds']['mean'] / 3600:.1f}"
+
+
+def difference(row: dict[str, Any], attack: str, figure: str) -> str:
+    """A row less its control, with the interval; empty where there is none."""
+    found = row.get("against", {}).get(attack, {}).get(figure)
+    if found is None:
+        return ""
+    low, high = (f"{100 * found[end]:.1f}" for end in ("low", "high"))
+    return f"{WORDS[figure]} {100 * found['difference']:+.1f} ({low} to {high})".replace("-", "−")
+
+
+def published(row: dict[str, Any]) -> str:
+    """One published row's AutoAttack figures, and whose they are."""
+    for quoted in map(reference, row.get("published", ())):
+        values = [quoted.figures.get(("autoattack", figure)) for figure in ("average", "worst")]
+        if any(value is not None for value in values):
+            return ", ".join(f"{100 * value:.1f}" for value in values if value is not None) + f" ({markdown_text(quoted.cite)})"
+    return ""
+
+
+def rests_on() -> list[str]:
+    """What the figures were measured on, and what they can and cannot show."""
+    found = [run for (_, budget), one in RECORDS.items() if one and budget == NIGHT for run in one["runs"]]
+    if not found:
+        return ["Not run yet."]
+    seeds = sorted({run["seed"] for run in found})
+    words = f"seed{'s' if len(seeds) > 1 else ''} {' and '.join(map(str, seeds))}"
+    machines = "; ".join(sorted({processor(run["hardware"]) for run in found}))
+    return [
+        "Budget `night`: a PreActResNet-18 of a quarter of the papers' width (701 thousand parameters), bases trained against "
+        f"one step (N-FGSM), on {machines}, {words}. APGD is APGD-CE + APGD-T (3 targets), the first half of AutoAttack, on one "
+        "set of images for all rows; its worst class is sought among those that are weakest on validation. The intervals are over the "
+        "test images: they speak of these networks on other images, and not of other trainings. Published: average, worst class.",
+        "",
+        *claim(),
+    ]
+
+
+def claim() -> list[str]:
+    """What the picture shows, in words; nothing until both rows are there."""
+    classes = (RECORDS["faal", NIGHT] or {}).get("classes", {})
+    rows = rows_of("faal", NIGHT)
+    base, fair = (classes.get(rows[key]["label"], {}).get("pgd20") for key in ("pgd_at", "faal"))
+    if not base or not fair:
+        return []
+    low = min(base, key=base.__getitem__)
+    mean = [sum(found.values()) / len(found) for found in (base, fair)]
+    return [
+        f"Of the images of its weakest class, {low}, the base gets {100 * base[low]:.0f} % right under PGD-20; after two epochs "
+        f"of FAAL it is {100 * fair[low]:.0f} %. The average over the classes goes from {100 * mean[0]:.1f} to "
+        f"{100 * mean[1]:.1f} %.",
+        "",
+        "![Robust accuracy of each class, weakest first, before and after FAAL](docs/claim.png)",
+    ]
+
+
+@styled()
+def picture(base: dict[str, float], fair: dict[str, float]) -> Figure:
+    """Robust accuracy of every class, weakest of the base first, before and after FAAL."""
+    names = sorted(base, key=base.__getitem__)
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for k, (label, values) in enumerate((("PGD-AT, the base", base), ("after 2 epochs of FAAL", fair))):
+        places = [i + (k - 0.5) * 0.4 for i in range(len(names))]
+        axes.bar(places, [100 * values[name] for name in names], 0.37, label=label, **fill(k))
+        axes.axhline(100 * sum(values.values()) / len(values), color=COLOURS[k], linewidth=0.8, linestyle="--", zorder=0)
+    axes.set_xticks(range(len(names)), names)
+    axes.set(ylabel="right under PGD-20 (%)", xlim=(-0.6, len(names) - 0.4), ylim=(0, 100))
+    legend(figure, axes)
+    return figure
 
 
 def counted(found: dict[str, Any]) -> str:
@@ -94,23 +152,30 @@ def counted(found: dict[str, Any]) -> str:
 
 def what_was_run() -> str:
     """One line for each table and budget: where its record is, on what it was run and when, or that it was not."""
-    lines = ["| table | budget | record | runs | hardware | revision | date |", "|---|---|---|---|---|---|---|"]
+    lines = ["| table | budget | record | runs | core-hours | hardware | revision | date |", "|---|---|---|---|---|---|---|---|"]
     for table, title in TITLES.items():
-        for budget, settings in BUDGETS.items():
+        for budget in BUDGETS:
             found = RECORDS[table, budget]
-            about = f"{budget}: {settings['about']}"
             if found is None:
-                lines.append(f"| {title} | {about} | **not run** | | | | |")
+                lines.append(f"| {title} | {budget} | **not run** | | | | | |")
                 continue
             hardware = sorted({processor(run["hardware"]) for run in found["runs"]})
             revisions = sorted({(run["git"] or "none")[:7] for run in found["runs"]})
             days = sorted({run["started"][:10] for run in found["runs"]})
             rows = f"{len(found['rows'])} of {len(rows_of(table, budget))} rows"
+            spent = sum(run["seconds"].get("train_cpu") or run["seconds"]["train"] for run in found["runs"]) / 3600
             cells = [
-                *(title, about, f"[`{table}-{budget}/`]({table}-{budget}/published.md)", f"{rows}, {counted(found)}"),
+                *(
+                    title,
+                    budget,
+                    f"[`{table}-{budget}/`]({table}-{budget}/published.md)",
+                    f"{rows}, {counted(found)}",
+                    f"{spent:.1f}",
+                ),
                 *("; ".join(hardware), ", ".join(revisions), " to ".join(dict.fromkeys((days[0], days[-1])))),
             ]
             lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", *(f"- `{budget}`: {settings['about']}." for budget, settings in BUDGETS.items())]
     return "\n".join(lines)
 
 
@@ -128,6 +193,11 @@ def placed(text: str, block: str) -> str:
 def main() -> None:
     for path, block in ((HERE.parent / "README.md", first_table()), (HERE / "README.md", what_was_run())):
         path.write_text(placed(path.read_text(), block))
+    if claim():
+        classes = RECORDS["faal", NIGHT]["classes"]  # type: ignore[index]
+        rows = rows_of("faal", NIGHT)
+        base, fair = (classes[rows[key]["label"]]["pgd20"] for key in ("pgd_at", "faal"))
+        save(picture(base, fair), HERE.parent / "docs" / "claim.png")
 
 
 if __name__ == "__main__":

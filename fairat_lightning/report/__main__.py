@@ -71,7 +71,8 @@ def publish(report: Report, rows: Sequence[dict[str, Any]], to: Path, lines: Seq
         write(place / "table.md", tables.markdown(rows, report))
         write(place / "table.csv", tables.comma_separated(rows))
         write(place / "table.tex", tables.latex(rows, report))
-        write_json(place / "table.json", {"rows": list(rows), **tables.shared(records(report)), **_findings(report)})
+        found = {"rows": list(rows), "classes": _classes(report), **tables.shared(records(report)), **_findings(report)}
+        write_json(place / "table.json", found)
         write(place / "index.html", page(report, rows, made, lines))
         if lines:
             write(place / "published.md", markdown(lines))
@@ -102,6 +103,12 @@ def _comparison(report: Report, rows: Sequence[dict[str, Any]]) -> Any:
         return figures.row_points(rows, report.main, title)
     means = {group.label: found for group in report.groups if report.main in (found := compare.mean_of(group))}
     return figures.class_bars(means, (report.main,), report.titles)
+
+
+def _classes(report: Report) -> dict[str, Any]:
+    """The accuracy of each class of every row, the mean over its seeds, under the attacks that have a column."""
+    means = {group.label: compare.mean_of(group) for group in report.groups}
+    return {label: {key: found[key]["per_class"] for key in report.keys if key in found} for label, found in means.items()}
 
 
 def _findings(report: Report) -> dict[str, Any]:
