@@ -102,10 +102,11 @@ def rests_on() -> list[str]:
     words = f"seed{'s' if len(seeds) > 1 else ''} {' and '.join(map(str, seeds))}"
     machines = "; ".join(sorted({processor(run["hardware"]) for run in found}))
     return [
-        "Budget `night`: a PreActResNet-18 of a quarter of the papers' width (701 thousand parameters), bases trained against "
-        f"one step (N-FGSM), on {machines}, {words}. APGD is APGD-CE + APGD-T (3 targets), the first half of AutoAttack, on one "
-        "set of images for all rows; its worst class is sought among those that are weakest on validation. The intervals are over the "
-        "test images: they speak of these networks on other images, and not of other trainings. Published: average, worst class.",
+        "Budget `night`: a PreActResNet-18 of a quarter of the papers' width (701 thousand parameters), bases trained "
+        f"against one step (N-FGSM), on {machines}, {words}. APGD is APGD-CE + APGD-T (3 targets), the first half of "
+        "AutoAttack, on one set of images for all rows; its worst class is sought among those that are weakest on "
+        "validation. The intervals are over the test images: they speak of these networks on other images, and not of "
+        "other trainings. Published: average, worst class.",
         "",
         *claim(),
     ]

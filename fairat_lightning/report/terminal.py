@@ -1,6 +1,7 @@
 """The rows for the terminal, within 80 columns."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 from rich import box
@@ -13,6 +14,7 @@ from fairat_lightning.report.tables import Row, spread
 
 Metrics = Mapping[str, Any]
 SHOWN = 10  # of more than 20 classes, the weakest
+HEAD = 11  # letters of a column's head in a line
 
 
 def class_table(
@@ -48,7 +50,7 @@ def row_table(rows: Sequence[Row], report: Report) -> Table:
     shown = [("clean", "average")] if "clean" in report.keys and report.main != "clean" else []
     shown += [(report.main, "average"), (report.main, "worst"), *((key, "worst") for key in others[-1:])]
     for name, figure in shown:
-        table.add_column(f"{escape(report.titles[name])}\n{figure}", justify="right", no_wrap=True)
+        table.add_column(f"{escape(fill(report.titles[name], HEAD))}\n{figure}", justify="right", no_wrap=True)
     for row in rows:
         cells = []
         for name, figure in shown:
