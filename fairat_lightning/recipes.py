@@ -3,6 +3,7 @@
 Rows and budgets are data, `tables/*.yaml`; `tables/budgets.yaml` says what their keys mean.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,8 @@ class Plan:
     @property
     def place(self) -> Path:
         """The folder of the runs."""
-        return Path(self.settings.get("runs") or Path("runs") / "reproduce") / f"{self.settings['table']}-{self.budget['name']}"
+        above = Path(self.settings.get("runs") or Path("runs") / "reproduce").expanduser()
+        return above / f"{self.settings['table']}-{self.budget['name']}"
 
     def jobs(self, seeds: Sequence[int] | None = None, *, every_row: bool = False) -> list[Job]:
         """Every training in order, for one seed after the other. Of several words for one key the last counts: `rest` last."""
@@ -72,9 +74,9 @@ class Plan:
         for key, word in (("base", "init_from"), ("teacher", "method.teacher")):
             if key in row:
                 needs.append(self.place / f"{row[key]}-s{seed}")
-                words.append(f"{word}={needs[-1]}")
+                words.append(f"{word}={quoted(needs[-1])}")
         folder = self.place / f"{name}-s{seed}"
-        words += [f"seed={seed}", f"hydra.run.dir={folder}"]
+        words += [f"seed={seed}", f"hydra.run.dir={quoted(folder)}"]
         last = {word.lstrip("+~").partition("=")[0]: word for word in words}
         return Job(name, seed, folder, tuple(last.values()), tuple(needs))
 
@@ -82,11 +84,11 @@ class Plan:
         """The words of every evaluation of a finished training, `kept` its `select`; `weak` are the classes of the images."""
         budget, row = self.budget, self.rows[job.row]
         own = row.get("evaluate", {}).get(budget["name"])
-        run, last = f"checkpoint={job.folder}", f"checkpoint={job.folder}/checkpoints/last.ckpt"
+        run, last = (f"checkpoint={quoted(job.folder / part)}" for part in ("", "checkpoints/last.ckpt"))
         other = kept != "last" and budget.get("last_epoch", False)
         found: list[Words] = []
         if (words := budget["evaluate"] if own is None else own) is not False:
-            names = ",".join("'" + name.replace("'", "\\'") + "'" for name in weak)
+            names = ",".join(quoted(name, always=True) for name in weak)
             key = "in_full" if budget.get("weakest") else "classes"
             words = (*words, f"{key}=[{names}]") if own is None and weak else tuple(words)
             found += [(run, *words)] + [(last, "suite=quick"), (last, *words)] * other
@@ -143,9 +145,15 @@ def finished(job: Job) -> bool:
         return False
 
 
+def quoted(value: str | Path, *, always: bool = False) -> str:
+    """A value as a word of a command holds it: in quotes where Hydra's grammar asks for them."""
+    text = str(value)
+    return text if not always and re.fullmatch(r"[\w./-]+", text) else "'" + text.replace("'", "\\'") + "'"
+
+
 def evaluation_name(words: Sequence[str]) -> str:
     """The folder that an evaluation of these words goes to, below a run's evaluation/."""
     given = dict(word.split("=", 1) for word in words)
-    last = "-last" if given.get("checkpoint", "").endswith("/last.ckpt") else ""
+    last = "-last" if given.get("checkpoint", "").strip("'").endswith("/last.ckpt") else ""
     split = f"-{given['split']}" if given.get("split", "test") != "test" else ""
     return given.get("name", given["suite"] + last + split)

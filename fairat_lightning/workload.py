@@ -49,7 +49,8 @@ class Clock:
 
     def announce(self) -> None:
         if self.expected:
-            where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} core(s)"
+            cores = torch.get_num_threads()
+            where = f"{cores} core{'s' if cores > 1 else ''}" if not torch.cuda.is_available() else torch.cuda.get_device_name()
             print(f"This takes {spoken(sum(self.expected.values()))} on {where}, by a first step.", flush=True)
 
     def left(self, tasks: Collection[Task], elsewhere: int) -> str:

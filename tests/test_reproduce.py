@@ -223,6 +223,12 @@ def test_the_last_epoch_stands_beside_the_one_that_was_kept_and_further_evaluati
     assert (place / "quick-last-train").is_dir() and not (tables / "runs").exists()
 
 
+def test_the_folder_of_the_runs_may_have_any_name(tables):
+    reproduce.main([*COMMAND, "rows=[faal]", "runs='a night, of=runs'"])
+    place = tables / "a night, of=runs" / "small-tiny"
+    assert (place / "faal-s0/evaluation/autoattack/metrics.json").exists() and (place / "report/table.md").exists()
+
+
 def test_a_row_that_another_process_is_at_is_passed_over_and_looked_at_again(tables, capsys, monkeypatch):
     reproduce.main([*COMMAND, "rows=[base]"])
     finished = tables / "runs/reproduce/small-tiny/base-s0"
