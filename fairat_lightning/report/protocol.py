@@ -14,6 +14,12 @@ MODELS = {
     "wrn28_10": ("WRN-28-10", 16),
     "wrn34_10": ("WRN-34-10", 16),
 }
+CHOSEN = {
+    "validation": "chosen on validation",
+    "test": "on test images",
+    "last": "as the last",
+    "best": "as the best, on what images is not said",
+}
 
 
 def reasons(group: Group, published: Mapping[str, Any], note: str = "") -> list[str]:
@@ -46,11 +52,11 @@ def reasons(group: Group, published: Mapping[str, Any], note: str = "") -> list[
         found += [f"AutoAttack on {images[0]:,} test images"] if images[0] < theirs.get("test_images", 10_000) else []
         if sought := judged[0].get("worst_of"):
             found.append(f"its worst class sought among {len(sought)}, the weakest on validation")
+    kept = "last" if config.get("select") == "last" else "validation"
     if (chosen := theirs.get("selection")) is None:
         found.append("how the published epoch was chosen is not said")
-    elif chosen != "validation":
-        how = {"test": "on test images", "last": "as the last", "best": "as the best, on what images is not said"}[chosen]
-        found.append(f"epoch chosen on validation, published {how}")
+    elif chosen != kept:
+        found.append(f"epoch {CHOSEN[kept]}, published {CHOSEN[chosen]}")
     return [*found, note] if note else found
 
 

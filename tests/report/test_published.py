@@ -85,6 +85,17 @@ def test_what_differs_is_read_from_both_protocols(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    "select, published, said", [("last", "test", "as the last, published on test images"), ("last", "last", "")]
+)
+def test_how_the_epoch_was_chosen_is_compared(tmp_path, select, published, said):
+    folder = folder_with(tmp_path / "a", 0, 0.2)
+    config = yaml.safe_load((folder / "config.yaml").read_text()) | {"select": select}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    found = [reason for reason in reasons(Group("A", [read_run(folder)]), {"selection": published}) if reason.startswith("epoch")]
+    assert found == ([f"epoch {said}"] if said else [])
+
+
 def test_what_differs_everywhere_is_said_once(tmp_path):
     group = Group("TRADES", [read_run(folder_with(tmp_path / "a", 0, 0.2, epochs=7))])
     first, *each = beside.explained(beside.beside(report_of([group]), {"TRADES": ["dafa.trades", "cfa.trades"]}))
