@@ -53,9 +53,10 @@ class Plan:
 
     @property
     def place(self) -> Path:
-        """The folder of the runs."""
+        """The folder of the runs; those of another width of the network have one of their own."""
         above = Path(self.settings.get("runs") or Path("runs") / "reproduce").expanduser()
-        return above / f"{self.settings['table']}-{self.budget['name']}"
+        width = "".join(f"-width{word.partition('=')[2]}" for word in self.rest if word.startswith("model.width="))
+        return above / f"{self.settings['table']}-{self.budget['name']}{width}"
 
     def jobs(self, seeds: Sequence[int] | None = None, *, every_row: bool = False) -> list[Job]:
         """Every training in order, for one seed after the other. Of several words for one key the last counts: `rest` last."""

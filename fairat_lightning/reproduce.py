@@ -9,10 +9,11 @@ Tables: faal, faal100 (CIFAR-100), fairat, leaderboard. Budgets: smoke (the defa
 all test images). Others: seeds=[0]  rows=[NAME,...] (with what they start from)  runs=FOLDER  to=FOLDER. Any other word goes to
 every training: model.width=32.
 
-Runs go to runs/reproduce/<table>-<budget>/<row>-s<seed>, or below runs=FOLDER, the report to report/ beside them. What is done
-is skipped and what was stopped goes on, so the same command can be given again and again; with seeds or rows added it does the
-rest. Several commands may share one folder: each row is done once. All rows of a seed are attacked on the same images, which are
-chosen when the last of them is trained; where a row that is added later has other weakest classes, all are judged again.
+Runs go to runs/reproduce/<table>-<budget>/<row>-s<seed>, or below runs=FOLDER, the report to report/ beside them; with
+model.width=32 to <table>-<budget>-width32. What is done is skipped and what was stopped goes on, so the same command can be
+given again and again; with seeds or rows added it does the rest. Several commands may share one folder: each row is done once.
+All rows of a seed are attacked on the same images, which are chosen when the last of them is trained; where a row that is added
+later has other weakest classes, all are judged again.
 """
 
 import gc

@@ -31,7 +31,7 @@ def test_a_table_runs_from_a_frozen_clone_is_paused_stopped_gone_on_with_and_tak
             assert time.monotonic() < end, (what, log.read_text() if log.exists() else "")
             time.sleep(0.2)
 
-    log, folder = night / "jobs" / "one.log", night / "runs" / "faal-night" / "pgd_at-s0"
+    log, folder = night / "jobs" / "one.log", night / "runs" / "faal-night-width4" / "pgd_at-s0"
     assert "one runs" in script("start", "one", *WORDS, "trainer.max_epochs=100000")
     wait(lambda: (folder / "history.csv").exists(), "the first epoch")
     assert "one runs already" in script("start")
@@ -47,7 +47,10 @@ def test_a_table_runs_from_a_frozen_clone_is_paused_stopped_gone_on_with_and_tak
     assert "all is saved" in log.read_text()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=night / "code", capture_output=True, text=True).stdout.strip()
     assert commit in (folder / "run.json").read_text()
-    script("start", "two", *WORDS, "trainer.max_epochs=1", "to=runs/faal-night/report", "runs=short")
-    wait(lambda: (night / "runs/faal-night/report/table.json").exists() and "two does not run" in script("status"), "the table")
-    assert str(checkout / "results" / "faal-night") in script("take")
-    assert (checkout / "results" / "faal-night" / "table.json").exists()
+    script("start", "two", *WORDS, "trainer.max_epochs=1", "to=runs/faal-night-width4/report", "runs=short")
+    wait(
+        lambda: (night / "runs/faal-night-width4/report/table.json").exists() and "two does not run" in script("status"),
+        "the table",
+    )
+    assert str(checkout / "results" / "faal-night-width4") in script("take")
+    assert (checkout / "results" / "faal-night-width4" / "table.json").exists()

@@ -9,7 +9,7 @@ from conftest import SMALL
 from test_command import call
 
 from fairat_lightning import __main__ as command
-from fairat_lightning import speed
+from fairat_lightning import recipes, speed
 from fairat_lightning.identity import ADDED, identity
 
 RUNS = Path(__file__).resolve().parent / "runs"  # of earlier commits, as their run.json says: configuration and figures
@@ -36,6 +36,15 @@ def test_a_run_of_an_earlier_version_is_found_finished_by_its_command(tmp_path, 
     code, out, err = call(monkeypatch, capsys, tmp_path, *SMALL, "method=faal")
     assert (code, err) == (0, "") and "This run is finished" in out
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [BEFORE]
+
+
+def test_a_run_of_the_night_is_found_finished_by_reproduce(tmp_path, monkeypatch):
+    """The folder that a long run has left, by the commit in its run.json; only its configuration and figures are kept here."""
+    shutil.copytree(RUNS / "faal-night", tmp_path / "runs" / "reproduce" / "faal-night")
+    monkeypatch.chdir(tmp_path)
+    for words, found in (([], True), (["optim.lr=0.2"], False)):
+        (job,) = recipes.parse(["table=faal", "budget=night", "rows=[pgd_at]", "data.root=data", *words]).jobs()
+        assert recipes.finished(job) == found
 
 
 def test_a_new_key_counts_where_it_has_another_value():

@@ -63,9 +63,9 @@ def test_a_table_is_run_bases_first_judged_and_rendered_and_then_skipped(tables,
     standard = BUDGETS.replace(", suite.steps=2, suite.queries=5", "")
     (tables / "tables" / "budgets.yaml").write_text(standard)
     reproduce.main(COMMAND)
-    place = tables / "runs" / "reproduce" / "small-tiny"
+    place = tables / "runs" / "reproduce" / "small-tiny-width4"
     base, faal = config(place / "base-s0"), config(place / "faal-s0")
-    assert faal["init_from"] == "runs/reproduce/small-tiny/base-s0" and faal["method"]["radius"] == 0.7
+    assert faal["init_from"] == "runs/reproduce/small-tiny-width4/base-s0" and faal["method"]["radius"] == 0.7
     assert (base["optim"]["lr"], faal["optim"]["lr"]) == (0.1, 0.05)  # the budget's words after the row's
     counts = json.loads((place / "faal-s0" / "evaluation" / "autoattack" / "metrics.json").read_text())["clean"]["counts"]
     weak = {name for row in ("base", "faal") for name in judging.weakest(place / f"{row}-s0", 2)}
@@ -98,7 +98,7 @@ def test_a_table_is_run_bases_first_judged_and_rendered_and_then_skipped(tables,
 
 def test_more_seeds_and_single_rows_do_the_rest_and_the_report_is_of_all(tables, capsys):
     reproduce.main([*COMMAND, "rows=[base]"])
-    place = tables / "runs/reproduce/small-tiny"
+    place = tables / "runs/reproduce/small-tiny-width4"
     assert not (place / "faal-s0").exists() and "Not run yet: FAAL, 1 epoch." in (place / "report/table.md").read_text()
     reproduce.main([*COMMAND, "rows=[faal]", "seeds=[0,3]", "to=here"])
     assert capsys.readouterr().out.count("trained and tested before") == 1
@@ -113,7 +113,7 @@ def test_a_row_may_have_its_own_sample_or_none(tables):
     rows["faal"]["evaluate"] = {"tiny": False}
     (tables / "tables" / "small.yaml").write_text(yaml.safe_dump(rows, sort_keys=False))
     reproduce.main(COMMAND)
-    place = tables / "runs/reproduce/small-tiny"
+    place = tables / "runs/reproduce/small-tiny-width4"
     found = json.loads((place / "base-s0/evaluation/autoattack/metrics.json").read_text())
     assert set(found["clean"]["counts"].values()) == {3} and "worst_of" not in found["clean"]
     assert (place / "faal-s0/metrics.json").exists() and not (place / "faal-s0/evaluation").exists()
@@ -125,8 +125,8 @@ def test_a_folder_of_other_words_is_to_be_removed(tables, capsys):
         reproduce.main([*COMMAND, "rows=[base]", "optim.lr=0.3"])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1
-    assert error.endswith("remove runs/reproduce/small-tiny/base-s0, and this command makes it anew\n")
-    place = tables / "runs/reproduce/small-tiny/base-s0/evaluation/autoattack"
+    assert error.endswith("remove runs/reproduce/small-tiny-width4/base-s0, and this command makes it anew\n")
+    place = tables / "runs/reproduce/small-tiny-width4/base-s0/evaluation/autoattack"
     budgets = yaml.safe_load(BUDGETS)
     budgets["tiny"]["evaluate"][1] = "attack.eps=0.04"
     (tables / "tables" / "budgets.yaml").write_text(yaml.safe_dump(budgets))
@@ -168,7 +168,7 @@ def test_a_row_that_fails_leaves_the_others_alone_and_its_fine_tunes_out(tables,
         reproduce.main(COMMAND)
     error = capsys.readouterr().err
     assert stop.value.code == 1 and "bad-s0: " in error and "worse-s0: it starts from" in error
-    table = json.loads((tables / "runs/reproduce/small-tiny/report/table.json").read_text())
+    table = json.loads((tables / "runs/reproduce/small-tiny-width4/report/table.json").read_text())
     assert [row["label"] for row in table["rows"]] == ["PGD-AT", "FAAL, 1 epoch"]
 
 
@@ -181,7 +181,7 @@ def test_all_rows_of_a_seed_are_attacked_on_the_same_images_also_where_a_later_r
     weak = {"base": ["class_0"], "faal": ["class_2"]}
     monkeypatch.setattr(judging, "weakest", lambda folder, count: weak[folder.name[:-3]])
     reproduce.main([*COMMAND, "rows=[base]"])
-    place = tables / "runs/reproduce/small-tiny"
+    place = tables / "runs/reproduce/small-tiny-width4"
     alone = judged_images(place / "base-s0")
     reproduce.main([*COMMAND, "rows=[faal]"])
     assert judged_images(place / "base-s0") == judged_images(place / "faal-s0") != alone
@@ -198,7 +198,7 @@ def test_only_the_weakest_of_all_rows_are_judged_where_the_budget_says_so(tables
     named = {row: {f"class_{k}": a for k, a in enumerate(values)} for row, values in accuracy.items()}
     monkeypatch.setattr(judging, "validation_accuracy", lambda folder: named[folder.name[:-3]])
     reproduce.main(COMMAND)
-    found = json.loads((tables / "runs/reproduce/small-tiny/faal-s0/evaluation/autoattack/metrics.json").read_text())
+    found = json.loads((tables / "runs/reproduce/small-tiny-width4/faal-s0/evaluation/autoattack/metrics.json").read_text())
     assert {name for name, count in found["clean"]["counts"].items() if count} == {"class_0", "class_2"}
 
 
@@ -211,9 +211,9 @@ def test_the_last_epoch_stands_beside_the_one_that_was_kept_and_further_evaluati
     (tables / "tables" / "budgets.yaml").write_text(yaml.safe_dump(budgets))
     (tables / "tables" / "small.yaml").write_text(yaml.safe_dump(rows, sort_keys=False))
     reproduce.main([*COMMAND, "trainer.max_epochs=3", "runs=there", "optim.lr=0.3"])
-    report = tables / "there" / "small-tiny" / "report"
+    report = tables / "there" / "small-tiny-width4" / "report"
     table = json.loads((report / "table.json").read_text())["rows"][1]
-    place = tables / "there/small-tiny/faal-s0/evaluation"
+    place = tables / "there/small-tiny-width4/faal-s0/evaluation"
     last = json.loads((place / "quick-last/metrics.json").read_text())
     assert table["pgd20@last_average"]["mean"] == last["pgd20"]["average"]
     assert table["apgd@last_worst"]["mean"] == json.loads((place / "apgd-last/metrics.json").read_text())["apgd"]["worst"]
@@ -225,13 +225,13 @@ def test_the_last_epoch_stands_beside_the_one_that_was_kept_and_further_evaluati
 
 def test_the_folder_of_the_runs_may_have_any_name(tables):
     reproduce.main([*COMMAND, "rows=[faal]", "runs='a night, of=runs'"])
-    place = tables / "a night, of=runs" / "small-tiny"
+    place = tables / "a night, of=runs" / "small-tiny-width4"
     assert (place / "faal-s0/evaluation/autoattack/metrics.json").exists() and (place / "report/table.md").exists()
 
 
 def test_a_row_that_another_process_is_at_is_passed_over_and_looked_at_again(tables, capsys, monkeypatch):
     reproduce.main([*COMMAND, "rows=[base]"])
-    finished = tables / "runs/reproduce/small-tiny/base-s0"
+    finished = tables / "runs/reproduce/small-tiny-width4/base-s0"
     away = finished.rename(tables / "away")
     finished.mkdir()
     lock = FileLock(finished / ".lock")
@@ -272,7 +272,7 @@ def test_two_commands_on_one_folder_do_each_row_once(tables):
     outputs = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     for row in ("base-s0", "faal-s0", "base-s1", "faal-s1"):
-        place = tables / "runs/reproduce/small-tiny" / row
+        place = tables / "runs/reproduce/small-tiny-width4" / row
         assert sum(f"{row}\n64 + 16" in output for output in outputs) == 1, row
         assert "resumed" not in json.loads((place / "run.json").read_text())
         assert (place / "evaluation/autoattack/metrics.json").exists()
@@ -356,5 +356,5 @@ def test_every_row_of_the_real_tables_runs(table, budget, tmp_path, monkeypatch)
     reproduce.main([f"table={table}", f"budget={budget}", *TINY, "data.test_size=80"])
     rows = yaml.safe_load((recipes.TABLES / f"{table}.yaml").read_text())
     labels = [row["label"] for row in rows.values() if budget in row.get("budgets", [budget])]
-    found = json.loads((tmp_path / f"runs/reproduce/{table}-{budget}/report/table.json").read_text())["rows"]
+    found = json.loads((tmp_path / f"runs/reproduce/{table}-{budget}-width4/report/table.json").read_text())["rows"]
     assert [row["label"] for row in found] == labels
