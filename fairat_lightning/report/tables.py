@@ -109,7 +109,7 @@ def comma_separated(rows: Sequence[Row]) -> str:
         (key, part)
         for row in rows
         for key, cell in row.items()
-        if isinstance(cell, Mapping)
+        if isinstance(cell, Mapping) and "mean" in cell
         for part in ("mean", "std", "low", "high")
         if any(isinstance(r.get(key), Mapping) and r[key].get(part) is not None for r in rows) or part == "mean"
     )
