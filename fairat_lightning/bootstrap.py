@@ -2,7 +2,7 @@
 
 Efron and Tibshirani, "An Introduction to the Bootstrap", 1993. Images are resampled within their class, so that only counts
 matter: the number of correct images of class k is drawn anew from Binomial(n_k, r_k), and for two classifiers on the same
-images the four cells (both right, only A, only B, none) from a multinomial.
+images the four cells (both right, only A, only B, none) from a multinomial; of several seeds, the cells of all of them at once.
 
 Average: the basic bootstrap interval, [2t - q(.975), 2t - q(.025)] with t the figure and q the quantiles of its bootstrap values.
 
@@ -12,10 +12,16 @@ classes of 1,000 images and, in a review, 35 % for a hundred of 200; the percent
 made of exact ones (Clopper and Pearson, Biometrika 1934) and covers by construction: its lower end is the lowest lower end of all
 classes at 97.5 %, which lies below the worst class's own, its upper end the lowest upper end at 1 - .025 / K (Bonferroni).
 
+Difference of two classifiers: the basic bootstrap interval. In simulations of two seeds (4 to 100 classes of 100 or 1,000 images)
+it held the true difference of the worst class in 88 to 97 of 100 cases, least where many classes are alike, and that of the
+average in 90 to 96. Without a difference, p < .05 came in at most 9 of 100.
+
 Test-set noise is all that this knows of: another seed of the training is another matter, for which runs are repeated.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
+from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,10 +29,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 DRAWS, LEVEL = 2000, 0.95
+NOTHING = "no class has an image: there is nothing to estimate"
 Rates = NDArray[np.float64]
 FIGURES: dict[str, Callable[[Rates], Any]] = {
     "average": lambda rates: rates.mean(-1),
     "worst": lambda rates: rates.min(-1),
+    # As metrics.worst_share. Rounded first: 0.1 * 30 is a little more than 3.
+    "worst_10_percent": lambda rates: np.sort(rates, -1)[..., : ceil(round(0.1 * rates.shape[-1], 9))].mean(-1),
 }  # of class accuracies (..., K)
 
 
@@ -40,20 +49,30 @@ class Interval(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """figure(A) - figure(B), the ends of its interval, and the two-sided p-value of no difference."""
+    """figure(A) - figure(B), the ends of its interval, the two-sided p-value of no difference, and what it was tested by.
+
+    `seeds` is the difference of each seed, where the seeds of A and B go together.
+    """
 
     difference: float
     low: float
     high: float
     p: float
+    seeds: tuple[float, ...] = ()
+    test: str = "paired"
 
 
 def interval(correct: ArrayLike, counts: ArrayLike, figure: str = "worst", *, draws: int = DRAWS, seed: int = 0) -> Interval:
     """The interval of "average" or "worst" from correct images and images per class, both (C,).
 
-    Classes without images take no part; ValueError if there are no others.
+    Classes without images take no part; ValueError if there are no others, and for any other figure.
     """
-    right, n = _present(np.asarray(correct), np.asarray(counts))
+    if figure not in ("average", "worst"):
+        raise ValueError(f"there is no interval of {figure} alone, only of its difference: give average or worst")
+    right, n = np.asarray(correct), np.asarray(counts)
+    right, n = right[n > 0], n[n > 0]
+    if not len(n):
+        raise ValueError(NOTHING)
     value = float(FIGURES[figure](right / n))
     drawn = FIGURES[figure](np.random.default_rng(seed).binomial(n, right / n, (draws, len(n))) / n)
     tail = (1 - LEVEL) / 2
@@ -69,37 +88,73 @@ def interval(correct: ArrayLike, counts: ArrayLike, figure: str = "worst", *, dr
 def compare(a: ArrayLike, b: ArrayLike, y: ArrayLike, figure: str = "worst", *, draws: int = DRAWS, seed: int = 0) -> Comparison:
     """Whether A's figure is above B's on the same images: whether each is right (N,), (N,), and their labels (N,).
 
-    ValueError for arrays of different lengths or without images.
+    With several seeds of both, (S,N) and (S,N), the difference is the mean over s of figure(A_s) - figure(B_s). An image is
+    drawn for all seeds at once, since all were given the same ones. nan stands for an image that A_s and B_s did not judge: it
+    takes no part in seed s, and a class without images in seed s takes no part in that seed's figure.
+
+    Drawn anew are, within each class, the images that the same seeds have judged, so that every seed keeps its number of them.
+    What was not seen on a few images is not impossible: in each such set the four cells in which all seeds agree (none right,
+    only B, only A, both) get a quarter of an image more. For one seed these are all cells that there are.
+
+    ValueError for arrays of different shapes, for a seed in which A and B have judged other images, or none.
     """
-    first, second, labels = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool), np.asarray(y)
-    if not len(first) == len(second) == len(labels):
-        raise ValueError(f"{len(first)}, {len(second)} and {len(labels)} images: a paired comparison needs the same ones")
-    cells = np.zeros((int(labels.max(initial=-1)) + 1, 4), dtype=np.int64)
-    np.add.at(cells, (labels, 2 * first + second), 1)  # none, only B, only A, both
-    cells, n = _present(cells, cells.sum(1))
-    # A quarter of an image in each cell: what was not seen on a few images is not impossible.
-    likely = (cells + 0.25) / (n[:, None] + 1)
+    first, second = (np.atleast_2d(np.asarray(right, dtype=np.float64)) for right in (a, b))
+    labels = np.asarray(y).astype(np.int64)
+    if not first.shape[1] == second.shape[1] == len(labels):
+        raise ValueError(f"{first.shape[1]}, {second.shape[1]} and {len(labels)} images: a paired comparison needs the same ones")
+    if first.shape != second.shape or (np.isnan(first) != np.isnan(second)).any():
+        raise ValueError("in each seed, A and B must have judged the same images: a paired comparison needs the same ones")
+    seeds = len(first)
+    # Of one image in one seed: 0 not judged, 1 none right, 2 only B, 3 only A, 4 both; of all seeds, the digits to base 5.
+    state = np.where(np.isnan(first), 0, 1 + 2 * (first != 0) + (second != 0))
+    found, counts = np.unique(labels * 5**seeds + 5 ** np.arange(seeds) @ state, return_counts=True)
+    return _compared(tuple(found.tolist()), tuple(counts.tolist()), seeds, draws, seed)[figure]
 
-    def difference(c: NDArray[Any]) -> Any:
-        return FIGURES[figure]((c[..., 2] + c[..., 3]) / n) - FIGURES[figure]((c[..., 1] + c[..., 3]) / n)
 
+@lru_cache(maxsize=4096)  # a report says the same difference in several places
+def _compared(found: tuple[int, ...], counts: tuple[int, ...], seeds: int, draws: int, seed: int) -> dict[str, Comparison]:
+    """`compare` for every figure, from how often each code, label * 5**seeds + state, occurs."""
+    sets: dict[tuple[int, tuple[bool, ...]], dict[tuple[int, ...], int]] = {}
+    for code, count in zip(found, counts, strict=True):
+        label, state = code // 5**seeds, tuple(code // 5**s % 5 for s in range(seeds))
+        if any(state):
+            sets.setdefault((label, tuple(digit > 0 for digit in state)), {})[state] = count
+    column = {label: k for k, label in enumerate(sorted({label for label, _ in sets}))}
+    n = np.zeros((seeds, len(column)), dtype=np.int64)
+    right, drawn = np.zeros((2, seeds, len(column))), np.zeros((2, seeds, draws, len(column)))  # of A and B
     generator = np.random.default_rng(seed)
-    value = float(difference(cells))
-    drawn = difference(np.stack([generator.multinomial(m, p, draws) for m, p in zip(n, likely, strict=True)], axis=1))
-    low, high = 2 * value - np.quantile(drawn, [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
-    # drawn - value is spread as value - truth; without a difference it is as far from 0 as value this often.
-    p = (1 + float((abs(drawn - value) >= abs(value)).sum())) / (1 + draws)
-    return Comparison(value, float(max(low, -1.0)), float(min(high, 1.0)), min(1.0, p))
+    for (label, judged), seen in sorted(sets.items()):
+        alike = [tuple(digit * here for here in judged) for digit in (1, 2, 3, 4)]
+        cells = sorted({*alike, *seen})
+        often = np.array([seen.get(cell, 0) for cell in cells])
+        likely = (often + [0.25 * (cell in alike) for cell in cells]) / (often.sum() + 1)
+        sample = generator.multinomial(often.sum(), likely, draws)
+        n[:, column[label]] += often.sum() * np.array(judged)
+        for who, digits in enumerate(((3, 4), (2, 4))):
+            for s in range(seeds):
+                hits = np.array([cell[s] in digits for cell in cells])
+                right[who, s, column[label]] += often @ hits
+                drawn[who, s, :, column[label]] += sample @ hits
+    if not n.any(1).all():
+        raise ValueError(NOTHING)
+
+    def difference(counted: NDArray[Any], s: int, figure: str) -> Any:
+        a, b = (np.compress(n[s] > 0, counted[who, s], axis=-1) / n[s][n[s] > 0] for who in (0, 1))
+        return FIGURES[figure](a) - FIGURES[figure](b)
+
+    result = {}
+    for figure in FIGURES:
+        each = [float(difference(right, s, figure)) for s in range(seeds)]
+        value = float(np.mean(each))
+        many = np.mean([difference(drawn, s, figure) for s in range(seeds)], axis=0)
+        low, high = 2 * value - np.quantile(many, [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
+        # many - value is spread as value - truth; without a difference it is as far from 0 as value this often.
+        p = (1 + float((abs(many - value) >= abs(value)).sum())) / (1 + draws)
+        result[figure] = Comparison(value, float(max(low, -1.0)), float(min(high, 1.0)), min(1.0, p), tuple(each))
+    return result
 
 
 def _exact(right: NDArray[Any], n: NDArray[Any], tail: float) -> tuple[NDArray[Any], NDArray[Any]]:
     """The ends of the Clopper-Pearson interval of each class that leaves out `tail` on either side."""
     low = np.where(right > 0, stats.beta.ppf(tail, right, n - right + 1), 0.0)
     return low, np.where(right < n, stats.beta.ppf(1 - tail, right + 1, n - right), 1.0)
-
-
-def _present(values: NDArray[Any], counts: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    here = counts > 0
-    if not here.any():
-        raise ValueError("no class has an image: there is nothing to estimate")
-    return values[here], counts[here]

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binomtest
 
-from fairat_lightning.bootstrap import compare, interval
+from fairat_lightning.bootstrap import FIGURES, compare, interval
+from fairat_lightning.metrics import worst_share
 
 
 def test_one_class_is_the_textbook_binomial_interval():
@@ -106,3 +108,108 @@ def test_the_same_classifier_and_unequal_lengths():
     assert same.difference == 0 and same.p == 1 and same.low <= 0 <= same.high
     with pytest.raises(ValueError, match="the same ones"):
         compare(a, a[:-1], y)
+
+
+STORED = {  # before several seeds could be compared: difference, low, high, p
+    (1, 30, "average"): (-0.033333333333333326, -0.26666666666666666, 0.20000000000000007, 0.8860569715142429),
+    (1, 30, "worst"): (-0.033333333333333326, -0.26666666666666666, 0.20000000000000007, 0.8860569715142429),
+    (4, 50, "average"): (-0.06000000000000005, -0.14500000000000013, 0.0249999999999998, 0.15892053973013492),
+    (4, 50, "worst"): (0.020000000000000018, -0.12, 0.22000000000000003, 0.8935532233883059),
+    (37, 40, "average"): (-0.03513513513513511, -0.0655574324324326, -0.004054054054054068, 0.031484257871064465),
+    (37, 40, "worst"): (-0.024999999999999994, -0.125, 0.05000000000000002, 0.8115942028985508),
+}
+
+
+@pytest.mark.parametrize("classes, images, figure", STORED)
+def test_one_seed_is_compared_as_ever_to_the_bit(classes, images, figure):
+    generator = np.random.default_rng(classes)
+    y = generator.permutation(np.repeat(np.arange(classes) + (classes == 4), images))  # once without class 0
+    rates = generator.uniform(0.2, 0.9, classes + 1)[y]
+    a, b = generator.random((2, len(y))) < rates
+    assert compare(a, b, y, figure)[:4] == STORED[classes, images, figure]
+
+
+def test_the_same_seed_twice_is_one_seed():
+    a, b, y = paired(np.random.default_rng(3), 0.05)
+    for figure in FIGURES:
+        one, two = compare(a, b, y, figure), compare([a, a], [b, b], y, figure)
+        assert two[:4] == one[:4] and two.seeds == 2 * one.seeds == 2 * (one.difference,)
+
+
+def two_seeds(generator, rates_a, rates_b, y, *, shared=0.8):
+    """(2,N), (2,N): whether two seeds of A and of B are right, where an image is as hard for all of them in `shared` of cases."""
+    hard = generator.random(len(y))
+    own = np.where(generator.random((4, len(y))) < shared, hard, generator.random((4, len(y))))
+    right = (own < np.array([rates_a, rates_a, rates_b, rates_b])[:, y]).astype(float)
+    return right[:2], right[2:]
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_two_seeds_are_those_of_a_bootstrap_image_by_image(figure):
+    """Some images are judged in one seed only; class 2 is judged in the second seed only."""
+    generator = np.random.default_rng(4)
+    y = np.repeat(np.arange(12), 150)
+    a, b = two_seeds(generator, np.linspace(0.34, 0.8, 12), np.linspace(0.3, 0.8, 12), y)
+    absent = generator.random((2, len(y))) < 0.3
+    absent[0, y == 2] = True
+    a[absent], b[absent] = np.nan, np.nan
+    lowest = {"average": slice(None), "worst": slice(1), "worst_10_percent": slice(2)}[figure]
+
+    def value(images):
+        found = []
+        for s, classes in ((0, [k for k in range(12) if k != 2]), (1, range(12))):
+            rates = [sorted(np.nanmean(right[s][images[k]]) for k in classes) for right in (a, b)]
+            found.append(np.mean(rates[0][lowest]) - np.mean(rates[1][lowest]))
+        return np.mean(found)
+
+    places = [np.flatnonzero(y == k) for k in range(12)]
+    truth = value(places)
+    drawn = np.array([value([generator.choice(p, len(p)) for p in places]) for _ in range(1000)])
+    low, high = 2 * truth - np.quantile(drawn, [0.975, 0.025])
+    found = compare(a, b, y, figure)
+    assert found.difference == pytest.approx(truth) == np.mean(found.seeds)
+    tolerance = 0.15 * (high - low)
+    assert (found.low, found.high) == (pytest.approx(low, abs=tolerance), pytest.approx(high, abs=tolerance))
+    assert found.p == pytest.approx(np.mean(abs(drawn - truth) >= abs(truth)), abs=0.06)
+
+
+def test_two_seeds_on_the_same_images_are_not_twice_the_images():
+    """p of no difference is spread evenly, and the interval holds the true difference in 95 of 100 test sets."""
+    y, equal = np.repeat(np.arange(4), 100), np.array([0.2, 0.6, 0.6, 0.7])
+    better = equal + np.array([0.1, 0, 0, 0])
+    p, covered = [], []
+    for k in range(200):
+        generator = np.random.default_rng(k)
+        # B's verdicts are A's but for a tenth of the images, and alike in both seeds.
+        base, other = (np.repeat(right[:1], 2, axis=0) for right in two_seeds(generator, equal, equal, y, shared=0.9))
+        p.append(compare(other, base, y, draws=400, seed=k).p)
+        found = compare(*two_seeds(generator, better, equal, y), y, draws=400, seed=k)
+        covered.append(found.low <= 0.1 <= found.high)
+    assert np.mean(np.array(p) < 0.05) <= 0.09 and 0.35 <= np.mean(np.array(p) < 0.5) <= 0.65
+    assert np.mean(covered) >= 0.92
+
+
+def test_one_image_of_two_seeds_proves_nothing():
+    assert compare([[1], [1]], [[0], [0]], [0]).p > 0.3
+    # It was seen once and the four cells in which the seeds agree a quarter each: half of the draws differ from what was seen.
+    assert compare([[1], [1]], [[0], [1]], [0]).p == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("classes", [1, 5, 10, 11, 30, 31])
+def test_the_worst_10_percent_are_those_of_the_metrics(classes):
+    rates = np.random.default_rng(classes).random((2, classes))
+    assert FIGURES["worst_10_percent"](rates) == pytest.approx([worst_share(torch.tensor(row), 0.1) for row in rates])
+
+
+def test_a_class_without_images_in_a_seed_takes_no_part_there():
+    y = np.array([0, 0, 1, 1])
+    a, b = np.array([[1, 1, np.nan, np.nan], [1, 0, 0, 0]]), np.array([[1, 0, np.nan, np.nan], [1, 0, 1, 1]])
+    assert compare(a, b, y, "worst").seeds == (0.5, -0.5) and compare(a, b, y, "average").seeds == (0.5, -0.5)
+    with pytest.raises(ValueError, match="no class"):
+        compare(a * [[np.nan], [1]], b * [[np.nan], [1]], y)
+    with pytest.raises(ValueError, match="the same images"):
+        compare(a, np.nan_to_num(b), y)
+    with pytest.raises(ValueError, match="the same images"):
+        compare(a, b[:1], y)
+    with pytest.raises(ValueError, match="give average or worst"):
+        interval([1], [2], "worst_10_percent")

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 from fairat_lightning.record import write, write_json
-from fairat_lightning.report import compare, figures, tables
+from fairat_lightning.report import against, compare, figures, significance, tables
 from fairat_lightning.report.gallery import Picture, pictures
 from fairat_lightning.report.gather import LAYOUT
 from fairat_lightning.report.groups import Report, gather
@@ -71,7 +71,7 @@ def publish(report: Report, rows: Sequence[dict[str, Any]], to: Path, lines: Seq
         write(place / "table.md", tables.markdown(rows, report))
         write(place / "table.csv", tables.comma_separated(rows))
         write(place / "table.tex", tables.latex(rows, report))
-        found = {"rows": list(rows), "classes": _classes(report), **tables.shared(records(report)), **_findings(report)}
+        found = {"rows": list(rows), "classes": _classes(report), **tables.shared(records(report)), **_findings(report, rows)}
         write_json(place / "table.json", found)
         write(place / "index.html", page(report, rows, made, lines))
         if lines:
@@ -111,10 +111,11 @@ def _classes(report: Report) -> dict[str, Any]:
     return {label: {key: found[key]["per_class"] for key in report.keys if key in found} for label, found in means.items()}
 
 
-def _findings(report: Report) -> dict[str, Any]:
+def _findings(report: Report, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "findings": [*compare.headline(report), *compare.against_first(report)],
         "notes": tables.notes(report),
+        "tests": significance.explained(report, rows),
         "failed_checks": tables.failures(report),
         "caption": tables.caption(report),
     }
@@ -137,6 +138,10 @@ def show(report: Report, rows: Sequence[dict[str, Any]], to: Path, made: Sequenc
     console.print(class_table(means, _narrow(report), report.titles) if few else row_table(rows, report))
     for text in (*compare.headline(report), *compare.against_first(report)[:MOST_SENTENCES], *report.notes):
         console.print(text, markup=False, highlight=False)
+    if (differences := against.terminal(rows, report)).row_count:
+        console.print(differences)
+    for text in significance.explained(report, rows):
+        console.print(text, style="dim", markup=False, highlight=False)
     if (beside := terminal(lines)).row_count:
         console.print(beside)
     console.print()

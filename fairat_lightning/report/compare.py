@@ -1,28 +1,23 @@
-"""The rows in numbers: mean, spread and interval of every figure, and which differences are more than noise.
+"""The rows in numbers: mean, spread and interval of every figure, and what they say of each other, in sentences.
 
-One seed a row: the interval of its record, and the paired bootstrap of `bootstrap.py` on the verdicts of both runs
-on the same images. Several seeds: mean, sample standard deviation, the 95 % interval of the mean by Student's t, and Welch's
-t-test. A row of one seed against a row of several is not tested. Figures are in [0,1] here, in percent where a person reads.
+One seed a row: the interval of its record. Several seeds: mean, sample standard deviation and the 95 % interval of the mean by
+Student's t. `significance.py` tests differences. Figures are in [0,1] here, in percent where a person reads.
 """
 
-import warnings
 from collections.abc import Iterable, Sequence
 from math import isnan, nan, sqrt
 from statistics import mean, stdev
 from typing import Any
 
-import numpy as np
 from scipy import stats
 
 from fairat_lightning import bootstrap, metrics
 from fairat_lightning.report.gather import Group, Run
-from fairat_lightning.report.groups import Report, comparable
+from fairat_lightning.report.groups import Report
+from fairat_lightning.report.significance import UNTESTED, against, difference, significant
 
-ALPHA = 0.05
 MAIN_FIGURES = ("average", "worst")
-UNTESTED = (
-    "A test takes several seeds of both rows, or one run of each with its verdicts on the same images under one threat model."
-)
+TESTS = {"paired": "paired test", "welch": "Welch's test"}
 Cell = dict[str, Any]
 
 
@@ -50,7 +45,10 @@ def cell(group: Group, key: str, figure: str) -> Cell:
 
 
 def rows(report: Report) -> list[dict[str, Any]]:
-    """For each row "label", "runs" and `cell`s "<attack>_<figure>", with "best" where `best` says so; and "<attack>_rho"."""
+    """For each row "label", "runs" and `cell`s "<attack>_<figure>", with "best" where `best` says so; and "<attack>_rho".
+
+    A row with a control has `significance.against` it under "against".
+    """
     present = dict.fromkeys(key for group in report.groups for run in group.runs for key in run.summaries)
     found = []
     for group in report.groups:
@@ -75,6 +73,8 @@ def rows(report: Report) -> list[dict[str, Any]]:
         base = report.baseline(group) or group
         for key in report.robust:
             row[f"{key}_rho"] = {"mean": _rho(row, by_label[base.label], key), "std": None, "values": []}
+    for label, differences in against(report).items():
+        by_label[label]["against"] = differences
     return found
 
 
@@ -88,33 +88,6 @@ def worst_first(report: Report, rows: Sequence[dict[str, Any]]) -> list[dict[str
     """The rows by their worst class under the main attack, the highest first; rows without one last."""
     means = [row[f"{report.main}_worst"]["mean"] for row in rows]
     return [rows[k] for k in sorted(range(len(rows)), key=lambda k: (means[k] is None, -(means[k] or 0)))]
-
-
-def difference(a: Group, b: Group, key: str, figure: str) -> bootstrap.Comparison | None:
-    """figure(A) - figure(B) with its interval and p-value; None where it cannot be tested."""
-    if not comparable(a, b, key) or a.classes(key) != b.classes(key):
-        return None
-    mine, other = ([v for v in group.values(key, figure) if v is not None] for group in (a, b))
-    if len(mine) > 1 and len(other) > 1:
-        if stdev(mine) == stdev(other) == 0:
-            return None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # of seeds that agree to the last bit
-            test = stats.ttest_ind(mine, other, equal_var=False)
-            interval = test.confidence_interval(bootstrap.LEVEL)
-        return bootstrap.Comparison(mean(mine) - mean(other), float(interval.low), float(interval.high), float(test.pvalue))
-    if len(a.runs) == len(b.runs) == len(mine) == len(other) == 1:
-        first, second = a.runs[0].verdicts.get(key), b.runs[0].verdicts.get(key)
-        among = any("worst_of" in run.summaries[key] for run in (*a.runs, *b.runs))
-        if first is None or second is None or (figure == "worst" and among):
-            return None  # the worst is sought among each row's own classes
-        if np.array_equal(first.image, second.image) and np.array_equal(first.label, second.label):
-            return bootstrap.compare(first.predicted == first.label, second.predicted == second.label, first.label, figure)
-    return None
-
-
-def significant(found: bootstrap.Comparison | None) -> bool:
-    return found is not None and found.p < ALPHA
 
 
 def best(report: Report, key: str, figure: str) -> Group | None:
@@ -167,7 +140,7 @@ def sentence(base: Group, other: Group, key: str, title: str) -> str:
     found = difference(other, base, key, "worst")
     if found is None:
         low, high = cell(base, key, "worst")["mean"], cell(other, key, "worst")["mean"]
-        gap = "" if None in (low, high) else f" (worst class {_points(high - low)} points)"
+        gap = "" if None in (low, high) else f" (worst class {points(high - low)} points)"
         return f"Not tested: whether {other.label} is fairer than {base.label} under {title}{gap}."
     sign, winner, loser = (1, other, base) if found.difference > 0 or not significant(found) else (-1, base, other)
     text = f"{title} worst class {_test(found, sign)}"
@@ -231,7 +204,8 @@ def _rho(row: dict[str, Any], first: dict[str, Any], key: str) -> float | None:
     return None if isnan(found) else found
 
 
-def _points(value: float) -> str:
+def points(value: float) -> str:
+    """ "+14.7", a difference in percentage points."""
     return f"{100 * value:+.1f}".replace("-", "−")
 
 
@@ -239,4 +213,4 @@ def _test(found: bootstrap.Comparison, sign: int) -> str:
     low, high = sorted((sign * found.low, sign * found.high))
     p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}" if found.p < 0.1 else f"p = {found.p:.2f}"
     interval = f"95 % interval {100 * low:.1f} to {100 * high:.1f}".replace("-", "−")
-    return f"{_points(sign * found.difference)} points ({interval}, {p})"
+    return f"{points(sign * found.difference)} points ({interval}, {p}, {TESTS[found.test]})"

@@ -15,10 +15,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fairat_lightning.report import compare, published, style, tables
+from fairat_lightning.report import against, compare, published, style, tables
 from fairat_lightning.report.gallery import Picture
 from fairat_lightning.report.gather import LAYOUT
 from fairat_lightning.report.groups import Report
+from fairat_lightning.report.markup import html_head, html_list, html_table
 
 LARGEST_SVG = 400_000  # characters; a larger drawing is embedded as a PNG
 SECTIONS = {
@@ -35,8 +36,8 @@ READING = (
     "called fairer than another if its worst class is better.",
     "<b>Interval.</b> With several seeds, the 95 % Student-t interval of the mean: how the training varies. With one run, "
     "the 95 % interval over its test images: how far a test set of this size can be trusted. Neither knows of the other.",
-    "<b>Bold.</b> Better than every other row, each at p &lt; .05: by Welch’s t-test over the seeds’ values, or for single runs "
-    "by a paired bootstrap on the same test images. A row of one run is not tested against one of several.",
+    "<b>Bold.</b> Better than every other row, each at p &lt; .05: for one or two seeds on the same test images by a paired "
+    "bootstrap, otherwise by Welch’s t-test over the seeds’ values. A row of one run is not tested against one of several.",
     "<b>Attacks.</b> An attack gives an upper bound of robust accuracy: a stronger one may find more. Compare figures of "
     "the same attack, threat model and test images only.",
     "<b>Shift.</b> The largest expected error over all class distributions in a Kullback-Leibler ball around the uniform one.",
@@ -52,8 +53,10 @@ def page(
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     title = "Robust accuracy, class by class"
     sections = {name: _section(report, pictures, name) for name in SECTIONS}
+    differences = against.html(rows, report)
     links = [
         ("table", "Table"),
+        *([("against", "Difference")] if differences else []),
         *([("published", "Published")] if lines else []),
         *((n, SECTIONS[n]) for n, text in sections.items() if text),
         ("runs", "Runs"),
@@ -81,8 +84,8 @@ def page(
 <section id="table">
 <h2>Table</h2>
 {_table(report, rows)}
-{_against(report)}{_notes(report)}</section>
-{published.html(lines)}{"".join(sections.values())}{_runs(report)}
+{_notes(report)}</section>
+{differences}{published.html(lines)}{"".join(sections.values())}{_runs(report)}
 <section id="reading">
 <h2>How to read this</h2>
 {"".join(f"<p>{text}</p>" for text in READING)}
@@ -140,7 +143,7 @@ def _failed(report: Report) -> str:
         return ""
     head = "A sanity check failed" if len(found) == 1 else f"{len(found)} sanity checks failed"
     why = "do not trust the robust accuracies before you know why"
-    return f'<div class="failed" role="alert"><h2>{head}: {why}</h2>{tables.html_list(found)}</div>\n'
+    return f'<div class="failed" role="alert"><h2>{head}: {why}</h2>{html_list(found)}</div>\n'
 
 
 def _about(report: Report) -> str:
@@ -156,10 +159,9 @@ def _about(report: Report) -> str:
 
 def _table(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
     shown = tables.columns(report)
-    heads = [_head("", "text", "Row"), _head("", "number", "Runs")]
-    heads += [_head(escape(report.titles[key]), "number", figure) for key, figure, _ in shown] + [
-        _head("Training", "number", "min")
-    ]
+    heads = [html_head("Row", "text"), html_head("Runs", "number")]
+    heads += [html_head(figure, "number", escape(report.titles[key])) for key, figure, _ in shown]
+    heads += [html_head("min", "number", "Training")]
     lines, order = [], [group.label for group in report.groups]
     for row in rows:
         colour = style.COLOURS[order.index(row["label"]) % len(style.COLOURS)]
@@ -169,13 +171,13 @@ def _table(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append(
             f'<tr><th scope="row">{mark}{escape(row["label"])}</th><td data-value="{row["runs"]}">{row["runs"]}</td>{cells}</tr>'
         )
-    return tables.html_table("rows", heads, lines) + f'<p class="caption">{escape(tables.caption(report))}</p>'
+    return html_table("rows", heads, lines) + f'<p class="caption">{escape(tables.caption(report))}</p>'
 
 
 def _class_table(report: Report) -> str:
     key = report.main
     names = list(dict.fromkeys(name for group in report.groups for name in group.classes(key)))
-    heads = [_head("", "text", "Class"), *(_head("", "number", escape(group.label)) for group in report.groups)]
+    heads = [html_head("Class", "text"), *(html_head(escape(group.label), "number") for group in report.groups)]
     lines = []
     for name in names:
         values = [mean(v) if (v := group.class_values(key, name)) else None for group in report.groups]
@@ -183,7 +185,7 @@ def _class_table(report: Report) -> str:
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
     return (
         f"<details><summary>{escape(report.titles[key])} accuracy of every class, in percent</summary>"
-        f"{tables.html_table('every-class', heads, lines)}</details>\n"
+        f"{html_table('every-class', heads, lines)}</details>\n"
     )
 
 
@@ -221,21 +223,9 @@ def _said(value: Any) -> str:
     return escape(", ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
-def _against(report: Report) -> str:
-    found = compare.against_first(report)
-    if not found:
-        return ""
-    base = "its baseline" if report.baselines else escape(report.groups[0].label)
-    return f"<details open><summary>Each against {base}</summary>{tables.html_list(found)}</details>\n"
-
-
 def _notes(report: Report) -> str:
     found = tables.notes(report)
-    return f'<div class="notes"><h3>Notes</h3>{tables.html_list(found)}</div>' if found else ""
-
-
-def _head(over: str, kind: str, text: str) -> str:
-    return f'<th scope="col" data-kind="{kind}"><button type="button">{over}{"<br>" if over else ""}{text}</button></th>'
+    return f'<div class="notes"><h3>Notes</h3>{html_list(found)}</div>' if found else ""
 
 
 def _cell(cell: Mapping[str, Any] | None) -> str:

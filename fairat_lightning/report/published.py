@@ -19,8 +19,9 @@ from rich.table import Table
 from fairat_lightning.report.compare import Cell, cell
 from fairat_lightning.report.gather import TITLES, Group
 from fairat_lightning.report.groups import Report
+from fairat_lightning.report.markup import html_list, html_table, markdown_text
 from fairat_lightning.report.protocol import reasons
-from fairat_lightning.report.tables import html_list, html_table, markdown_text, spread
+from fairat_lightning.report.tables import spread
 
 PACKAGE = Path(__file__).resolve().parent.parent
 PLACES = (PACKAGE / "published", PACKAGE.parent / "results" / "published")  # installed, and in a checkout

@@ -1,26 +1,16 @@
-"""The rows as Markdown, CSV and LaTeX, and the frame of a table on the page; text from outside is escaped for each."""
+"""The rows as Markdown, CSV and LaTeX; text from outside is escaped for each."""
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fairat_lightning.report import against
 from fairat_lightning.report.compare import Cell, against_first, bias_note, headline
 from fairat_lightning.report.groups import Report
+from fairat_lightning.report.markup import latex_text, markdown_text, one_line
 
 Row = Mapping[str, Any]
-LATEX = {
-    "\\": r"\textbackslash{}",
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-    "−": r"$-$",
-}
 
 
 def columns(report: Report) -> list[tuple[str, str, str]]:
@@ -59,14 +49,14 @@ def caption(report: Report) -> str:
         parts.append("For a single run, in brackets the 95 % interval over its test images.")
     if len(report.groups) > 1:
         parts.append(
-            "Bold only where better than every other row at p < .05 (Welch's t-test over seeds; paired bootstrap on the same "
-            "test images for single runs); what cannot be tested is not bold."
+            "Bold only where better than every other row at p < .05 (for one or two seeds on the same test images by a paired "
+            "bootstrap, otherwise by Welch's t-test over the seeds); what cannot be tested is not bold."
         )
     return " ".join(parts)
 
 
 def markdown(rows: Sequence[Row], report: Report) -> str:
-    """The table with failed checks above it, and below it the caption, the findings and the notes."""
+    """The table with failed checks above it, and below it the caption, the differences to controls, the findings, the notes."""
     shown = columns(report)
     lines = [f"> **FAILED CHECK** {markdown_text(text)}" for text in failures(report)]
     lines += [""] if lines else []
@@ -79,7 +69,7 @@ def markdown(rows: Sequence[Row], report: Report) -> str:
             text = f"**{spread(cell)}**" if cell and cell.get("best") else spread(cell)
             cells.append(f"{text} {interval(cell)}".strip())
         lines.append("| " + " | ".join([markdown_text(row["label"]), str(row["runs"]), *cells, minutes(row)]) + " |")
-    lines += ["", markdown_text(caption(report)), ""]
+    lines += ["", markdown_text(caption(report)), "", *against.markdown(rows, report)]
     lines += [f"- {markdown_text(text)}" for text in (*headline(report), *against_first(report), *notes(report))]
     return "\n".join(lines) + "\n"
 
@@ -87,7 +77,7 @@ def markdown(rows: Sequence[Row], report: Report) -> str:
 def latex(rows: Sequence[Row], report: Report) -> str:
     """A tabular for the booktabs package; its caption is a comment above it."""
     shown = columns(report)
-    lines = [f"% FAILED CHECK {_one_line(text)}" for text in failures(report)]
+    lines = [f"% FAILED CHECK {one_line(text)}" for text in failures(report)]
     lines += [f"% {caption(report)}", "% Needs \\usepackage{booktabs}."]
     lines += [rf"\begin{{tabular}}{{l{'r' * (len(shown) + 2)}}}", r"\toprule"]
     lines.append(" & ".join(["", "runs", *(latex_text(title) for _, _, title in shown), "training, min"]) + r" \\")
@@ -109,7 +99,7 @@ def comma_separated(rows: Sequence[Row]) -> str:
         (key, part)
         for row in rows
         for key, cell in row.items()
-        if isinstance(cell, Mapping)
+        if isinstance(cell, Mapping) and "mean" in cell
         for part in ("mean", "std", "low", "high")
         if any(isinstance(r.get(key), Mapping) and r[key].get(part) is not None for r in rows) or part == "mean"
     )
@@ -140,36 +130,3 @@ def notes(report: Report) -> list[str]:
     """What a reader must know besides: of the runs, and of the worst class on few images."""
     bias = bias_note(report)
     return [*report.notes, *([bias] if bias else [])]
-
-
-def markdown_text(text: str) -> str:
-    """`text` as itself on one line of Markdown."""
-    return _replaced(_one_line(text), {c: f"\\{c}" for c in "\\`*_{}[]<>#|~$"} | {"&": "&amp;"})
-
-
-def latex_text(text: str) -> str:
-    """`text` as itself on one line of LaTeX."""
-    return _replaced(_one_line(text), LATEX)
-
-
-def html_list(lines: Iterable[str]) -> str:
-    """An unordered list of texts; empty without any."""
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f"<ul>{items}</ul>\n" if items else ""
-
-
-def html_table(name: str, heads: Sequence[str], lines: Sequence[str]) -> str:
-    """A table that scrolls sideways where it is too wide; `heads` are its <th>, `lines` its <tr>."""
-    head, body = "".join(heads), "\n".join(lines)
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Table"><table class="wide" id="{name}-table">'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _replaced(characters: Iterable[str], by: Mapping[str, str]) -> str:
-    return "".join(by.get(c, c) for c in characters)

@@ -58,7 +58,7 @@ def test_single_runs_are_compared_on_the_same_images(make_run):
         ((0.3, 0.5, 0.4), (0.35, 0.55, 0.42)),  # within the noise of the seeds
         ((0.3,), (0.34,)),  # within the noise of the images
         ((0.3, 0.31, 0.3), (0.9,)),  # one run against several: not tested
-        ((0.3, 0.3), (0.9, 0.9)),  # no deviation to test with
+        ((0.3, 0.3, 0.3), (0.9, 0.9, 0.9)),  # no deviation to test with
     ],
 )
 def test_nothing_is_best_that_is_not_significant(make_run, a, b):
@@ -96,6 +96,18 @@ def test_two_rows_are_compared_in_plain_words(make_run):
     assert headline(swapped)[0].startswith("B is fairer than A: PGD-20 worst class +25.0 points")
     same = gather(seeds(make_run, "A", (0.3,)) + seeds(make_run, "C", (0.33,)))
     assert headline(same)[0].startswith("No significant difference between C and A: PGD-20 worst class +3.0 points")
+
+
+def test_two_seeds_of_each_are_claimed_by_the_paired_test(make_run):
+    """Welch's test finds nothing in these four numbers; the same images do."""
+    report = gather(seeds(make_run, "A", (0.3, 0.5)) + seeds(make_run, "B", (0.55, 0.62)))
+    a, b = ([run.verdicts["pgd20"] for run in group.runs] for group in report.groups)
+    right = [[v.predicted == v.label for v in row] for row in (b, a)]
+    found = bootstrap.compare(*right, a[0].label, "worst")
+    assert stats.ttest_ind((0.55, 0.6), (0.3, 0.5), equal_var=False).pvalue > 0.05 > found.p
+    low, high = (f"{100 * end:.1f}" for end in (found.low, found.high))
+    expected = f"B is fairer than A: PGD-20 worst class +17.5 points (95 % interval {low} to {high}, p < 0.001, paired test)"
+    assert headline(report)[0].startswith(expected) and best(report, "pgd20", "worst").label == "B"
 
 
 def test_one_row_and_many_have_a_headline_too(make_run):

@@ -167,6 +167,17 @@ def test_the_table_sorts(words, browse):
     assert found[3] == [1, ["<", "B", "C"]] and found[4] is True
 
 
+def test_the_differences_sort(words, browse):
+    """Under PGD-20 and CW-20 B's worst class is 15 points above that of the first row, and C's 20 below."""
+    script = SORTING.replace("rows-table", "against-table").replace("textContent.includes('PGD-20') && head.", "")
+    script = script.replace("includes('worst')", "includes('worst class')")
+    found = returned(browse(scripted(rendered(words), script), "--dump-dom"))
+    assert found[0] == [None, ["0.15", "0.15", "-0.20", "-0.20"]]
+    assert found[1] == ["descending", ["0.15", "0.15", "-0.20", "-0.20"]]
+    assert found[2] == ["ascending", ["-0.20", "-0.20", "0.15", "0.15"]]
+    assert found[3] == [1, ["B", "B", "C", "C"]] and found[4] is True
+
+
 def test_missing_figures_sort_last_either_way(make_run, browse):
     a, b, c = (make_run(name, (0.5, worst, 0.7)) for name, worst in (("a", 0.3), ("b", 0.2), ("c", 0.4)))
     record = json.loads((b / "metrics.json").read_text())
