@@ -75,27 +75,30 @@ def main() -> None:
     run(cfg, folder)
 
 
-def composed(words: Sequence[str]) -> tuple[DictConfig, Path]:
-    """The configuration that the words of a run's command say, and its folder. Raises Hydra's and OmegaConf's errors."""
+def composed(words: Sequence[str], *, say: bool = True) -> tuple[DictConfig, Path]:
+    """The configuration that the words of a run's command say, and its folder. Raises Hydra's and OmegaConf's errors.
+
+    `say`: print a line where the run began in another precision than this machine would choose.
+    """
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("config", list(words), return_hydra_config=True)
-    return as_begun(cfg, Path(cfg.hydra.run.dir).absolute(), cfg.hydra.runtime.choices)
+    return as_begun(cfg, Path(cfg.hydra.run.dir).absolute(), cfg.hydra.runtime.choices, say=say)
 
 
-def as_begun(cfg: DictConfig, folder: Path, choices: Mapping[str, str]) -> tuple[DictConfig, Path]:
+def as_begun(cfg: DictConfig, folder: Path, choices: Mapping[str, str], *, say: bool = True) -> tuple[DictConfig, Path]:
     """The configuration and folder of a run that has begun keep its precision, wherever an automatic choice would differ now.
 
     The choice is the machine's, and a part of the folder's name: the same command on another machine is the same run.
     """
-    if not OmegaConf.is_interpolation(cfg.trainer, "precision"):
-        return cfg, folder  # chosen by the user
+    if not OmegaConf.is_interpolation(cfg.trainer, "precision") or cfg.overwrite:
+        return cfg, folder  # chosen by the user, or a run anew
     usual, named = cfg.trainer.precision, folder.name == name_of(cfg, choices)
     for precision in (usual, *(other for other in AUTOMATIC if other != usual)):
         begun = cfg.copy()
         begun.trainer.precision = precision
         place = folder.with_name(name_of(begun, choices)) if named else folder
         if begun_with(place) == precision:
-            if precision != usual and not (place / "metrics.json").exists():
+            if say and precision != usual and not (place / "metrics.json").exists():
                 here = f"a new one here would have {usual}"
                 print(f"This run began with trainer.precision={precision} and goes on with it; {here}.", flush=True)
             with suppress(OSError):  # an empty folder that Hydra has made for a job of a sweep

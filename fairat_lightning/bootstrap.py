@@ -34,8 +34,7 @@ Rates = NDArray[np.float64]
 FIGURES: dict[str, Callable[[Rates], Any]] = {
     "average": lambda rates: rates.mean(-1),
     "worst": lambda rates: rates.min(-1),
-    # As metrics.worst_share. Rounded first: 0.1 * 30 is a little more than 3.
-    "worst_10_percent": lambda rates: np.sort(rates, -1)[..., : ceil(round(0.1 * rates.shape[-1], 9))].mean(-1),
+    "worst_10_percent": lambda rates: _lowest_tenth(rates, rates.shape[-1]),
 }  # of class accuracies (..., K)
 
 
@@ -85,7 +84,16 @@ def interval(correct: ArrayLike, counts: ArrayLike, figure: str = "worst", *, dr
     return Interval(value, float(max(low, 0.0)), float(min(high, 1.0)), float(drawn.mean() - value))
 
 
-def compare(a: ArrayLike, b: ArrayLike, y: ArrayLike, figure: str = "worst", *, draws: int = DRAWS, seed: int = 0) -> Comparison:
+def compare(
+    a: ArrayLike,
+    b: ArrayLike,
+    y: ArrayLike,
+    figure: str = "worst",
+    *,
+    classes: int | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Comparison:
     """Whether A's figure is above B's on the same images: whether each is right (N,), (N,), and their labels (N,).
 
     With several seeds of both, (S,N) and (S,N), the difference is the mean over s of figure(A_s) - figure(B_s). An image is
@@ -95,6 +103,8 @@ def compare(a: ArrayLike, b: ArrayLike, y: ArrayLike, figure: str = "worst", *, 
     Drawn anew are, within each class, the images that the same seeds have judged, so that every seed keeps its number of them.
     What was not seen on a few images is not impossible: in each such set the four cells in which all seeds agree (none right,
     only B, only A, both) get a quarter of an image more. For one seed these are all cells that there are.
+
+    The worst 10 % are a tenth of `classes`, where only some of these were judged; None: of those judged.
 
     ValueError for arrays of different shapes, for a seed in which A and B have judged other images, or none.
     """
@@ -108,11 +118,13 @@ def compare(a: ArrayLike, b: ArrayLike, y: ArrayLike, figure: str = "worst", *, 
     # Of one image in one seed: 0 not judged, 1 none right, 2 only B, 3 only A, 4 both; of all seeds, the digits to base 5.
     state = np.where(np.isnan(first), 0, 1 + 2 * (first != 0) + (second != 0))
     found, counts = np.unique(labels * 5**seeds + 5 ** np.arange(seeds) @ state, return_counts=True)
-    return _compared(tuple(found.tolist()), tuple(counts.tolist()), seeds, draws, seed)[figure]
+    return _compared(tuple(found.tolist()), tuple(counts.tolist()), seeds, classes, draws, seed)[figure]
 
 
 @lru_cache(maxsize=4096)  # a report says the same difference in several places
-def _compared(found: tuple[int, ...], counts: tuple[int, ...], seeds: int, draws: int, seed: int) -> dict[str, Comparison]:
+def _compared(
+    found: tuple[int, ...], counts: tuple[int, ...], seeds: int, classes: int | None, draws: int, seed: int
+) -> dict[str, Comparison]:
     """`compare` for every figure, from how often each code, label * 5**seeds + state, occurs."""
     sets: dict[tuple[int, tuple[bool, ...]], dict[tuple[int, ...], int]] = {}
     for code, count in zip(found, counts, strict=True):
@@ -140,6 +152,8 @@ def _compared(found: tuple[int, ...], counts: tuple[int, ...], seeds: int, draws
 
     def difference(counted: NDArray[Any], s: int, figure: str) -> Any:
         a, b = (np.compress(n[s] > 0, counted[who, s], axis=-1) / n[s][n[s] > 0] for who in (0, 1))
+        if figure == "worst_10_percent" and classes is not None:
+            return _lowest_tenth(a, classes) - _lowest_tenth(b, classes)
         return FIGURES[figure](a) - FIGURES[figure](b)
 
     result = {}
@@ -152,6 +166,12 @@ def _compared(found: tuple[int, ...], counts: tuple[int, ...], seeds: int, draws
         p = (1 + float((abs(many - value) >= abs(value)).sum())) / (1 + draws)
         result[figure] = Comparison(value, float(max(low, -1.0)), float(min(high, 1.0)), min(1.0, p), tuple(each))
     return result
+
+
+def _lowest_tenth(rates: Rates, classes: int) -> Any:
+    """The mean of the lowest of `rates` (..., K), as many as are a tenth of `classes`, as metrics.worst_share."""
+    # Rounded first: 0.1 * 30 is a little more than 3.
+    return np.sort(rates, -1)[..., : ceil(round(0.1 * classes, 9))].mean(-1)
 
 
 def _exact(right: NDArray[Any], n: NDArray[Any], tail: float) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -25,7 +25,7 @@ from fairat_lightning.checks import reachable, switch, whole
 from fairat_lightning.classifier import Classifier, compose, load, places
 from fairat_lightning.data import as_float
 from fairat_lightning.evaluation import ARITHMETIC, full_float32
-from fairat_lightning.metrics import split_errors, worst_among
+from fairat_lightning.metrics import split_errors, worst_among, worst_tenth_of_all
 from fairat_lightning.pretrained import located
 from fairat_lightning.report import class_bars, class_table, save
 from fairat_lightning.samples import NAME, Journal
@@ -164,7 +164,11 @@ def _close(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings, *, s
     notes = [*findings.notes, *([f"These are {cfg.split} images and no test images."] if cfg.split != "test" else [])]
     counts = audit.labels.bincount(minlength=len(audit.classes)).tolist()
     if empty := [name for name, count in zip(audit.classes, counts, strict=True) if not count]:
-        notes.append(f"No image of {', '.join(empty[:20])}: {'they take' if len(empty) > 1 else 'it takes'} part in nothing.")
+        more = f" and {len(empty) - 20} more" if len(empty) > 20 else ""
+        notes.append(
+            f"No image of {', '.join(empty[:20])}{more}: {'they take' if len(empty) > 1 else 'it takes'} part in nothing."
+        )
+        findings.metrics = {key: worst_tenth_of_all(found) for key, found in findings.metrics.items()}
     if cfg.samples_per_class is not None:
         notes.append(f"{cfg.samples_per_class} image{'s' if cfg.samples_per_class > 1 else ''} of each class.")
     if cfg.in_full is not None:
@@ -222,11 +226,8 @@ def show(folder: Path) -> None:
 
 def _folder(cfg: DictConfig, run: Path | None) -> Path:
     """Where the evaluation goes; one of another checkpoint of a run than its best, or of other images, says so in its name."""
-    weights, name = located(cfg.checkpoint), str(cfg.name)
-    if run is not None and weights.suffix and weights.name != "best.ckpt" and cfg.name == cfg.suite.suite:
-        name += f"-{weights.stem}"
-    if cfg.split != "test" and cfg.name == cfg.suite.suite:
-        name += f"-{cfg.split}"
+    weights = located(cfg.checkpoint)
+    name = record.evaluation_name(cfg.name, cfg.suite.suite, weights if run is not None else None, cfg.split)
     above = run or Path("runs") / f"audit-{weights.stem}" if cfg.to is None else Path(cfg.to)
     return reachable(above / "evaluation" / name)
 
@@ -244,8 +245,8 @@ def _check(cfg: DictConfig) -> None:
             raise ValueError(f"{key}={cfg[key]} must be a list of names: {key}=[cat,dog]")
     if cfg.in_full is not None and (cfg.samples_per_class is None or cfg.classes is not None):
         raise ValueError("in_full goes with samples_per_class and without classes: it adds to a sample of every class")
-    if cfg.samples_in_full is not None and cfg.in_full is None:
-        raise ValueError("samples_in_full goes with in_full: so many images of each of its classes")
+    if cfg.samples_in_full is not None and (cfg.in_full is None or cfg.samples_in_full < cfg.samples_per_class):
+        raise ValueError("samples_in_full goes with in_full: so many images of each of its classes, samples_per_class or more")
     if cfg.split not in SPLITS:
         raise ValueError(f"split={cfg.split} is unknown: choose one of {', '.join(SPLITS)}")
     if cfg.to is not None and (not isinstance(cfg.to, str) or not cfg.to):

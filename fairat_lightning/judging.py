@@ -1,5 +1,6 @@
 """The evaluations of a table's trainings, all rows of a seed on the same images, so that they can be paired."""
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,24 +12,27 @@ import yaml
 from omegaconf import OmegaConf
 
 from fairat_lightning import judge
+from fairat_lightning.__main__ import composed, refuse
+from fairat_lightning.build import WRONG_INPUT
 from fairat_lightning.classifier import parse_word
 from fairat_lightning.recipes import Job, Plan, Words, evaluation_name, finished
 from fairat_lightning.record import read_facts, read_metrics
 from fairat_lightning.report import read_run
 
 IMAGES = ("in_full", "classes")
+OTHERWISE = r": (choose another|overwrite=true).*"  # the advice of a message that is of no use here
 
 
 class Held(Exception):
     """Another process is at work on this."""
 
 
-def judge_all(job: Job, plan: Plan, kept: str) -> None:
-    """Every evaluation of a finished training, whose `select` is `kept`, on images that are the same for all rows of its seed.
+def judge_all(job: Job, plan: Plan) -> None:
+    """Every evaluation of a finished training, on images that are the same for all rows of its seed.
 
-    Raises Held where another process is at it.
+    Raises Stop for one of other words, and Held where another process is at it.
     """
-    weak = weak_classes(plan, job.seed)
+    weak, kept = weak_classes(plan, job.seed), composed(job.words, say=False)[0].select
     for words in plan.evaluations(job, kept, weak):
         place = job.folder / "evaluation" / evaluation_name(words)
         differing = differs(place, words)
@@ -41,6 +45,8 @@ def judge_all(job: Job, plan: Plan, kept: str) -> None:
                 judge.main([*words, "overwrite=true"] if other_images else list(words))
             except judge.Busy as error:
                 raise Held from error
+            except WRONG_INPUT as error:
+                refuse(re.sub(OTHERWISE, f": remove {place}, and this command makes it anew", str(error)))
 
 
 @contextmanager

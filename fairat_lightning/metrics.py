@@ -211,6 +211,16 @@ def worst_among(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, An
     }
 
 
+def worst_tenth_of_all(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A `summary` of some classes alone whose "worst_10_percent" is the mean of as many as are a tenth of all classes.
+
+    For classes that were chosen before the images were looked at, as those that are weakest.
+    """
+    accuracy = torch.tensor([a for a in record["per_class"].values() if a is not None], dtype=torch.float64)
+    share = min(1.0, 0.1 * len(record["per_class"]) / len(accuracy)) if len(accuracy) else 0.1
+    return {**record, "figures": {**record["figures"], "worst_10_percent": none_if_nan(worst_share(accuracy, share))}}
+
+
 def split_errors(summaries: Mapping[str, dict[str, Any]]) -> None:
     """Add `error_split` to every summary beside the one of "clean": "natural_error" and "boundary_error" per class."""
 

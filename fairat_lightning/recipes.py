@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from fairat_lightning import record
 from fairat_lightning.__main__ import composed, resolved
 from fairat_lightning.build import refuse_seed
 from fairat_lightning.classifier import parse_word
-from fairat_lightning.record import is_finished
 
 TABLES = Path(__file__).resolve().parent / "tables"
 OWN = ("table", "budget", "seeds", "rows", "runs", "to")
@@ -55,8 +55,9 @@ class Plan:
     def place(self) -> Path:
         """The folder of the runs; those of another width of the network have one of their own."""
         above = Path(self.settings.get("runs") or Path("runs") / "reproduce").expanduser()
-        width = "".join(f"-width{word.partition('=')[2]}" for word in self.rest if word.startswith("model.width="))
-        return above / f"{self.settings['table']}-{self.budget['name']}{width}"
+        asked, usual = (_width(words) for words in (self.rest, self.budget["words"]))
+        other = "" if asked in (None, usual) else f"-width{asked}"
+        return above / f"{self.settings['table']}-{self.budget['name']}{other}"
 
     def jobs(self, seeds: Sequence[int] | None = None, *, every_row: bool = False) -> list[Job]:
         """Every training in order, for one seed after the other. Of several words for one key the last counts: `rest` last."""
@@ -140,10 +141,16 @@ def parse(words: Sequence[str]) -> Plan:
 def finished(job: Job) -> bool:
     """Whether the training is finished, and is the one that the job asks for."""
     try:
-        cfg, folder = composed(job.words)
-        return is_finished(folder, resolved(cfg))
+        cfg, folder = composed(job.words, say=False)
+        return record.is_finished(folder, resolved(cfg))
     except ValueError:  # of other words
         return False
+
+
+def _width(words: Sequence[str]) -> Any:
+    """The network's width that words say; None where they say nothing."""
+    found = [o.value() for o in map(parse_word, words) if o.key_or_group == "model.width"]
+    return found[-1] if found else None
 
 
 def quoted(value: str | Path, *, always: bool = False) -> str:
@@ -155,6 +162,5 @@ def quoted(value: str | Path, *, always: bool = False) -> str:
 def evaluation_name(words: Sequence[str]) -> str:
     """The folder that an evaluation of these words goes to, below a run's evaluation/."""
     given = dict(word.split("=", 1) for word in words)
-    last = "-last" if given.get("checkpoint", "").strip("'").endswith("/last.ckpt") else ""
-    split = f"-{given['split']}" if given.get("split", "test") != "test" else ""
-    return given.get("name", given["suite"] + last + split)
+    checkpoint = Path(given.get("checkpoint", "").strip("'"))
+    return record.evaluation_name(given.get("name"), given["suite"], checkpoint, given.get("split", "test"))

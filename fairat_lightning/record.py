@@ -115,6 +115,14 @@ def is_finished(folder: Path, config: dict[str, Any]) -> bool:
     return finished
 
 
+def evaluation_name(name: str | None, suite: str, checkpoint: Path | None, split: str) -> str:
+    """The name of an evaluation's folder: that which was given, or the suite's; `checkpoint` is of a run."""
+    if name not in (None, suite):
+        return str(name)
+    other = checkpoint is not None and checkpoint.suffix and checkpoint.name != "best.ckpt"
+    return suite + (f"-{checkpoint.stem}" if other and checkpoint else "") + (f"-{split}" if split != "test" else "")
+
+
 def open_folder(folder: Path, config: dict[str, Any], resume: Path | None, **facts: Any) -> None:
     """Begin a record: remove what an earlier run left unless it is resumed; write the configuration, the environment, `facts`."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -30,10 +30,10 @@ from omegaconf import DictConfig
 from fairat_lightning import autoattack
 from fairat_lightning.__main__ import Stop, composed, refuse, resolved, run, start
 from fairat_lightning.build import WRONG_INPUT, short
-from fairat_lightning.judging import Held, as_command, judge_all
+from fairat_lightning.judging import OTHERWISE, Held, as_command, judge_all
 from fairat_lightning.recipes import Job, Plan, evaluation_name, finished, parse
 from fairat_lightning.record import is_finished, read_facts, read_metrics
-from fairat_lightning.workload import Clock
+from fairat_lightning.workload import Clock, Task
 
 SPLITS = {"-train": "training", "-val": "validation"}  # the ends of evaluations' names
 PAUSE = 30  # seconds between two looks at what another process is doing
@@ -46,7 +46,7 @@ def main(words: list[str]) -> None:
     if to.exists() and not to.is_dir():
         raise ValueError(f"to={to} is a file: name a folder")
     if plan.place.exists() and not plan.place.is_dir():
-        raise ValueError(f"runs={plan.settings['runs']}: {plan.place} is a file, name another folder")
+        raise ValueError(f"{plan.place} is a file: runs=FOLDER names another folder for the runs")
     if not autoattack.available():
         raise ValueError(autoattack.MISSING)
     jobs = {job: composed(job.words)[0] for job in plan.jobs()}  # all of them before hours of training
@@ -69,64 +69,72 @@ class Work:
     def run(self) -> dict[Path, str]:
         """Do everything; the folders that could not be run, with the line that says why. Raises Stop where told to stop."""
         seeds = list(dict.fromkeys(job.seed for job in self.jobs))
-        tasks = [(kind, job) for seed in seeds for kind in ("train", "judge") for job in self.jobs if job.seed == seed]
+        tasks: list[Task] = [("train", job) for job in self.jobs]
         clock = Clock(self.plan, self.jobs)
         clock.announce()
-        first, waited = True, False
-        while tasks:
-            before, running = len(tasks), 0
+        done, waited = 0, False
+        while tasks or seeds:
+            before, running = done, 0
+            for seed in [s for s in seeds if not any(job.seed == s for _, job in tasks)]:
+                tasks = [("judge", job) for job in self.to_judge(seed)] + tasks
+                seeds.remove(seed)
             for task in list(tasks):
-                kind, job = task
-                if not self.ready(kind, job, tasks):
+                if not self.ready(task, tasks):
                     continue
-                if self.held(kind, job):
+                if self.held(task):
                     running += 1
                     continue
-                number = len(self.jobs) * 2 - len(tasks) + 1
-                what = "train and test" if kind == "train" else "judge"
-                name = f"{self.plan.rows[job.row]['label']}, seed {job.seed}"
-                print(f"\n[{number}/{2 * len(self.jobs)}] {what} {name}: {clock.left(tasks, running)}", flush=True)
+                left = len(tasks) + sum(job.seed in seeds for job in self.jobs)  # what is to be judged is no task yet
+                print(f"\n[{done + 1}/{done + left}] {self.title(task)}: {clock.left(tasks, running)}", flush=True)
                 try:
                     with clock.timing(task):
-                        self.perform(kind, job)
+                        self.perform(task)
                 except Held:
                     continue
                 except Stop as stop:
-                    if stop.code == os.EX_TEMPFAIL or (first and stop.code == 2):
+                    if stop.code == os.EX_TEMPFAIL or (not done and stop.code == 2):
                         raise
-                    self.failed[job.folder] = stop.line
-                first = False
+                    self.failed[task[1].folder] = stop.line
+                done += 1
                 tasks.remove(task)
-            if tasks and len(tasks) == before:
+                if task[0] == "train" and not any(job.seed == task[1].seed for _, job in tasks):
+                    break  # its seed is judged before another is trained
+            if tasks and done == before:
                 if not waited:
-                    print(f"\nwaiting for another process, which is at {running} of the {len(tasks)} parts left", flush=True)
+                    print(f"\nwaiting for another process, which is at {running} of the parts left", flush=True)
                 waited = True
                 time.sleep(PAUSE)
         return self.failed
 
-    def ready(self, kind: str, job: Job, tasks: Sequence[tuple[str, Job]]) -> bool:
-        """Whether all is there that it starts from; a seed is judged once all its rows are trained."""
-        waiting = [other for other_kind, other in tasks if other_kind == "train"]
-        if kind == "judge":
-            return not any(other.seed == job.seed for other in waiting)
-        return not any(other.folder in job.needs for other in waiting)
+    def to_judge(self, seed: int) -> list[Job]:
+        """Every finished training of a seed, also of rows not asked for: one row more may change the images of all."""
+        return [job for job in self.plan.jobs([seed], every_row=True) if job.folder not in self.failed and finished(job)]
 
-    def held(self, kind: str, job: Job) -> bool:
+    def title(self, task: Task) -> str:
+        kind, job = task
+        return f"{'train and test' if kind == 'train' else 'judge'} {self.plan.rows[job.row]['label']}, seed {job.seed}"
+
+    def ready(self, task: Task, tasks: Sequence[Task]) -> bool:
+        """Whether all is there that a training starts from."""
+        return not any(kind == "train" and other.folder in task[1].needs for kind, other in tasks)
+
+    def held(self, task: Task) -> bool:
         """Whether another process is at work on it."""
-        folder = job.folder if kind == "train" else job.folder / "evaluation"
-        return any(locked(path) for path in ([folder] if kind == "train" else [job.folder, *folder.glob("*/")]))
+        kind, job = task
+        return any(locked(path) for path in ([job.folder] if kind == "train" else job.folder.glob("evaluation/*/")))
 
-    def perform(self, kind: str, job: Job) -> None:
+    def perform(self, task: Task) -> None:
         """Train and test, or judge; what is finished is skipped. Raises Stop, and Held where another process was quicker."""
-        if kind == "judge" and job.folder in self.failed:
+        kind, job = task
+        if kind == "judge":
+            judge_all(job, self.plan)
             return
-        if kind == "train" and (missing := next((need for need in job.needs if need in self.failed), None)):
+        if (missing := next((need for need in job.needs if need in self.failed), None)) is not None:
             refuse(f"it starts from {short(missing.absolute())}, which could not be run")
         try:
-            train(job, self.jobs[job]) if kind == "train" else judge_all(job, self.plan, self.jobs[job].select)
+            train(job, self.jobs[job])
         except WRONG_INPUT as error:
-            anew = f": remove {job.folder}, and this command makes it anew"
-            refuse(re.sub(r": (choose another|overwrite=true).*", anew, str(error)))
+            refuse(re.sub(OTHERWISE, f": remove {job.folder}, and this command makes it anew", str(error)))
 
 
 def locked(folder: Path) -> bool:
@@ -190,7 +198,7 @@ def render(plan: Plan, to: Path) -> None:
 
 def extras(folder: Path, names: set[str], label: str) -> list[str]:
     """One sentence for each further evaluation that is finished."""
-    found = []
+    found, half = [], None
     for place in sorted(folder / "evaluation" / name for name in names):
         if (metrics := read_metrics(place)) is not None:
             facts = read_facts(place)
@@ -198,6 +206,10 @@ def extras(folder: Path, names: set[str], label: str) -> list[str]:
             images = f"{facts['images']:,} {split} images"
             values = [f"{facts['titles'][key]} {100 * metrics[key]['average']:.1f} %" for key in facts["headline"]]
             found.append(f"{label}, on {images}: {', '.join(values)} right on average.")
+            half = half if "apgd" not in metrics else metrics["apgd"]["average"]
+            if half is not None and "autoattack" in metrics:
+                above = 100 * (half - metrics["autoattack"]["average"])
+                found.append(f"{label}: on these images the first half of AutoAttack is {above:.1f} points above the whole.")
     return found
 
 

@@ -34,6 +34,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     """Lightning's Trainer with our callbacks and the chosen logger."""
     check_strategy(cfg.trainer.strategy)
     _check(cfg.trainer)
+    if cfg.select == "last" and cfg.on_collapse == "stop":
+        raise ValueError("select=last with on_collapse=stop would keep the epoch that has collapsed: choose select=sum")
     if cfg.on_nonfinite == "skip" and cfg.trainer.precision == "16-mixed":
         raise ValueError("on_nonfinite=skip with trainer.precision=16-mixed, which skips by itself: choose bf16-mixed, or stop")
     callbacks: list[Callback] = [

@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 
 from fairat_lightning.build import network, part
+from fairat_lightning.checks import whole
 from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.data.sets import downloads
 from fairat_lightning.recipes import Job, Plan, Words, evaluation_name, finished
+from fairat_lightning.record import read_metrics
 from fairat_lightning.speed import set_threads
 
 FORWARD = 1 / 3
@@ -37,7 +39,7 @@ class Clock:
         for job, composed in jobs.items():
             done, cfg = finished(job), _plain(composed)
             words = plan.evaluations(job, cfg.select, ["?"])
-            words = [own for own in words if not (done and (job.folder / "evaluation" / evaluation_name(own)).exists())]
+            words = [own for own in words if not (done and read_metrics(job.folder / "evaluation" / evaluation_name(own)))]
             if done and not words:
                 continue
             data = _data(cfg, sets)
@@ -64,12 +66,16 @@ class Clock:
         """Learn from how long a part really takes."""
         began = time.perf_counter()
         yield
-        if expected := self.expected.get(task):
-            self.spent, self.estimated = self.spent + time.perf_counter() - began, self.estimated + expected
+        took, expected = time.perf_counter() - began, self.expected.get(task, 0.0)
+        if took > expected / 20:  # else another process had done it
+            self.spent, self.estimated = self.spent + took, self.estimated + expected
 
 
 def training(cfg: DictConfig, data: DataModule) -> float:
     """Gradients of a run: its steps, its validations by PGD-10, its test by PGD-20 and CW-20."""
+    for key, value in (("trainer.max_epochs", cfg.trainer.max_epochs), ("val_every", cfg.val_every)):
+        whole(key, value)
+    whole("attack.steps", cfg.attack.steps, least=0)
     epochs = cfg.trainer.max_epochs
     pair = not cfg.objective._target_.endswith(".AT")  # TRADES and MART look at the clean image too
     step = cfg.attack.steps + 1 + pair + (1 + pair if cfg.get("awp") else 0)

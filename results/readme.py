@@ -64,15 +64,28 @@ def first_table() -> str:
         cells = ["not run", *[""] * 6]
         if mine is not None:
             worst = figure if figure != "average" else "worst"
-            names = (f"clean{last}_average", *(f"{attack}{last}_{f}" for attack in ("pgd20", "apgd") for f in ("average", worst)))
-            cells = [hours(mine), *(spread(mine.get(name)) for name in names), difference(mine, f"pgd20{last}", figure)]
+            names = [f"clean{last}_average", *(f"{attack}{last}_{f}" for attack in ("pgd20", "apgd") for f in ("average", worst))]
+            if worst != "worst":
+                names[3] = ""  # APGD met some classes alone
+            cells = [
+                hours(found, mine["label"]),
+                *(spread(mine.get(name)) for name in names),
+                difference(mine, f"pgd20{last}", figure),
+            ]
         lines.append("| " + " | ".join([what, *cells, published(row)]) + " |")
     return "\n".join([*lines, "", *rests_on()])
 
 
-def hours(row: dict[str, Any]) -> str:
-    """The processor's hours of a row's training, the mean over its seeds."""
-    return f"{row['train_seconds']['mean'] / 3600:.1f}"
+def hours(found: dict[str, Any], label: str) -> str:
+    """Hours of a row's training, test and evaluations, the mean over its seeds."""
+    runs = [spent(run) for run in found["runs"] if run["label"] == label]
+    return f"{sum(runs) / len(runs):.1f}"
+
+
+def spent(run: dict[str, Any]) -> float:
+    """Hours of a run: the processor's of its training, the clock's of its test and evaluations."""
+    judged = [audit.get("seconds") or 0 for audit in run.get("evaluations", {}).values()]
+    return ((run["seconds"].get("train_cpu") or run["seconds"]["train"]) + run["seconds"]["test"] + sum(judged)) / 3600
 
 
 def difference(row: dict[str, Any], attack: str, figure: str) -> str:
@@ -155,23 +168,24 @@ def what_was_run() -> str:
     """One line for each table and budget: where its record is, on what it was run and when, or that it was not."""
     lines = ["| table | budget | record | runs | core-hours | hardware | revision | date |", "|---|---|---|---|---|---|---|---|"]
     for table, title in TITLES.items():
-        for budget in BUDGETS:
-            found = RECORDS[table, budget]
+        wider = sorted(path.name.removeprefix(f"{table}-") for path in HERE.glob(f"{table}-*-width*"))
+        for budget in (*BUDGETS, *wider):
+            found = record(table, budget)
             if found is None:
                 lines.append(f"| {title} | {budget} | **not run** | | | | | |")
                 continue
             hardware = sorted({processor(run["hardware"]) for run in found["runs"]})
             revisions = sorted({(run["git"] or "none")[:7] for run in found["runs"]})
             days = sorted({run["started"][:10] for run in found["runs"]})
-            rows = f"{len(found['rows'])} of {len(rows_of(table, budget))} rows"
-            spent = sum(run["seconds"].get("train_cpu") or run["seconds"]["train"] for run in found["runs"]) / 3600
+            rows = f"{len(found['rows'])} of {len(rows_of(table, budget.partition('-')[0]))} rows"
+            took = sum(map(spent, found["runs"]))
             cells = [
                 *(
                     title,
                     budget,
                     f"[`{table}-{budget}/`]({table}-{budget}/published.md)",
                     f"{rows}, {counted(found)}",
-                    f"{spent:.1f}",
+                    f"{took:.1f}",
                 ),
                 *("; ".join(hardware), ", ".join(revisions), " to ".join(dict.fromkeys((days[0], days[-1])))),
             ]

@@ -19,11 +19,11 @@ def test_a_table_runs_from_a_frozen_clone_is_paused_stopped_gone_on_with_and_tak
     checkout, night = tmp_path / "checkout", tmp_path / "night"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(checkout)], check=True)
 
-    def script(*words):
+    def script(*words, fails=0):
         command = ["bash", str(checkout / "studies" / "background.sh"), str(night), *words]
         done = subprocess.run(command, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert done.returncode == fails, done.stderr
+        return done.stderr if fails else done.stdout
 
     def wait(for_what, what):
         end = time.monotonic() + 240
@@ -35,6 +35,12 @@ def test_a_table_runs_from_a_frozen_clone_is_paused_stopped_gone_on_with_and_tak
     assert "one runs" in script("start", "one", *WORDS, "trainer.max_epochs=100000")
     wait(lambda: (folder / "history.csv").exists(), "the first epoch")
     assert "one runs already" in script("start")
+    words = (night / "jobs" / "one.words").read_text()
+    assert (
+        "stop it first" in script("start", "one", "table=fairat", fails=2) and (night / "jobs" / "one.words").read_text() == words
+    )
+    assert "nothing was begun as two" in script("start", "two", fails=2)
+    assert "no table is finished yet" in script("take", fails=1) and not (checkout / "results" / "*").exists()
     (checkout / "fairat_lightning" / "__init__.py").write_text("raise SystemExit('edited')\n")
     assert "one: paused" in script("pause")
     rows = len((folder / "history.csv").read_text().splitlines())
@@ -42,11 +48,17 @@ def test_a_table_runs_from_a_frozen_clone_is_paused_stopped_gone_on_with_and_tak
     assert len((folder / "history.csv").read_text().splitlines()) <= rows + 1  # the line at work
     assert "one: goes on" in script("continue")
     wait(lambda: len((folder / "history.csv").read_text().splitlines()) > rows + 1, "more epochs")
-    assert "one: told to stop" in script("stop")
+    script("pause")
+    assert "one: told to stop" in script("stop")  # a paused one saves too
     wait(lambda: "does not run" in script("status"), "its end")
     assert "all is saved" in log.read_text()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=night / "code", capture_output=True, text=True).stdout.strip()
     assert commit in (folder / "run.json").read_text()
+    stranger = subprocess.Popen(["sleep", "600"])
+    (night / "jobs" / "one.pid").write_text(str(stranger.pid))  # as after a reboot
+    assert "does not run" in script("status") and script("stop") == ""
+    assert stranger.poll() is None
+    stranger.kill()
     script("start", "two", *WORDS, "trainer.max_epochs=1", "to=runs/faal-night-width4/report", "runs=short")
     wait(
         lambda: (night / "runs/faal-night-width4/report/table.json").exists() and "two does not run" in script("status"),

@@ -283,6 +283,7 @@ WRONG = {
     "checkpoint={run} samples_per_class=1000": "has only 20 test images",
     "checkpoint={run} samples_per_class=9 split=val samples_in_full=8": "samples_in_full goes with in_full",
     "checkpoint={run} samples_per_class=2 in_full=[class_1] samples_in_full=0": "samples_in_full=0",
+    "checkpoint={run} samples_per_class=5 in_full=[class_1] samples_in_full=2": "samples_per_class or more",
     "checkpoint={run} samples_per_class=1000 split=val": "val images",
     "checkpoint={run} split=all": "split=all is unknown: choose one of test, val, train",
     "checkpoint={run} suite=apgd suite.targets=0": "suite.targets=0",

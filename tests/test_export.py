@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from fairat_lightning import classifier
+from fairat_lightning import classifier, judge
 from fairat_lightning.__main__ import start
 from fairat_lightning.audit import fingerprint
 from fairat_lightning.build import network, part
@@ -261,6 +261,15 @@ def test_evaluations_of_these_weights_are_shown_and_failed_checks_come_first(exp
     assert text.index("1 of 3 sanity checks failed") < text.index("## Load it")
     assert "**FAILED**" in text and "not run" in text and "Also measured" in text and "FGSM" in text
     assert "The evaluation stale judged other weights" in text
+
+
+def test_figures_of_training_images_are_not_shown(export, launch, tmp_path):
+    run, metrics = launch("data.train_size=200")
+    judge.main([f"checkpoint={run}", "split=train"])
+    assert export(f"checkpoint={run}", "to=out")[0] == 0
+    text = (tmp_path / "here" / "out" / CARD).read_text()
+    assert "The evaluation quick-train judged train images and no test images, and is not shown." in text
+    assert table(text)[0] == "| class | clean | PGD-20 | CW-20 |" and f"{100 * metrics['pgd20']['average']:.1f}" in text
 
 
 def test_figures_of_other_weights_are_not_shown(export, launch, tmp_path):

@@ -49,6 +49,12 @@ def test_a_collapse_is_said_once_and_a_healthy_training_is_left_alone(capsys):
     assert "80.0%" in out and "5.0%" in out and "36.0%" in out and not last.should_stop
 
 
+def test_a_collapsed_epoch_is_never_what_is_kept(launch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        launch("select=last", "on_collapse=stop")
+    assert stop.value.code == 2 and "select=last with on_collapse=stop" in capsys.readouterr().err
+
+
 def test_stop_and_strengthen_do_what_they_say_also_after_a_resume():
     attack = PGD(eps=0.1, steps=1, step="1 eps", start="uniform", noise=2)
     for action in ("stop", "strengthen"):

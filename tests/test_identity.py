@@ -78,6 +78,16 @@ def test_a_run_keeps_the_precision_it_began_with_on_a_machine_that_would_choose_
     assert (code, "another configuration" in err) == ((0, False) if named else (2, True))
 
 
+def test_a_run_anew_takes_what_the_machine_would_choose(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(speed, "best_precision", lambda accelerator: "bf16-mixed")
+    words = [*WORDS, "hydra.run.dir=runs/mine"]
+    assert call(monkeypatch, capsys, tmp_path, *words)[0] == 0
+    monkeypatch.setattr(speed, "best_precision", lambda accelerator: "32-true")
+    code, out, _ = call(monkeypatch, capsys, tmp_path, *words, "overwrite=true")
+    stored = yaml.safe_load((tmp_path / "runs" / "mine" / "config.yaml").read_text())
+    assert (code, stored["trainer"]["precision"]) == (0, "32-true") and "goes on with it" not in out
+
+
 def test_the_jobs_of_a_sweep_keep_theirs_too(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "best_precision", lambda accelerator: "bf16-mixed")
     assert call(monkeypatch, capsys, tmp_path, *WORDS)[0] == 0

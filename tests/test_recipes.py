@@ -140,6 +140,20 @@ def test_rows_that_differ_in_one_setting_differ_in_it():
     assert settings("faal", "wrn_mart", "objective.beta") == 6
 
 
+@pytest.mark.parametrize(
+    "words, folder",
+    [
+        ([], "faal-night"),
+        (["model.width=16"], "faal-night"),  # the budget's own
+        (["model.width=32"], "faal-night-width32"),
+        (["++model.width=32"], "faal-night-width32"),
+        (["model.width=32", "model.width=8"], "faal-night-width8"),
+    ],
+)
+def test_runs_of_another_width_have_a_folder_of_their_own(words, folder):
+    assert plan_of("faal", "night", *words).place.name == folder
+
+
 def test_a_row_may_be_of_some_seeds_alone():
     plan = plan_of("fairat", "night", "seeds=[0,1]")
     assert {(job.row, job.seed) for job in plan.jobs() if job.row in ("hard", "all")} == {("hard", 0), ("hard", 1), ("all", 0)}

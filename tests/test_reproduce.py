@@ -132,7 +132,8 @@ def test_a_folder_of_other_words_is_to_be_removed(tables, capsys):
     (tables / "tables" / "budgets.yaml").write_text(yaml.safe_dump(budgets))
     with pytest.raises(SystemExit) as stop:
         reproduce.main([*COMMAND, "rows=[base]"])
-    assert "remove runs" in capsys.readouterr().err and place.exists()
+    error = capsys.readouterr().err
+    assert error.endswith(f"remove {place.relative_to(tables)}, and this command makes it anew\n") and place.exists(), error
 
 
 def test_a_balanced_heads_weakest_classes_are_those_after_it_was_balanced(launch):
@@ -187,6 +188,20 @@ def test_all_rows_of_a_seed_are_attacked_on_the_same_images_also_where_a_later_r
     assert judged_images(place / "base-s0") == judged_images(place / "faal-s0") != alone
     found = json.loads((place / "base-s0/evaluation/autoattack/metrics.json").read_text())["clean"]
     assert found["worst_of"] == ["class_0", "class_2"] and found["counts"]["class_1"] == 2
+
+
+def test_rows_that_another_command_has_judged_are_judged_again_with_the_images_of_all(tables, monkeypatch):
+    rows = yaml.safe_load(ROWS)
+    rows["third"] = {**rows["faal"], "label": "Third"}
+    (tables / "tables" / "small.yaml").write_text(yaml.safe_dump(rows, sort_keys=False))
+    weak = {"base": ["class_0"], "faal": ["class_1"], "third": ["class_2"]}
+    monkeypatch.setattr(judging, "weakest", lambda folder, count: weak[folder.name[:-3]])
+    for row in ("faal", "third"):
+        reproduce.main([*COMMAND, f"rows=[{row}]"])
+    place = tables / "runs/reproduce/small-tiny-width4"
+    assert len({judged_images(place / f"{row}-s0") for row in weak}) == 1
+    found = json.loads((place / "faal-s0/evaluation/autoattack/metrics.json").read_text())["clean"]
+    assert found["worst_of"] == ["class_0", "class_1", "class_2"]
 
 
 def test_only_the_weakest_of_all_rows_are_judged_where_the_budget_says_so(tables, monkeypatch):
@@ -247,7 +262,7 @@ def test_a_row_that_another_process_is_at_is_passed_over_and_looked_at_again(tab
     capsys.readouterr()
     reproduce.main(COMMAND)
     out = capsys.readouterr().out
-    assert out.count("waiting for another process, which is at 1 of the 4 parts left") == 1
+    assert out.count("waiting for another process, which is at 1 of the parts left") == 1
     assert out.index("waiting") < out.index("trained and tested before") < out.index("train and test FAAL")
 
 
@@ -258,6 +273,28 @@ def test_it_says_what_it_takes_and_where_it_would_download_to(tables, capsys, mo
         reproduce.main(["table=small", "budget=tiny", "data=cifar10"])
     assert f"looked for in {tables / 'cache'}, and downloaded if it is not there" in capsys.readouterr().out
     monkeypatch.undo()
+    monkeypatch.chdir(tables)
+    monkeypatch.setattr(recipes, "TABLES", tables / "tables")
+    monkeypatch.setattr(workload, "seconds_each", lambda cfg, data: 30.0)  # of a slow machine
+    monkeypatch.setattr(reproduce.Work, "perform", lambda self, task: None)
+    reproduce.main(COMMAND)
+    out = capsys.readouterr().out
+    gradients = 2 * 64 * (2 + 1) + 2 * (16 * 11 + 40 * 41)  # two trainings of an epoch; their evaluations come on top
+    assert (
+        re.search(r"This takes about (\d+) h on 1 core", out) and int(re.search(r"about (\d+) h", out)[1]) > 30 * gradients / 3600
+    )
+    assert "[2/4] train and test FAAL, 1 epoch, seed 0: about" in out
+
+
+def test_the_time_left_learns_from_what_was_done_here_alone():
+    clock = object.__new__(workload.Clock)
+    clock.expected, clock.spent, clock.estimated = dict.fromkeys((("train", k) for k in range(3)), 3600.0), 0.0, 0.0
+    assert clock.left(clock.expected, 1) == "1 running in another process, about 3 h left"
+    with clock.timing(("train", 0)):
+        pass  # another process had done it
+    assert clock.left([("train", 1)], 0) == "about 60 min left"
+    clock.spent, clock.estimated = 7200.0, 3600.0
+    assert clock.left([("train", 1)], 0) == "about 2 h left"
 
 
 @pytest.mark.slow
@@ -328,6 +365,10 @@ WRONG = {
     "table=small runs=[a]": "must be a path",
     "table=small data=synthetic runs=tables/small.yaml": "tables/small.yaml",
     "table=small optim.lrr=1": "there is no key optim.lrr",
+    "table=small data=synthetic val_every=0": "val_every=0 must be a whole number",
+    "table=small data=synthetic val_every=a": "val_every=a must be a whole number",
+    "table=small data=synthetic attack.steps=a": "attack.steps=a must be a whole number",
+    "table=small data=synthetic trainer.max_epochs=a": "trainer.max_epochs=a must be a whole number",
 }
 
 

@@ -93,6 +93,18 @@ def test_resumed_equals_uninterrupted(interrupted, tmp_path, launch, method):
     same(whole, parts)
 
 
+@pytest.mark.parametrize("words", ["method=frl select=last", "method=faal averaging=ema select=sum", "head=balanced select=last"])
+def test_resumed_equals_uninterrupted_where_not_every_epoch_is_validated(interrupted, tmp_path, launch, words):
+    """Told and killed before there is a best.ckpt by validation, within an epoch without one, and in the last epoch."""
+    words = (*words.split(), *FOUR_STEPS, "val_every=2")
+    whole, metrics = launch(*words, folder="whole")
+    assert interrupted(words, 0, 2, told).code == 75
+    assert isinstance(interrupted(words, 1, 1, crash), Crash)
+    assert interrupted(words, 2, 3, told).code == 75
+    assert launch(*words, folder="parts")[1] == metrics
+    same(whole, tmp_path / "parts")
+
+
 @pytest.mark.parametrize("epoch,step", [(0, 1), (0, 4), (1, 2), (1, 3), (2, 4)])
 def test_told_to_stop_in_any_step(interrupted, launch, step, epoch, tmp_path, capsys):
     words = ("method=faal", *FOUR_STEPS)

@@ -7,7 +7,7 @@ last.ckpt stands beside the others, under keys of its own.
 
 import csv
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fairat_lightning import samples
 from fairat_lightning.record import read_metrics
+from fairat_lightning.report.verdicts import Verdicts, verdicts_of
 
 TITLES = {
     "clean": "clean",
@@ -41,14 +42,6 @@ LAST = "@last"  # behind the key of an attack on the last epoch's weights, where
 LAYOUT = ("titles", "headline", "classes", "curve", "checks", "notes")  # of run.json: said elsewhere in a report
 Summary = Mapping[str, Any]
 T = TypeVar("T")
-
-
-class Verdicts(NamedTuple):
-    """For one stage the place in the test set, label and predicted class of every image, (N,) each, in the order of places."""
-
-    image: NDArray[np.int64]
-    label: NDArray[np.int64]
-    predicted: NDArray[np.int64]
 
 
 class Hardest(NamedTuple):
@@ -123,6 +116,10 @@ def read_run(folder: Path, without: Collection[str] = ()) -> Run:
             run.notes.append(f"The evaluation {place.name} has begun and is not finished: its figures are missing.")
     if not run.summaries:
         raise ValueError(f"{folder} holds no finished run: there is no metrics.json in it")
+    if (epoch := run.facts.get("collapsed_epoch")) is not None:
+        run.notes.append(
+            f"Catastrophic overfitting: the robustness to several steps collapsed in epoch {epoch + 1} (on_collapse)."
+        )
     run.history = _checked(folder / "history.csv", _history, [])
     run.hardest = _checked(folder / "hardest.npz", _hardest, None)
     return run
@@ -146,6 +143,7 @@ def _absorb(run: Run, place: Path, suite: str, facts: dict[str, Any], config: di
     stages = {k: Verdicts(*(t.numpy() for t in v)) for k, v in samples.by_stage(found[1]).items()} if found else {}
     threat = _threat(facts.get("threat") or (config or {}).get("attack"))
     own: dict[str, Any] = facts["threats"] if isinstance(facts.get("threats"), dict) else {}
+    taken = set()
     for name, summary in metrics.items():
         _check_summary(place / "metrics.json", summary)
         key, here = name + last, None if name == "clean" else _threat(own[name]) if name in own else threat
@@ -156,13 +154,15 @@ def _absorb(run: Run, place: Path, suite: str, facts: dict[str, Any], config: di
             if _images(summary) < _images(run.summaries[key]):
                 continue
         run.summaries[key], run.threats[key] = summary, here
+        taken.add(key)
         run.verdicts.pop(key, None)
         if (verdicts := verdicts_of(name, summary, stages)) is not None:
             run.verdicts[key] = verdicts
         elif found and name in PLAIN:
             run.notes.append(f"{place / samples.NAME} is incomplete: the figures of {key} do not follow from it.")
     try:
-        run.titles |= {f"{k}{last}": f"{v}, last epoch" if last else str(v) for k, v in facts.get("titles", {}).items()}
+        titles = {f"{k}{last}": f"{v}, last epoch" if last else str(v) for k, v in facts.get("titles", {}).items()}
+        run.titles |= {k: v for k, v in titles.items() if k in taken or k not in run.titles}
         run.headline += [k + last for k in facts.get("headline", ()) if k in metrics and k + last not in run.headline]
         run.checks += [{**check, "suite": suite, "name": str(check["name"])} for check in facts.get("checks", ())]
         run.notes += [f"Evaluation {suite}: {note}" if suite else str(note) for note in facts.get("notes", ())]
@@ -171,40 +171,6 @@ def _absorb(run: Run, place: Path, suite: str, facts: dict[str, Any], config: di
             run.curve = ([e for e, _ in pairs], [k for _, k in pairs])
     except (TypeError, ValueError, AttributeError, KeyError):
         raise ValueError(f"{place / 'run.json'} is not the record of an evaluation") from None
-
-
-def verdicts_of(key: str, summary: Summary, stages: Mapping[str, Verdicts]) -> Verdicts | None:
-    """The verdicts that `summary` was made of: those of the stage `key`, or what survived all stages up to it; else None.
-
-    Verdicts that do not give the summary's class accuracies belong to something else, and are not used.
-    """
-    attacks = [name for name in stages if name != "clean"]
-    until = attacks[: attacks.index(key) + 1] if key in attacks else attacks
-    candidates = [stages[key]] if key in stages else []
-    if key != "clean" and until:
-        candidates += [_survival([stages[name] for name in until])]
-        candidates += [_survival([stages[name] for name in ("clean", *until)])] if "clean" in stages else []
-    for verdicts in candidates:
-        expected = list(summary["per_class"].values())
-        counts = np.bincount(verdicts.label, minlength=len(expected))
-        right = np.bincount(verdicts.label[verdicts.label == verdicts.predicted], minlength=len(expected))
-        if len(counts) == len(expected) and all(
-            (n == 0) if a is None else n > 0 and abs(r / n - a) < 1e-6 for a, n, r in zip(expected, counts, right, strict=True)
-        ):
-            return verdicts
-    return None
-
-
-def _survival(stages: Sequence[Verdicts]) -> Verdicts:
-    """Each image with its first wrong prediction, or its label if no stage changed it."""
-    label: dict[int, int] = {}
-    predicted: dict[int, int] = {}
-    for stage in stages:
-        for i, y, p in zip(*(part.tolist() for part in stage), strict=True):
-            if predicted.get(i, y) == y:
-                label[i], predicted[i] = y, p
-    index = sorted(label)
-    return Verdicts(np.array(index), np.array([label[i] for i in index]), np.array([predicted[i] for i in index]))
 
 
 def _images(summary: Summary) -> int:

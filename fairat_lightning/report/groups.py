@@ -174,6 +174,8 @@ def _notes(groups: Sequence[Group], keys: Sequence[str], titles: Mapping[str, st
         with_key = [group for group in groups if group.classes(key)]
         if not all(comparable(with_key[0], group, key) for group in with_key):
             notes.append(f"The rows met {titles[key]} under different threat models: it does not compare them.")
+        if len(named := {run.titles.get(key) for g in with_key for run in g.runs if key in run.summaries} - {None}) > 1:
+            notes.append(f"One column holds figures of several attacks: {', '.join(sorted(map(str, named)))}.")
         if len({tuple(sorted(group.classes(key))) for group in with_key}) > 1:
             notes.append(f"The rows have different classes under {titles[key]}: it does not compare them.")
         sizes = {sum(run.summaries[key]["counts"].values()) for g in with_key for run in g.runs if _counted(run, key)}

@@ -51,7 +51,7 @@ def difference(a: Group, b: Group, key: str, figure: str) -> bootstrap.Compariso
     if not comparable(a, b, key) or a.classes(key) != b.classes(key):
         return None
     if (verdicts := _verdicts(pairs(a, b), key, figure)) is not None:
-        return bootstrap.compare(*verdicts, figure)
+        return bootstrap.compare(*verdicts, figure, classes=_judged_alone(a, key))
     mine, other = ([v for v in _values(group, key, figure) if v is not None] for group in (a, b))
     if min(len(mine), len(other)) < 2 or stdev(mine) == stdev(other) == 0:
         return None
@@ -136,8 +136,18 @@ def _value(summary: Summary | None, figure: str) -> float | None:
         return None
     if figure != "worst_10_percent":
         return summary[figure]
-    rates = [r for name in summary.get("worst_of", summary["per_class"]) if (r := summary["per_class"][name]) is not None]
+    if "worst_of" not in summary:
+        found: float | None = summary.get("figures", {}).get(figure)
+        return found
+    rates = [r for name in summary["worst_of"] if (r := summary["per_class"][name]) is not None]
     return float(bootstrap.FIGURES[figure](np.array(rates))) if rates else None
+
+
+def _judged_alone(group: Group, key: str) -> int | None:
+    """The number of all classes, where only some of them were judged; else None."""
+    summary = group.runs[0].summaries[key]
+    absent = any(rate is None for rate in summary["per_class"].values())
+    return len(summary["per_class"]) if absent and "worst_of" not in summary else None
 
 
 def _verdicts(found: Sequence[tuple[Run, Run]], key: str, figure: str) -> tuple[Any, Any, Any] | None:

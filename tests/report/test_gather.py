@@ -46,6 +46,23 @@ def test_an_evaluation_replaces_the_test_if_it_saw_as_many_images(make_run, imag
     assert right[run.verdicts["pgd20"].label == 1].mean() == pytest.approx(shown)
 
 
+def test_the_title_is_that_of_the_figures_which_are_shown(make_run):
+    folder = make_run("run", (0.5, 0.3, 0.7))
+    for name, images, title in (("apgd", 200, "one target"), ("wide", 100, "three targets")):
+        judge(folder / "evaluation" / name, {"apgd": (0.6, 0.4, 0.8)}, images)
+        (folder / "evaluation" / name / "run.json").write_text(json.dumps({"titles": {"apgd": title}}))
+    run = read_run(folder)
+    assert (run.titles["apgd"], sum(run.summaries["apgd"]["counts"].values())) == ("one target", 600)
+
+
+def test_a_training_that_collapsed_says_so_in_every_report(make_run):
+    folder = make_run("run", (0.5, 0.3, 0.7))
+    facts = json.loads((folder / "run.json").read_text())
+    assert not any("collapsed" in note for note in read_run(folder).notes)
+    (folder / "run.json").write_text(json.dumps(facts | {"collapsed_epoch": 4}))
+    assert any("collapsed in epoch 5" in note for note in read_run(folder).notes)
+
+
 def test_another_threat_model_replaces_nothing(make_run):
     folder = make_run("run", (0.5, 0.3, 0.7))
     judge(folder / "evaluation" / "far", {"pgd20": (0.1, 0.1, 0.1)}, 200)
