@@ -19,7 +19,10 @@ def solve(scores: np.ndarray, radius: float) -> np.ndarray:
         [cp.sum(p) == 1, cp.sum(cp.multiply(u, -cp.log(p))) + float(u @ np.log(u)) <= radius],
     )
     problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-10, tol_gap_rel=1e-10, tol_feas=1e-10)
-    return np.asarray(p.value)
+    found = np.asarray(p.value)
+    for score in np.unique(scores):  # equal scores have equal weights; on some processors the solver leaves them a little apart
+        found[scores == score] = found[scores == score].mean()
+    return found
 
 
 @pytest.mark.parametrize("seed", range(300))

@@ -57,7 +57,7 @@ def read_records(run: Path, checkpoint: Path, weights: str) -> Records:
             continue
         if _judged(place / "samples.jsonl") not in (None, weights):
             remarks.append(f"The evaluation {place.name} judged other weights, and is not shown.")
-        elif (split := _config(place / "config.yaml").get("split", "test")) != "test":
+        elif (place / "config.yaml").is_file() and (split := _config(place / "config.yaml").get("split", "test")) != "test":
             remarks.append(f"The evaluation {place.name} judged {split} images and no test images, and is not shown.")
         else:
             found.append(_evaluation(place))
