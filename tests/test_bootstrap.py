@@ -213,3 +213,10 @@ def test_a_class_without_images_in_a_seed_takes_no_part_there():
         compare(a, b[:1], y)
     with pytest.raises(ValueError, match="give average or worst"):
         interval([1], [2], "worst_10_percent")
+
+
+def test_the_worst_tenth_is_of_all_classes_where_some_alone_were_judged():
+    labels = np.repeat(np.arange(5), 10)
+    a, b = (np.concatenate([np.arange(10) < right for right in rights]) for rights in ((3, 4, 5, 9, 9), (1, 2, 3, 9, 9)))
+    assert compare(a, b, labels, "worst_10_percent").difference == pytest.approx(0.2)  # the worst of five
+    assert compare(a, b, labels, "worst_10_percent", classes=40).difference == pytest.approx((21 - 15) / 40)

@@ -143,3 +143,15 @@ def test_selection():
     accuracy = torch.tensor([0.2, 0.6, torch.nan])
     scores = {s: selection_score(accuracy, s).item() for s in ("sum", "worst", "average")}
     assert scores == pytest.approx({"sum": 0.6, "worst": 0.2, "average": 0.4})
+
+
+def test_the_worst_tenth_of_all_classes_is_sought_among_those_that_were_judged():
+    confusion = torch.zeros(30, 30, dtype=torch.long)
+    for k, right in enumerate((1, 2, 3, 4, 9)):  # 5 of 30 classes, 10 images each
+        confusion[k, k], confusion[k, 29] = right, 10 - right
+    names = [str(k) for k in range(30)]
+    found = metrics.summary(confusion, names)
+    assert found["figures"]["worst_10_percent"] == pytest.approx(0.1)  # the worst of the five
+    assert metrics.worst_tenth_of_all(found)["figures"]["worst_10_percent"] == pytest.approx(0.2)  # the mean of the worst three
+    whole = metrics.summary(torch.eye(30, dtype=torch.long), names)
+    assert metrics.worst_tenth_of_all(whole) == whole
