@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 
+from fairat_lightning.__main__ import resolved
 from fairat_lightning.build import network, part
 from fairat_lightning.checks import whole
 from fairat_lightning.data import DataModule, as_float
@@ -37,7 +38,7 @@ class Clock:
         paces: dict[str, float] = {}
         full = plan.budget.get("only_weakest") or (plan.budget.get("weakest") or 0) + 2  # the rows' weakest are not all the same
         for job, composed in jobs.items():
-            done, cfg = finished(job), _plain(composed)
+            done, cfg = finished(job), OmegaConf.create(resolved(composed))
             words = plan.evaluations(job, cfg.select, ["?"])
             words = [own for own in words if not (done and read_metrics(job.folder / "evaluation" / evaluation_name(own)))]
             if done and not words:
@@ -123,11 +124,6 @@ def spoken(seconds: float) -> str:
     if seconds < 90:
         return "a minute or less"
     return f"about {seconds / 3600:.0f} h" if seconds > 5400 else f"about {seconds / 60:.0f} min"
-
-
-def _plain(cfg: DictConfig) -> DictConfig:
-    keys = [str(key) for key in cfg if key != "hydra"]
-    return OmegaConf.create(OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True))  # type: ignore[return-value]
 
 
 def _data(cfg: DictConfig, sets: dict[str, DataModule]) -> DataModule:
