@@ -18,13 +18,12 @@ arXiv 2202.01181, starts k times as far away and never projects onto the ball:
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from math import inf, isfinite
+from math import inf
 
 import torch
 from torch import Tensor, nn
 
-from fairat_lightning.checks import whole
+from fairat_lightning.settings import number, whole
 
 NORMS = ("linf", "l2")
 STARTS = ("uniform", "gaussian", "zero")
@@ -172,19 +171,6 @@ def crafting(net: nn.Module, attack: PGD, *, training: bool) -> Iterator[None]:
         finally:
             for p in weights:
                 p.requires_grad_(True)
-
-
-def number(name: str, value: float | str) -> float:
-    """A finite float from a number or a fraction such as "8/255"; ValueError naming `name` otherwise."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        result = float(Fraction(value)) if isinstance(value, str) and "/" in value else float(value)
-    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
-        raise ValueError(f"{name}={value} is not a number or a fraction such as 8/255") from None
-    if not isfinite(result):
-        raise ValueError(f"{name}={value} is not finite")
-    return result
 
 
 def unit_offset(u: Tensor, radius: Tensor, norm: str) -> Tensor:

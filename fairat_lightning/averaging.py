@@ -21,8 +21,8 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
-from fairat_lightning.checks import within
 from fairat_lightning.metrics import worst
+from fairat_lightning.settings import within
 
 Share = Callable[[int], float]  # updates so far, 1 or more -> the share that the current weights get
 

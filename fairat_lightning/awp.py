@@ -16,8 +16,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fairat_lightning.checks import whole, within
 from fairat_lightning.classwise import global_sum, world_size
+from fairat_lightning.settings import whole, within
 
 
 class AWP:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 
 def world_size() -> int:
@@ -95,3 +96,22 @@ class ClassMeans(Metric):
         """Per-class means (C,) or (C,width)."""
         counts = self.counts if self.sums.ndim == 1 else self.counts[:, None]
         return self.sums / torch.where(counts > 0, counts, torch.nan)
+
+
+class VerdictMeter(Metric):
+    """Index, label and predicted class of every image of all processes: `compute` gives three (N,), in the order of index."""
+
+    full_state_update = False
+    rows: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("rows", [], dist_reduce_fx="cat")
+
+    def update(self, index: Tensor, y: Tensor, predicted: Tensor) -> None:
+        self.rows.append(torch.stack([index.long(), y.long(), predicted.long()], dim=1))
+
+    def compute(self) -> tuple[Tensor, Tensor, Tensor]:
+        rows = dim_zero_cat(self.rows).cpu()
+        index, y, predicted = rows[rows[:, 0].argsort()].unbind(1)
+        return index, y, predicted

@@ -19,15 +19,7 @@ below runs/audit-<file>, and for pretrained:NAME below runs/audit-NAME; a NAME t
 The same command goes on where it was stopped.
 """
 
-from fairat_lightning.__main__ import start
-
-
-def main(words: list[str]) -> None:
-    """Evaluate what the words of the command say."""
-    from fairat_lightning import judge  # torch takes seconds to import: not for --help
-
-    judge.main(words)
-
+from fairat_lightning.commands.cli import start
 
 if __name__ == "__main__":
-    start(main, __doc__ or "")
+    start("evaluate", __doc__)

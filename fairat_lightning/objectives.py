@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairat_lightning.checks import within
+from fairat_lightning.settings import within
 
 
 class Terms(NamedTuple):

@@ -7,7 +7,7 @@ from torch.nn import Parameter
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR, MultiStepLR
 
-from fairat_lightning.checks import switch, within
+from fairat_lightning.settings import switch, within
 
 
 def multistep(

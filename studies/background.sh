@@ -6,7 +6,7 @@
 #   bash studies/background.sh FOLDER status                what runs, and the last line of each
 #   bash studies/background.sh FOLDER pause | continue      give the cores back for a while; nothing is lost
 #   bash studies/background.sh FOLDER stop                  end within a step, everything saved
-#   bash studies/background.sh FOLDER take                  copy the reports into results/ of this checkout
+#   bash studies/background.sh FOLDER take                  copy the records of the reports into results/ of this checkout
 #
 # FOLDER, outside the checkout, gets a clone of the commit at hand, an environment of its own, the runs and the logs. Whatever
 # happens to the checkout, the runs go on with the code that they began with. The commands run in FOLDER: give data.root as an
@@ -62,7 +62,7 @@ take)
     for report in runs/*/report; do
         [ -d "$report" ] || { echo "no table is finished yet" >&2; exit 1; }
         to=$here/results/$(basename "$(dirname "$report")")
-        mkdir -p "$to" && cp "$report"/table.* "$report"/*.md "$report"/comparison.png "$to" && echo "$to"
+        python3 "$here/studies/take.py" "$report" "$to"
     done ;;
 *) usage ;;
 esac

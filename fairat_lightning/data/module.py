@@ -18,10 +18,10 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from fairat_lightning.augment import crop_flip
-from fairat_lightning.checks import reachable
 from fairat_lightning.data.batches import Batches, DrawnBatches, Loader
 from fairat_lightning.data.images import Images, Splits, as_float
 from fairat_lightning.data.stratified import evenly, stratified
+from fairat_lightning.settings import reachable
 
 # Good advice for images on disk, wrong here: one gather in memory is faster than any worker's queue.
 warnings.filterwarnings("ignore", message=".*does not have many workers")

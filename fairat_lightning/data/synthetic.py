@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fairat_lightning.checks import whole
 from fairat_lightning.data.images import Images, Splits
+from fairat_lightning.settings import whole
 
 BASE, GAP, SPREAD, NOISE = 0.2, 0.25, 0.02, 0.12
 

@@ -14,17 +14,16 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from fairat_lightning.attacks import PGD, crafting
 from fairat_lightning.awp import AWP
-from fairat_lightning.capture import Captured
-from fairat_lightning.classwise import ClassMeans, global_mean, share_statistics
-from fairat_lightning.evaluation import class_means, class_robust, predict, seeded_start
+from fairat_lightning.classwise import ClassMeans, VerdictMeter, global_mean, share_statistics
+from fairat_lightning.evaluation.attacks import class_means, class_robust, predict, seeded_start
+from fairat_lightning.methods.parts.cuda_graph import Captured
 from fairat_lightning.metrics import average, class_accuracy, selection_score, split_errors, summary, worst
 from fairat_lightning.objectives import Objective, Terms
-from fairat_lightning.samples import Verdicts
-from fairat_lightning.speed import compile_network
+from fairat_lightning.running.machine import compile_network
+from fairat_lightning.settings import SCORES
 
 VALIDATION = {"clean": None, "robust": "pgd10"}
 TEST = {"clean": None, "pgd20": "pgd20", "cw20": "cw20"}
-SCORES = ("sum", "worst", "average")
 SELECT = (*SCORES, "last")
 Inner = Callable[[nn.Module, Tensor, Tensor], Callable[[Tensor], Tensor]]  # (net, x, y) -> (image (B,C,H,W) -> (B,))
 
@@ -72,7 +71,7 @@ class Method(L.LightningModule):
                 for name in attacks
             }
         )
-        self.recorded = nn.ModuleDict({name: Verdicts() for name in TEST})
+        self.recorded = nn.ModuleDict({name: VerdictMeter() for name in TEST})
         self.matrices: dict[str, Tensor] = {}
         self.verdicts: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         self.results: dict[str, dict[str, Any]] = {}
@@ -127,7 +126,7 @@ class Method(L.LightningModule):
             self.capture()
 
     def capture(self) -> None:
-        """Craft as one CUDA graph from now on (`capture.py`); not where a method gives an inner loss of its own."""
+        """Craft as one CUDA graph from now on (`parts/cuda_graph.py`); not where a method gives an inner loss of its own."""
         self.captured = Captured(self.net, self._craft)
 
     def ascend(self, x: Tensor, x_adv: Tensor, y: Tensor) -> None:
@@ -225,7 +224,7 @@ class Method(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         for name in TEST:
-            recorded = cast(Verdicts, self.recorded[name])
+            recorded = cast(VerdictMeter, self.recorded[name])
             self.verdicts[name] = recorded.compute()
             recorded.reset()
         self.results = {name: summary(matrix, self.classes) for name, matrix in self._matrices("test", TEST).items()}
@@ -246,7 +245,7 @@ class Method(L.LightningModule):
             predicted = predict(self.net, x, y, index, self.attack, attack)
             self._metric(split, name).update(predicted, y)
             if split == "test":
-                cast(Verdicts, self.recorded[name]).update(index, y, predicted)
+                cast(VerdictMeter, self.recorded[name]).update(index, y, predicted)
 
     def _matrices(self, split: str, attacks: dict[str, str | None]) -> dict[str, Tensor]:
         matrices = {}

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairat_lightning.checks import within
 from fairat_lightning.methods.base import Method
 from fairat_lightning.objectives import logits_of
+from fairat_lightning.settings import within
 
 
 class BAT(Method):

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairat_lightning.checks import switch, within
 from fairat_lightning.classwise import calibrated, keep
 from fairat_lightning.methods.base import Method
+from fairat_lightning.settings import switch, within
 
 
 class CFA(Method):

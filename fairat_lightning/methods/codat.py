@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from fairat_lightning.checks import within
 from fairat_lightning.classwise import class_sums
 from fairat_lightning.dro import chi2_worst_weights
 from fairat_lightning.methods.base import Method
+from fairat_lightning.settings import within
 
 
 class CODAT(Method):

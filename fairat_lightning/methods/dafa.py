@@ -1,11 +1,11 @@
-"""DAFA: distance-aware fair adversarial training (paper and rule in `transfer.py`).
+"""DAFA: distance-aware fair adversarial training (paper and rule in `parts/class_transfer.py`).
 
 After the warm-up, with W fixed, a hard class is both weighted more and attacked harder:
 
     eps_i = W[y_i] eps,  step_i = W[y_i] step,      mean_i [ W[y_i] supervised_i + beta * consistency_i ].
 
-Deviations: those of `transfer.py`; for the cross-entropy objective the released code projects once more onto the plain eps-ball
-within each step, which cancels the margins; here they act.
+Deviations: those of `class_transfer.py`; for the cross-entropy objective the released code projects once more onto the plain
+eps-ball within each step, which cancels the margins; here they act.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from fairat_lightning.methods.base import Method
-from fairat_lightning.transfer import Transfer
+from fairat_lightning.methods.parts.class_transfer import Transfer
 
 
 class DAFA(Method):

@@ -10,7 +10,7 @@ distribution p*, in closed form (`dro.py`); (3) minimise (K'/B) sum_i p*[y_i] lo
 Ours, where the paper's text and code leave a choice: the margins come, detached, from the same forward as the loss (on
 the AWP-perturbed weights when AWP is on); the classes and the batch are the global ones; AWP ascends the unweighted loss. The
 released code scores a class by its SUM of margins, so that an absent class scores 0, above all others:
-`count_weighted=True` is that rule. `memory` remembers margins across batches (`worst_case.py`), for many classes.
+`count_weighted=True` is that rule. `memory` remembers margins across batches (`parts/worst_case.py`), for many classes.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from fairat_lightning.methods.base import Method
-from fairat_lightning.worst_case import WorstCase
+from fairat_lightning.methods.parts.worst_case import WorstCase
 
 
 class FAAL(Method):

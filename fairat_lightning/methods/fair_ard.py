@@ -8,7 +8,7 @@ in the last epoch,
     loss = mean_i w[y_i] [ alpha T^2 KL( softmax(teacher(x_i)/T) || softmax(student(x'_i)/T) ) + (1 - alpha) objective_i ].
 
 All weights are 1 in epoch 0. Deviations: KL is summed over the classes (the released code's default divides it by K too), the
-attack crafts in eval mode and stays in [0,1], both of our house. kappa is clamped to 1e-3 from below. AWP, if chosen, climbs
+attack crafts in eval mode and stays in [0,1], as everywhere here. kappa is clamped to 1e-3 from below. AWP, if chosen, climbs
 the objective.
 """
 
@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairat_lightning.checks import within
 from fairat_lightning.classwise import ClassMeans, keep
 from fairat_lightning.dro import hedge
 from fairat_lightning.methods.base import Method
 from fairat_lightning.objectives import kl, logits_of
+from fairat_lightning.settings import within
 
 
 class Outside(list[nn.Module]):

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairat_lightning.checks import within
 from fairat_lightning.classwise import ClassMeans, calibrated, keep
 from fairat_lightning.methods.base import Method
 from fairat_lightning.objectives import logits_of
+from fairat_lightning.settings import within
 
 
 class FairTAT(Method):

@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fairat_lightning.hard import HardExamples
 from fairat_lightning.methods.base import Method
+from fairat_lightning.methods.parts.hard_examples import HardExamples
 
 
 class FairAT(Method):

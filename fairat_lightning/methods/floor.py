@@ -1,9 +1,9 @@
 """FLOOR: fair learning by orthogonal operations for robustness. Ours: found apart, joined to lift the lowest class.
 
-    x_i  <- augment(x_i) for the hard examples of the last epoch                                 FairAT  `hard.py`
-    x'_i  = argmax inner loss within  W[y_i] eps,  W fixed after the warm-up                     DAFA    `transfer.py`
+    x_i  <- augment(x_i) for the hard examples of the last epoch                                 FairAT  `parts/hard_examples.py`
+    x'_i  = argmax inner loss within  W[y_i] eps,  W fixed after the warm-up                     DAFA    `parts/class_transfer.py`
     theta <- theta + the weight perturbation that hurts most, until after backward               AWP     `awp.py`
-    p*    = argmax_{p: KL(u || p) <= r} sum_k p_k m_k,  m_k <- d m_k + (1 - d) mbar_k            FAAL    `worst_case.py`
+    p*    = argmax_{p: KL(u || p) <= r} sum_k p_k m_k,  m_k <- d m_k + (1 - d) mbar_k            FAAL    `parts/worst_case.py`
     loss  = (1/B) sum_i K' p*[y_i] ( W[y_i] supervised_i + beta consistency_i )
     after each epoch:   theta_bar <- a theta_bar + (1 - a) theta if the worst class passes       FAWA    `averaging.py`
     after the training: the rows of the last layer are brought to one norm, as validation says   HWNwB   `head.py`
@@ -22,11 +22,11 @@ from typing import Any
 
 from torch import Tensor
 
-from fairat_lightning.checks import within
-from fairat_lightning.hard import HardExamples
 from fairat_lightning.methods.base import Method
-from fairat_lightning.transfer import Transfer
-from fairat_lightning.worst_case import WorstCase
+from fairat_lightning.methods.parts.class_transfer import Transfer
+from fairat_lightning.methods.parts.hard_examples import HardExamples
+from fairat_lightning.methods.parts.worst_case import WorstCase
+from fairat_lightning.settings import within
 
 
 class FLOOR(Method):

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairat_lightning.checks import switch, within
 from fairat_lightning.classwise import global_sum
 from fairat_lightning.dro import capped
-from fairat_lightning.evaluation import predict
+from fairat_lightning.evaluation.attacks import predict
 from fairat_lightning.methods.base import Method
+from fairat_lightning.settings import switch, within
 
 MODES = ("reweight", "remargin", "both")
 

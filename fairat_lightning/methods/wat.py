@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairat_lightning.checks import within
 from fairat_lightning.dro import hedge
 from fairat_lightning.methods.base import Method
+from fairat_lightning.settings import within
 
 
 class WAT(Method):

@@ -9,7 +9,7 @@ NAME is <data>_<method>_s<seed>; without _s<seed> it is seed 0. `results/keep.py
 import os
 from pathlib import Path
 
-from fairat_lightning.checks import reachable
+from fairat_lightning.settings import reachable
 
 HERE = Path(__file__).resolve().parent
 PREFIX = "pretrained:"

@@ -1,26 +1,22 @@
-"""Runs gathered into tables, figures and one page: `python -m fairat_lightning.report`, or these pieces by themselves."""
+"""Finished runs compared class by class: tables, figures and one page, for a reader or piece by piece.
 
-from fairat_lightning.report.compare import mean_of, rows
-from fairat_lightning.report.figures import class_bars, class_errors, clean_against_robust, confusion, draw_classes
-from fairat_lightning.report.gather import Group, Run, read_run
-from fairat_lightning.report.groups import Report, gather, report_of
-from fairat_lightning.report.style import save
-from fairat_lightning.report.terminal import class_table
+What may be used from outside is imported when it is asked for, so that the command answers before matplotlib is loaded.
+"""
 
-__all__ = [
-    "Group",
-    "Report",
-    "Run",
-    "class_bars",
-    "class_errors",
-    "class_table",
-    "clean_against_robust",
-    "confusion",
-    "draw_classes",
-    "gather",
-    "mean_of",
-    "read_run",
-    "report_of",
-    "rows",
-    "save",
-]
+from importlib import import_module
+from typing import Any
+
+HOME = {
+    **dict.fromkeys(("mean_of", "rows"), "compare"),
+    **dict.fromkeys(("class_bars", "class_errors", "clean_against_robust", "confusion", "draw_classes"), "figures"),
+    **dict.fromkeys(("Report", "gather", "report_of"), "groups"),
+    **dict.fromkeys(("Group", "Run", "read_run"), "runs"),
+    **{"publish": "write", "save": "style", "class_table": "terminal"},
+}
+__all__ = list(HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{HOME[name]}"), name)

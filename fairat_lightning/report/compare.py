@@ -12,8 +12,8 @@ from typing import Any
 from scipy import stats
 
 from fairat_lightning import bootstrap, metrics
-from fairat_lightning.report.gather import Group, Run
 from fairat_lightning.report.groups import Report
+from fairat_lightning.report.runs import Group, Run
 from fairat_lightning.report.significance import UNTESTED, against, difference, significant
 
 MAIN_FIGURES = ("average", "worst")

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fairat_lightning.record.reader import Hardest
 from fairat_lightning.report.figures import MOST_CLASSES
-from fairat_lightning.report.gather import Group, Hardest
+from fairat_lightning.report.runs import Group
 from fairat_lightning.report.style import COLOURS, GREY, INK, MARKERS, RED, legend, styled
 
 MOST_LINES, MOST_IMAGES = 10, 24

@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fairat_lightning.report.gather import TITLES, Group, Verdicts
+from fairat_lightning.record.attack_titles import TITLES
+from fairat_lightning.report.runs import Group, Verdicts
 from fairat_lightning.report.style import BLUE, COLOURS, GREY, INK, MARKERS, PAPER, RED, fill, legend, save, styled
 
 MOST_CLASSES, MOST_BARS = 20, 8

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from fairat_lightning.report import curves, figures
-from fairat_lightning.report.gather import Group
 from fairat_lightning.report.groups import Report
+from fairat_lightning.report.runs import Group
 
 MOST_ROWS = 12  # that get a figure of their own for what is shown row by row
 

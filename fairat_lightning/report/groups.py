@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fairat_lightning.report.gather import TITLES, Group, Run, read_run
+from fairat_lightning.record.attack_titles import TITLES
+from fairat_lightning.report.runs import Group, Run, read_run
 
 NOT_CONFIGURATION = ("seed", "init_from", "overwrite")
 OBJECTIVES = {"AT": "PGD-AT", "TRADES": "TRADES", "MART": "MART"}

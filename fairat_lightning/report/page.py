@@ -15,11 +15,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fairat_lightning.report import against, compare, published, style, tables
+from fairat_lightning.report import compare, differences, published, style, tables
 from fairat_lightning.report.gallery import Picture
-from fairat_lightning.report.gather import LAYOUT
 from fairat_lightning.report.groups import Report
 from fairat_lightning.report.markup import html_head, html_list, html_table
+from fairat_lightning.report.runs import LAYOUT
 
 LARGEST_SVG = 400_000  # characters; a larger drawing is embedded as a PNG
 SECTIONS = {
@@ -53,10 +53,10 @@ def page(
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     title = "Robust accuracy, class by class"
     sections = {name: _section(report, pictures, name) for name in SECTIONS}
-    differences = against.html(rows, report)
+    tested = differences.html(rows, report)
     links = [
         ("table", "Table"),
-        *([("against", "Difference")] if differences else []),
+        *([("against", "Difference")] if tested else []),
         *([("published", "Published")] if lines else []),
         *((n, SECTIONS[n]) for n, text in sections.items() if text),
         ("runs", "Runs"),
@@ -85,7 +85,7 @@ def page(
 <h2>Table</h2>
 {_table(report, rows)}
 {_notes(report)}</section>
-{differences}{published.html(lines)}{"".join(sections.values())}{_runs(report)}
+{tested}{published.html(lines)}{"".join(sections.values())}{_runs(report)}
 <section id="reading">
 <h2>How to read this</h2>
 {"".join(f"<p>{text}</p>" for text in READING)}

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fairat_lightning.attacks import number
-from fairat_lightning.report.gather import Group, read_config
+from fairat_lightning.record.reader import read_config
 from fairat_lightning.report.groups import leaves
+from fairat_lightning.report.runs import Group
+from fairat_lightning.settings import number
 
 MODELS = {
     "preactresnet18": ("PreAct ResNet-18", 64),
@@ -63,7 +64,7 @@ def reasons(group: Group, published: Mapping[str, Any], note: str = "") -> list[
 def _recipe(config: Mapping[str, Any]) -> list[str]:
     """What of our training, by its `leaves`, no published protocol says."""
     found = ["one cycle"] if _one_cycle(config) else []
-    if (path := config.get("init_from")) and (base := leaves(read_config(Path(path) / "config.yaml") or {})):
+    if (path := config.get("init_from")) and (base := leaves(read_config(Path(path)) or {})):
         cycle = " of one cycle" if _one_cycle(base) else ""
         found.append(f"from a base of our own of {base.get('trainer.max_epochs')} epochs{cycle}")
     if (steps := config.get("attack.steps")) and steps < 7:

@@ -1,4 +1,4 @@
-"""Ours beside the published figures, which stay apart: `results/published/<source>.yaml`, in percent, each with its source.
+"""Ours beside the published figures, which stay apart: `published_figures/<source>.yaml`, in percent, each with its source.
 
 A row names what it is set beside as "<source>.<row>". Published figures come under other protocols than ours: every difference is
 given with what is known to differ, read from both protocols, and marked where the published figure lies within our interval.
@@ -16,15 +16,15 @@ from rich import box
 from rich.markup import escape as escape_markup
 from rich.table import Table
 
+from fairat_lightning.record.attack_titles import TITLES
 from fairat_lightning.report.compare import Cell, cell
-from fairat_lightning.report.gather import TITLES, Group
 from fairat_lightning.report.groups import Report
 from fairat_lightning.report.markup import html_list, html_table, markdown_text
 from fairat_lightning.report.protocol import reasons
+from fairat_lightning.report.runs import Group
 from fairat_lightning.report.tables import spread
 
-PACKAGE = Path(__file__).resolve().parent.parent
-PLACES = (PACKAGE / "published", PACKAGE.parent / "results" / "published")  # installed, and in a checkout
+FIGURES = Path(__file__).resolve().parent / "published_figures"
 ATTACKS = ("clean", "pgd", "pgd20", "cw20", "autoattack")
 GAIN = "pgd20"  # what a gain under an attack that its source does not name is set beside: judged on all test images
 PUBLISHED, DIFFERENCE = "published: ", "difference"
@@ -69,8 +69,8 @@ class Beside:
 def reference(name: str) -> Reference:
     """The published row called "<source>.<row>". ValueError where there is none."""
     source, _, key = name.partition(".")
-    path = next((place / f"{source}.yaml" for place in PLACES if (place / f"{source}.yaml").is_file()), None)
-    found = yaml.safe_load(path.read_text()) if path else {}
+    path = FIGURES / f"{source}.yaml"
+    found = yaml.safe_load(path.read_text()) if path.is_file() else {}
     if key not in found.get("rows", {}):
         raise ValueError(f"there are no published figures called {name}")
     row = found["rows"][key]

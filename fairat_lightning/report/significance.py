@@ -14,8 +14,8 @@ import numpy as np
 from scipy import stats
 
 from fairat_lightning import bootstrap
-from fairat_lightning.report.gather import Group, Run, Summary
 from fairat_lightning.report.groups import Report, comparable
+from fairat_lightning.report.runs import Group, Run, Summary
 
 ALPHA = 0.05
 MOST_PAIRED = 2  # seeds; more of them can speak of other trainings

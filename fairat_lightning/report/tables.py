@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fairat_lightning.report import against
+from fairat_lightning.report import differences
 from fairat_lightning.report.compare import Cell, against_first, bias_note, headline
 from fairat_lightning.report.groups import Report
 from fairat_lightning.report.markup import latex_text, markdown_text, one_line
@@ -69,7 +69,7 @@ def markdown(rows: Sequence[Row], report: Report) -> str:
             text = f"**{spread(cell)}**" if cell and cell.get("best") else spread(cell)
             cells.append(f"{text} {interval(cell)}".strip())
         lines.append("| " + " | ".join([markdown_text(row["label"]), str(row["runs"]), *cells, minutes(row)]) + " |")
-    lines += ["", markdown_text(caption(report)), "", *against.markdown(rows, report)]
+    lines += ["", markdown_text(caption(report)), "", *differences.markdown(rows, report)]
     lines += [f"- {markdown_text(text)}" for text in (*headline(report), *against_first(report), *notes(report))]
     return "\n".join(lines) + "\n"
 

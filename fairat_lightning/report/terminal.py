@@ -1,19 +1,24 @@
-"""The rows for the terminal, within 80 columns."""
+"""A report on the terminal, within 80 columns."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fairat_lightning.report.gather import TITLES
+from fairat_lightning.record.attack_titles import TITLES
+from fairat_lightning.report import compare, differences, published, significance, tables
+from fairat_lightning.report.gallery import Picture
 from fairat_lightning.report.groups import Report
 from fairat_lightning.report.tables import Row, spread
 
 Metrics = Mapping[str, Any]
 SHOWN = 10  # of more than 20 classes, the weakest
+MOST_SENTENCES = 6
 HEAD = 11  # letters of a column's head in a line
 
 
@@ -58,6 +63,40 @@ def row_table(rows: Sequence[Row], report: Report) -> Table:
             cells.append(f"[bold]{spread(cell)}[/bold]" if cell and cell.get("best") else spread(cell))
         table.add_row(escape(row["label"]), str(row["runs"]), *cells)
     return table
+
+
+def _narrow(report: Report) -> list[str]:
+    """The three attacks for which two rows of classes fit a terminal: clean, the main one, and the first other."""
+    first = [key for key in report.keys if key in ("clean", report.main)]
+    chosen = [*first, *(key for key in report.keys if key not in first)][:3]
+    return [key for key in report.keys if key in chosen]
+
+
+def show(
+    report: Report, rows: Sequence[dict[str, Any]], to: Path, made: Sequence[Picture], lines: Sequence[published.Beside] = ()
+) -> None:
+    """Print the table, what it finds, and where its files are."""
+    console = Console()
+    for text in tables.failures(report):
+        console.print(f"FAILED CHECK {text}", style="bold red", markup=False, highlight=False)
+    means = {group.label: compare.mean_of(group) for group in report.groups}
+    few = len(report.groups) <= 2
+    console.print(class_table(means, _narrow(report), report.titles) if few else row_table(rows, report))
+    for text in (*compare.headline(report), *compare.against_first(report)[:MOST_SENTENCES], *report.notes):
+        console.print(text, markup=False, highlight=False)
+    if (found := differences.terminal(rows, report)).row_count:
+        console.print(found)
+    for text in significance.explained(report, rows):
+        console.print(text, style="dim", markup=False, highlight=False)
+    if (beside := published.terminal(lines)).row_count:
+        console.print(beside)
+    console.print()
+    names = ("index.html", "table.md", "table.csv", "table.tex", "table.json", "comparison.png")
+    for name, what in zip(names, ("page", "table", "", "", "record", "picture"), strict=True):
+        console.print(f"[dim]{what:8}[/dim] ", end="")
+        console.print(str(to / name), markup=False, soft_wrap=True, highlight=False)
+    console.print(f"[dim]{'figures':8}[/dim] ", end="")
+    console.print(f"{to / 'figures'} ({len(made)}, each as PNG and PDF)", markup=False, soft_wrap=True, highlight=False)
 
 
 def _weakest(accuracy: Mapping[str, float | None], classes: Sequence[str]) -> list[str]:

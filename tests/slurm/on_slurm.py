@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cluster import cluster, field, installed, slurm, wait
-from test_resume import rows, same
+from helpers import rows, same
 
 pytestmark = pytest.mark.skipif(not installed(), reason="SLURM is not installed: apt-get install slurm-wlm munge")
 

@@ -1,0 +1,65 @@
+"""From the words of a line to a command that runs; and `fairat`, which opens every command."""
+
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from fairat_lightning.commands.errors import Stop, refuse
+from fairat_lightning.running.signals import SIGNALS, TOLD
+
+COMMANDS = {
+    "train": "train a classifier, or a sweep of them with -m",
+    "evaluate": "judge a classifier class by class, by attacks up to AutoAttack",
+    "report": "compare finished runs: tables, figures, one page",
+    "export": "write a trained network as a folder that needs neither this package nor Lightning",
+    "search": "search for hyper-parameters by the validation split",
+    "balance": "balance the last layer of a trained classifier",
+    "reproduce": "reproduce a table of the papers",
+}
+
+
+def start(command: str | Callable[[list[str]], None], text: str) -> None:
+    """Run a command that takes key=value, by the words of its line: the module beside this one that has the name, or a function.
+
+    `text` is its help.
+    """
+    words = sys.argv[1:]
+    if not words or {"-h", "--help"} & set(words):
+        print(text.strip())
+        raise SystemExit(0 if words else 2)
+    if flags := [word for word in words if word.startswith("-")]:
+        refuse(f"there is no flag {flags[0]}: this command takes key=value and --help")
+    from fairat_lightning.config.compose import WRONG_INPUT
+
+    def told(number: int, frame: Any) -> None:
+        raise Stop(os.EX_TEMPFAIL, TOLD)  # from the last batch or epoch on the disk
+
+    for number in SIGNALS:
+        signal.signal(number, told)
+    try:
+        run = import_module(f"fairat_lightning.commands.{command}").main if isinstance(command, str) else command
+        run(words)
+    except WRONG_INPUT as error:
+        refuse(error)
+
+
+def fairat() -> None:
+    """The console script: `fairat COMMAND WORDS` is `python -m fairat_lightning.COMMAND WORDS`."""
+    name, words = sys.argv[1] if len(sys.argv) > 1 else "", sys.argv[2:]
+    if name in COMMANDS:
+        sys.argv[1:] = words
+        module = "fairat_lightning" if name == "train" else f"fairat_lightning.{name}"
+        runpy.run_module(module, run_name="__main__", alter_sys=True)  # so that other processes are started by its name
+        return
+    if name and name not in ("-h", "--help"):
+        refuse(f"there is no command {name}: choose one of {', '.join(COMMANDS)}")
+    print("fairat COMMAND [key=value ...]: image classifiers that are adversarially robust for every class\n")
+    for command, what in COMMANDS.items():
+        print(f"  fairat {command:10} {what}")
+    print("\n`fairat COMMAND --help` says more.")
+    print("`python -m fairat_lightning.COMMAND` is the same, and `python -m fairat_lightning` trains.")
+    raise SystemExit(0 if name else 2)

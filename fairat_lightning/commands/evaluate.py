@@ -1,0 +1,42 @@
+"""Judge a classifier class by class: check the words, and hand them to `evaluation/run.py`."""
+
+from omegaconf import DictConfig
+
+from fairat_lightning.config.compose import compose_classifier
+from fairat_lightning.settings import seed_number, switch, whole
+
+SPLITS = ("test", "val", "train")
+
+
+def main(words: list[str]) -> None:
+    """Evaluate what the words say, or show the evaluation if it is finished. Raises what `compose.WRONG_INPUT` lists."""
+    cfg = compose_classifier("evaluate", words)
+    _check(cfg)
+    from fairat_lightning.evaluation.run import evaluate  # torch takes seconds to import
+
+    evaluate(cfg)
+
+
+def _check(cfg: DictConfig) -> None:
+    seed_number("seed", cfg.seed)
+    for key in ("batch_size", "samples_per_class", "samples_in_full"):
+        value = cfg[key]
+        known = (value is None and key != "batch_size") or (value == "auto" and key == "batch_size")
+        if not known:
+            whole(key, value)
+    switch("overwrite", cfg.overwrite)
+    for key in ("classes", "in_full"):
+        if cfg[key] is not None and (isinstance(cfg[key], str | int | float) or not len(cfg[key])):
+            raise ValueError(f"{key}={cfg[key]} must be a list of names: {key}=[cat,dog]")
+    if cfg.in_full is not None and (cfg.samples_per_class is None or cfg.classes is not None):
+        raise ValueError("in_full goes with samples_per_class and without classes: it adds to a sample of every class")
+    if cfg.samples_in_full is not None and (cfg.in_full is None or cfg.samples_in_full < cfg.samples_per_class):
+        raise ValueError("samples_in_full goes with in_full: so many images of each of its classes, samples_per_class or more")
+    if cfg.split not in SPLITS:
+        raise ValueError(f"split={cfg.split} is unknown: choose one of {', '.join(SPLITS)}")
+    if cfg.to is not None and (not isinstance(cfg.to, str) or not cfg.to):
+        raise ValueError(f"to={cfg.to} must be a path")
+    if not isinstance(cfg.name, str) or not cfg.name or "/" in cfg.name or cfg.name.startswith(".") or len(cfg.name) > 100:
+        raise ValueError(f"name={cfg.name} must be a plain name, of 100 letters at most")
+    if cfg.device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device={cfg.device} is unknown: choose auto, cpu or cuda")

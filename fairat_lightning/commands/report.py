@@ -1,0 +1,37 @@
+"""Compare finished runs: read the words, and hand them to `report/`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}: --help lists what there is\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Gather, draw and write; SystemExit(2) after one line on stderr for wrong input."""
+    parser = _Parser(
+        prog="python -m fairat_lightning.report", description="Compare finished runs class by class: tables, figures, one page."
+    )
+    parser.add_argument("runs", nargs="+", metavar="[LABEL=]RUN", help="folders of finished runs; runs of one label are seeds")
+    parser.add_argument("--sort", action="store_true", help="highest worst class first; the first run stays the baseline")
+    parser.add_argument("--to", type=Path, default=Path("report"), metavar="FOLDER", help="where the report goes (report)")
+    options = parser.parse_args(arguments)
+    from fairat_lightning.report import compare  # matplotlib and SciPy take a second to import
+    from fairat_lightning.report.groups import gather
+    from fairat_lightning.report.terminal import show
+    from fairat_lightning.report.write import publish
+
+    try:
+        report = gather(options.runs)
+        rows = compare.rows(report)
+        rows = compare.worst_first(report, rows) if options.sort else rows
+        made = publish(report, rows, options.to)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    show(report, rows, options.to, made)

@@ -1,0 +1,30 @@
+"""Reproduce a table of the papers: check the words, run what they ask for (`tables/queue.py`), show ours beside theirs."""
+
+from pathlib import Path
+
+from fairat_lightning.commands.errors import Stop
+from fairat_lightning.commands.tables.recipes import parse
+from fairat_lightning.config.compose import compose_training
+
+
+def main(words: list[str]) -> None:
+    """Run what the words of the command say; ValueError for wrong ones, SystemExit(1) where a row could not be run."""
+    plan = parse(words)
+    to = Path(plan.settings.get("to") or plan.place / "report")
+    if to.exists() and not to.is_dir():
+        raise ValueError(f"to={to} is a file: name a folder")
+    if plan.place.exists() and not plan.place.is_dir():
+        raise ValueError(f"{plan.place} is a file: runs=FOLDER names another folder for the runs")
+    jobs = {job: compose_training(job.words)[0] for job in plan.jobs()}  # all of them before hours of training
+    about = f"budget {plan.budget['name']}: {plan.budget['about']}"
+    from fairat_lightning.commands.tables.queue import Queue, render  # torch takes seconds to import
+    from fairat_lightning.evaluation import autoattack
+
+    if not autoattack.available():
+        raise ValueError(autoattack.MISSING)
+
+    print(f"{len(plan.wanted)} rows, {len(jobs)} runs, {about}", flush=True)
+    failed = Queue(plan, jobs).run()
+    render(plan, to)
+    if failed:
+        raise Stop(1, "; ".join(f"{folder.name}: {line}" for folder, line in failed.items()))

@@ -1,0 +1,156 @@
+"""Search for hyper-parameters with Optuna; the trainings are those of `train.py`."""
+
+import os
+import time
+import warnings
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from filelock import Timeout
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from omegaconf import OmegaConf
+
+from fairat_lightning.commands.one_run import run
+from fairat_lightning.config.compose import compose_training
+from fairat_lightning.record.reader import read_history
+from fairat_lightning.record.secrets import redacted
+from fairat_lightning.running.errors import Diverged
+from fairat_lightning.settings import seed_list, switch, whole
+
+DEFAULTS = {"trials": 20, "seeds": [0], "study": "search", "storage": "sqlite:///runs/search.db", "prune": True, "heartbeat": 60}
+PAUSE = 10  # seconds before another point is asked for
+PLAIN = ("study=", "storage=")
+SCORE = "val/select"
+
+
+def main(words: list[str]) -> None:
+    """Search as the words of the command say; ValueError for wrong ones."""
+    plain = dict(word.split("=", 1) for word in words if word.startswith(PLAIN))  # an address is no Hydra word
+    overrides = OverridesParser.create().parse_overrides([word for word in words if not word.startswith(PLAIN)])
+    settings = _settings([o for o in overrides if o.key_or_group in DEFAULTS]) | plain
+    rest = [o for o in overrides if o.key_or_group not in DEFAULTS]
+    varied = {str(o.key_or_group): o for o in rest if o.is_sweep_override()}
+    fixed = [str(o.input_line) for o in rest if not o.is_sweep_override()]
+    if not varied:
+        raise ValueError("nothing varies: give a key a range, such as 'method.radius=interval(0.05,1)'")
+    if taken := next((o.key_or_group for o in rest if o.key_or_group in ("seed", "overwrite", "hydra.run.dir")), None):
+        raise ValueError(f"{taken} cannot be set in a search: seeds=[0,1,2] trains these, each in a folder of its own")
+    compose_training([*fixed, *(f"{key}={first_of(override)}" for key, override in varied.items())], say=False)  # or a refusal
+    try:
+        import optuna
+    except ModuleNotFoundError:
+        raise ValueError("the search needs Optuna: pip install fairat-lightning[sweeps]") from None
+    from fairat_lightning.training.optuna_trial import Seen
+
+    study = _study(optuna, settings)
+    _is_of(study, {"words": sorted(str(o.input_line) for o in rest), "seeds": settings["seeds"]})
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+
+    def objective(trial: Any) -> float:
+        point = {key: suggest(trial, override) for key, override in varied.items()}
+        print(f"\ntrial {trial.number}: {'  '.join(_assigned(point))}", flush=True)
+        seen = Seen(trial, optuna.TrialPruned if settings["prune"] else None)
+        try:
+            return fmean(_run([*fixed, *_assigned(point), f"seed={seed}"], seen) for seed in settings["seeds"])
+        except SystemExit as stop:
+            if isinstance(stop.__cause__, Diverged):
+                raise optuna.TrialPruned(str(stop.__cause__)) from None
+            if isinstance(stop.__cause__, Timeout):
+                time.sleep(PAUSE)
+                raise stop.__cause__ from None  # another worker is at this very point
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            if stop.code == os.EX_TEMPFAIL:
+                study.enqueue_trial(trial.params)  # to be gone on with
+            raise
+
+    while sum(trial.state in ended for trial in study.get_trials(deepcopy=False)) < settings["trials"]:
+        study.optimize(objective, n_trials=1, catch=(Timeout,))
+    _show(study, ended[0])
+
+
+def suggest(trial: Any, override: Override) -> Any:
+    """The value of one key in a trial."""
+    key, values = str(override.key_or_group), override.value()
+    if not isinstance(values, IntervalSweep):
+        return trial.suggest_categorical(key, list(override.sweep_string_iterator()))
+    low, high, log = values.start, values.end, "log" in values.tags
+    if isinstance(low, int) and isinstance(high, int):
+        return trial.suggest_int(key, low, high, log=log)
+    return trial.suggest_float(key, low, high, log=log)
+
+
+def first_of(override: Override) -> Any:
+    """A value that `suggest` can give; ValueError for what cannot be searched."""
+    values = override.value()
+    if isinstance(values, IntervalSweep):
+        return values.start
+    if isinstance(values, ChoiceSweep | RangeSweep):
+        return next(iter(override.sweep_string_iterator()))
+    raise ValueError(f"{override.input_line} cannot be searched: give interval(a,b), range(a,b,step) or choice(a,b)")
+
+
+def _run(words: list[str], seen: Any) -> float:
+    """The validation score of the epoch that one training, or what is left of it, keeps."""
+    cfg, folder = compose_training(words)
+    seen.begin(folder)
+    run(cfg, folder, sweep=True, callbacks=[seen])
+    rows = read_history(folder)
+    seen.tell(rows)
+    scores = [row[SCORE] for row in rows if SCORE in row]
+    return scores[-1] if cfg.select == "last" else max(scores)
+
+
+def _settings(overrides: list[Override]) -> dict[str, Any]:
+    given: Any = OmegaConf.to_object(OmegaConf.create([o.value() for o in overrides]))
+    found: dict[str, Any] = DEFAULTS | dict(zip((str(o.key_or_group) for o in overrides), given, strict=True))
+    for key in ("trials", "heartbeat"):
+        whole(key, found[key])
+    seed_list(found["seeds"])
+    switch("prune", found["prune"])
+    return found
+
+
+def _study(optuna: Any, settings: dict[str, Any]) -> Any:
+    """The study in its storage, made if it is not there; ValueError where the storage cannot be opened."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", module="optuna")
+    url, beat = str(settings["storage"]), settings["heartbeat"]
+    if url.startswith("sqlite:///"):
+        Path(url.removeprefix("sqlite:///")).expanduser().parent.mkdir(parents=True, exist_ok=True)
+
+    def again(study: Any, trial: Any) -> None:
+        study.enqueue_trial(trial.params)
+
+    try:
+        return optuna.create_study(
+            storage=optuna.storages.RDBStorage(url, heartbeat_interval=beat, grace_period=2 * beat, failed_trial_callback=again),
+            sampler=optuna.samplers.TPESampler(constant_liar=True),
+            pruner=optuna.pruners.MedianPruner(),
+            study_name=str(settings["study"]),
+            direction="maximize",
+            load_if_exists=True,
+        )
+    except (ImportError, ValueError, OSError, SQLAlchemyError) as error:
+        raise ValueError(f"storage={redacted(url)} cannot be opened: {str(error).splitlines()[0]}") from None
+
+
+def _is_of(study: Any, what: dict[str, Any]) -> None:
+    """Raise ValueError where the study is of another search."""
+    if study.user_attrs.get("search", what) != what:
+        raise ValueError(f"study={study.study_name} is of another search, with other words: choose another study=NAME")
+    study.set_user_attr("search", what)
+
+
+def _assigned(point: dict[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in point.items()]
+
+
+def _show(study: Any, complete: Any) -> None:
+    done = sorted((t for t in study.trials if t.state == complete), key=lambda t: -t.value)
+    print(f"\n{len(study.trials)} trials of study {study.study_name}, {len(done)} of them to their end; the best on validation:")
+    for trial in done[:5]:
+        print(f"  {trial.value:.4f}   {'  '.join(_assigned(trial.params))}")

@@ -1,0 +1,181 @@
+"""The trainings and evaluations of a table, done one by one, and the report of what is finished."""
+
+import gc
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig
+
+from fairat_lightning.commands.errors import Stop, refuse
+from fairat_lightning.commands.one_run import run
+from fairat_lightning.commands.tables.judging import OTHERWISE, Held, as_command, judge_all
+from fairat_lightning.commands.tables.recipes import Job, Plan, evaluation_name, finished
+from fairat_lightning.commands.tables.workload import Clock, Task
+from fairat_lightning.config.compose import WRONG_INPUT, resolved
+from fairat_lightning.record.reader import read_facts, read_metrics
+from fairat_lightning.record.writer import is_finished
+from fairat_lightning.running.terminal import short
+
+SPLITS = {"-train": "training", "-val": "validation"}  # the ends of evaluations' names
+PAUSE = 30  # seconds between two looks at what another process is doing
+
+
+@dataclass
+class Queue:
+    """The trainings and evaluations of a plan, done one by one, those that another process is at passed over until it is done."""
+
+    plan: Plan
+    jobs: dict[Job, DictConfig]
+    failed: dict[Path, str] = field(default_factory=dict)
+
+    def run(self) -> dict[Path, str]:
+        """Do everything; the folders that could not be run, with the line that says why. Raises Stop where told to stop."""
+        seeds = list(dict.fromkeys(job.seed for job in self.jobs))
+        tasks: list[Task] = [("train", job) for job in self.jobs]
+        clock = Clock(self.plan, self.jobs)
+        clock.announce()
+        done, waited = 0, False
+        while tasks or seeds:
+            before, running = done, 0
+            for seed in [s for s in seeds if not any(job.seed == s for _, job in tasks)]:
+                tasks = [("judge", job) for job in self.to_judge(seed)] + tasks
+                seeds.remove(seed)
+            for task in list(tasks):
+                if not self.ready(task, tasks):
+                    continue
+                if self.held(task):
+                    running += 1
+                    continue
+                left = len(tasks) + sum(job.seed in seeds for job in self.jobs)  # what is to be judged is no task yet
+                print(f"\n[{done + 1}/{done + left}] {self.title(task)}: {clock.left(tasks, running)}", flush=True)
+                try:
+                    with clock.timing(task):
+                        self.perform(task)
+                except Held:
+                    continue
+                except Stop as stop:
+                    if stop.code == os.EX_TEMPFAIL or (not done and stop.code == 2):
+                        raise
+                    self.failed[task[1].folder] = stop.line
+                done += 1
+                tasks.remove(task)
+                if task[0] == "train" and not any(job.seed == task[1].seed for _, job in tasks):
+                    break  # its seed is judged before another is trained
+            if tasks and done == before:
+                if not waited:
+                    print(f"\nwaiting for another process, which is at {running} of the parts left", flush=True)
+                waited = True
+                time.sleep(PAUSE)
+        return self.failed
+
+    def to_judge(self, seed: int) -> list[Job]:
+        """Every finished training of a seed, also of rows not asked for: one row more may change the images of all."""
+        return [job for job in self.plan.jobs([seed], every_row=True) if job.folder not in self.failed and finished(job)]
+
+    def title(self, task: Task) -> str:
+        kind, job = task
+        return f"{'train and test' if kind == 'train' else 'judge'} {self.plan.rows[job.row]['label']}, seed {job.seed}"
+
+    def ready(self, task: Task, tasks: Sequence[Task]) -> bool:
+        """Whether all is there that a training starts from."""
+        return not any(kind == "train" and other.folder in task[1].needs for kind, other in tasks)
+
+    def held(self, task: Task) -> bool:
+        """Whether another process is at work on it."""
+        kind, job = task
+        return any(locked(path) for path in ([job.folder] if kind == "train" else job.folder.glob("evaluation/*/")))
+
+    def perform(self, task: Task) -> None:
+        """Train and test, or judge; what is finished is skipped. Raises Stop, and Held where another process was quicker."""
+        kind, job = task
+        if kind == "judge":
+            judge_all(job, self.plan)
+            return
+        if (missing := next((need for need in job.needs if need in self.failed), None)) is not None:
+            refuse(f"it starts from {short(missing.absolute())}, which could not be run")
+        try:
+            train(job, self.jobs[job])
+        except WRONG_INPUT as error:
+            refuse(re.sub(OTHERWISE, f": remove {job.folder}, and this command makes it anew", str(error)))
+
+
+def locked(folder: Path) -> bool:
+    """Whether another process holds the lock of a run or an evaluation."""
+    try:
+        if (folder / ".lock").exists():
+            with FileLock(folder / ".lock", timeout=0):
+                pass
+    except Timeout:
+        return True
+    return False
+
+
+def train(job: Job, cfg: DictConfig) -> None:
+    """Train and test the run of configuration `cfg`."""
+    folder = job.folder.absolute()
+    with as_command(job.words):
+        if is_finished(folder, resolved(cfg)):
+            print("trained and tested before")
+            return
+        try:
+            run(cfg, folder, sweep=True)
+        except Stop as stop:
+            if isinstance(stop.__cause__, Timeout):
+                raise Held from stop
+            raise
+        gc.collect()  # a Trainer refers to itself, and would hold its memory of the GPU
+
+
+def render(plan: Plan, to: Path) -> None:
+    """Write the report of every finished run that these words have made, ours beside the published figures, and show both."""
+    from fairat_lightning.report import Group, compare, read_run, report_of
+    from fairat_lightning.report.published import beside
+    from fairat_lightning.report.terminal import show
+    from fairat_lightning.report.write import publish
+
+    rows = plan.rows
+    seeds = sorted({int(part[1]) for path in plan.place.glob("*-s*") if (part := re.search(r"-s(\d+)$", path.name))})
+    found: dict[str, list[Job]] = {key: [] for key in rows}
+    for job in plan.jobs(seeds, every_row=True):
+        if finished(job):
+            found[job.row].append(job)
+    if not any(found.values()):
+        return
+    notes, groups = [], []
+    for key, jobs in found.items():
+        extra = {evaluation_name(words) for words in rows[key].get("extra", {}).get(plan.budget["name"], ())}
+        names = {name for name in extra for name in (name, name.replace("-", "-last-", 1))}
+        notes += [line for job in jobs for line in extras(job.folder, names, f"{rows[key]['label']}, seed {job.seed}")]
+        groups += [Group(rows[key]["label"], [read_run(job.folder, without=names) for job in jobs])] if jobs else []
+    report = report_of(groups)
+    over = {key: row.get("over", row.get("base")) for key, row in rows.items()}
+    report.baselines = {rows[key]["label"]: rows[other]["label"] for key, other in over.items() if other}
+    report.notes += notes
+    lines = beside(report, {row["label"]: row.get("published", ()) for row in rows.values()})
+    if absent := [rows[key]["label"] for key, jobs in found.items() if not jobs]:
+        report.notes.append(f"Not run yet: {', '.join(absent)}.")
+    shown = compare.rows(report)
+    print()
+    show(report, shown, to, publish(report, shown, to, lines), lines)
+
+
+def extras(folder: Path, names: set[str], label: str) -> list[str]:
+    """One sentence for each further evaluation that is finished."""
+    found, half = [], None
+    for place in sorted(folder / "evaluation" / name for name in names):
+        if (metrics := read_metrics(place)) is not None:
+            facts = read_facts(place)
+            split = next((name for end, name in SPLITS.items() if place.name.endswith(end)), "test")
+            images = f"{facts['images']:,} {split} images"
+            values = [f"{facts['titles'][key]} {100 * metrics[key]['average']:.1f} %" for key in facts["headline"]]
+            found.append(f"{label}, on {images}: {', '.join(values)} right on average.")
+            half = half if "apgd" not in metrics else metrics["apgd"]["average"]
+            if half is not None and "autoattack" in metrics:
+                above = 100 * (half - metrics["autoattack"]["average"])
+                found.append(f"{label}: on these images the first half of AutoAttack is {above:.1f} points above the whole.")
+    return found

@@ -1,0 +1,162 @@
+"""The tables of `reproduce`: which trainings a table and budget consist of, and with which evaluations each is judged.
+
+Rows and budgets are data, `tables/*.yaml`; `tables/budgets.yaml` says what their keys mean.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from fairat_lightning.config.compose import compose_training, parse_word, resolved
+from fairat_lightning.record import writer as record
+from fairat_lightning.settings import different, seed_list
+
+TABLES = Path(__file__).resolve().parent
+OWN = ("table", "budget", "seeds", "rows", "runs", "to")
+FIXED = (
+    *("seed", "overwrite", "init_from", "method.teacher", "hydra.run.dir"),
+    *("experiment", "method", "objective", "awp", "averaging", "head"),
+)  # by the rows
+Row = Mapping[str, Any]
+Words = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: the row and seed it is of, the words of its command, and the folders it starts from."""
+
+    row: str
+    seed: int
+    folder: Path
+    words: Words
+    needs: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the words of a command ask for.
+
+    All `rows` of the table and which are `wanted`, the budget, the command's own settings, and the words of every training.
+    """
+
+    rows: Mapping[str, Row]
+    wanted: frozenset[str]
+    budget: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    rest: Sequence[str]
+
+    @property
+    def place(self) -> Path:
+        """The folder of the runs; those of another width of the network have one of their own."""
+        above = Path(self.settings.get("runs") or Path("runs") / "reproduce").expanduser()
+        asked, usual = (_width(words) for words in (self.rest, self.budget["words"]))
+        other = "" if asked in (None, usual) else f"-width{asked}"
+        return above / f"{self.settings['table']}-{self.budget['name']}{other}"
+
+    def jobs(self, seeds: Sequence[int] | None = None, *, every_row: bool = False) -> list[Job]:
+        """Every training in order, for one seed after the other. Of several words for one key the last counts: `rest` last."""
+        found = []
+        for seed in self.settings.get("seeds", self.budget["seeds"]) if seeds is None else seeds:
+            for name, row in self.rows.items():
+                if (every_row or name in self.wanted) and seed in row.get("seeds", {}).get(self.budget["name"], (seed,)):
+                    found.append(self._job(name, row, seed))
+        return found
+
+    def _job(self, name: str, row: Row, seed: int) -> Job:
+        budget = self.budget
+        own = budget["finetune" if "base" in row else "scratch"]
+        words = [*row["words"], *budget["words"], *own, *row.get(budget["name"], ()), *self.rest]
+        needs = []
+        for key, word in (("base", "init_from"), ("teacher", "method.teacher")):
+            if key in row:
+                needs.append(self.place / f"{row[key]}-s{seed}")
+                words.append(f"{word}={quoted(needs[-1])}")
+        folder = self.place / f"{name}-s{seed}"
+        words += [f"seed={seed}", f"hydra.run.dir={quoted(folder)}"]
+        last = {word.lstrip("+~").partition("=")[0]: word for word in words}
+        return Job(name, seed, folder, tuple(last.values()), tuple(needs))
+
+    def evaluations(self, job: Job, kept: str, weak: Sequence[str]) -> list[Words]:
+        """The words of every evaluation of a finished training, `kept` its `select`; `weak` are the classes of the images."""
+        budget, row = self.budget, self.rows[job.row]
+        own = row.get("evaluate", {}).get(budget["name"])
+        run, last = (f"checkpoint={quoted(job.folder / part)}" for part in ("", "checkpoints/last.ckpt"))
+        other = kept != "last" and budget.get("last_epoch", False)
+        found: list[Words] = []
+        if (words := budget["evaluate"] if own is None else own) is not False:
+            names = ",".join(quoted(name, always=True) for name in weak)
+            key = "in_full" if budget.get("weakest") else "classes"
+            words = (*words, f"{key}=[{names}]") if own is None and weak else tuple(words)
+            found += [(run, *words)] + [(last, "suite=quick"), (last, *words)] * other
+        if job.seed == budget["seeds"][0]:
+            found += [(last if kept != "last" else run, *extra) for extra in row.get("extra", {}).get(budget["name"], ())]
+        return found
+
+
+def parse(words: Sequence[str]) -> Plan:
+    """The plan that the words of a command ask for; ValueError for wrong ones."""
+    overrides = [parse_word(word) for word in words]
+    keys = {str(o.key_or_group): o for o in overrides}
+    if taken := next((key for key in FIXED if key in keys), None):
+        raise ValueError(f"{taken} cannot be set here: each row has its own; seeds=[0,1,2] trains these seeds")
+    settings: dict[str, Any] = {}
+    for key in OWN:
+        if key in keys:
+            value = keys[key].value()
+            settings[key] = OmegaConf.to_object(OmegaConf.create(value)) if isinstance(value, list) else value
+    tables = sorted(path.stem for path in TABLES.glob("*.yaml") if path.stem != "budgets")
+    budgets = yaml.safe_load((TABLES / "budgets.yaml").read_text())
+    for key, known in (("table", tables), ("budget", list(budgets))):
+        if settings.setdefault(key, "smoke" if key == "budget" else None) not in known:
+            raise ValueError(f"{key}={settings[key]} is unknown: choose one of {', '.join(known)}")
+    if "seeds" in settings:
+        seed_list(settings["seeds"])
+    if "rows" in settings:
+        different("rows", settings["rows"], str, "[pgd_at,faal]")
+    for key in ("to", "runs"):
+        if key in settings and (not isinstance(settings[key], str) or not settings[key]):
+            raise ValueError(f"{key}={settings[key]} must be a path")
+    name = settings["budget"]
+    rows = yaml.safe_load((TABLES / f"{settings['table']}.yaml").read_text())
+    rows = {key: row for key, row in rows.items() if name in row.get("budgets", budgets)}
+    if unknown := next((key for key in settings.get("rows", ()) if key not in rows), None):
+        raise ValueError(f"rows={unknown} is unknown: table={settings['table']} budget={name} has {', '.join(rows)}")
+    wanted = set(settings.get("rows", rows))
+    for key in reversed(rows):  # what a row starts from stands before it
+        wanted |= {rows[key][of] for of in ("base", "teacher", "over") if key in wanted and of in rows[key]}
+    budget = budgets[name] | budgets[name].get("tables", {}).get(settings["table"], {})
+    rest = [str(o.input_line) for o in overrides if o.key_or_group not in OWN]
+    return Plan(rows, frozenset(wanted), {"name": name, **budget}, settings, rest)
+
+
+def finished(job: Job) -> bool:
+    """Whether the training is finished, and is the one that the job asks for."""
+    try:
+        cfg, folder = compose_training(job.words, say=False)
+        return record.is_finished(folder, resolved(cfg))
+    except ValueError:  # of other words
+        return False
+
+
+def _width(words: Sequence[str]) -> Any:
+    """The network's width that words say; None where they say nothing."""
+    found = [o.value() for o in map(parse_word, words) if o.key_or_group == "model.width"]
+    return found[-1] if found else None
+
+
+def quoted(value: str | Path, *, always: bool = False) -> str:
+    """A value as a word of a command holds it: in quotes where Hydra's grammar asks for them."""
+    text = str(value)
+    return text if not always and re.fullmatch(r"[\w./-]+", text) else "'" + text.replace("'", "\\'") + "'"
+
+
+def evaluation_name(words: Sequence[str]) -> str:
+    """The folder that an evaluation of these words goes to, below a run's evaluation/."""
+    given = dict(word.split("=", 1) for word in words)
+    checkpoint = Path(given.get("checkpoint", "").strip("'"))
+    return record.evaluation_name(given.get("name"), given["suite"], checkpoint, given.get("split", "test"))

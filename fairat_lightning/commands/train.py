@@ -1,0 +1,50 @@
+"""Train: compose the configuration, and hand it to `training/run.py`."""
+
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from fairat_lightning.commands.errors import refuse
+from fairat_lightning.commands.one_run import run
+from fairat_lightning.config.compose import CONF, as_begun, compose_training
+
+FLAGS = {
+    *("-h", "--help", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
+    *("--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
+}  # Hydra's own
+
+
+def main() -> None:
+    """Compose the configuration with Hydra and run it; wrong input is one line and exit code 2."""
+    words = sys.argv[1:]
+    flags = [word for word in words if word.startswith("-")]
+    if unknown := [flag for flag in flags if flag.partition("=")[0] not in FLAGS]:
+        refuse(f"there is no flag {unknown[0]}: --help and --hydra-help list them; a value is given as key=value")
+    if flags and set(flags) <= {"-m", "--multirun"}:
+        from fairat_lightning.commands.sweep import sweep
+
+        sweep([word for word in words if word not in flags])
+    try:
+        if flags:
+            # Hydra reads a sweep's -m only where no word stands before it.
+            many = [word for word in words if word in ("-m", "--multirun")]
+            sys.argv[1:] = many + [word for word in words if word not in many]
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_job)()
+            return
+        cfg, folder = compose_training(words)  # hydra.main would make the folder first and look at the values afterwards
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+        refuse(error)
+    run(cfg, folder)
+
+
+def _job(cfg: DictConfig) -> None:
+    hydra_config = HydraConfig.get()
+    begun, folder = as_begun(cfg, Path(hydra_config.runtime.output_dir), hydra_config.runtime.choices)
+    run(begun, folder, sweep=hydra_config.mode == RunMode.MULTIRUN)

@@ -1,0 +1,128 @@
+"""Any classifier, for the commands that judge or export one: a run of ours, or a network and a file with its weights.
+
+`checkpoint=RUN` brings the run's own model, data and threat model, and so does `checkpoint=pretrained:NAME`; words of the command
+change them. Any other file needs `model=` and `data=`. `model._target_` names any other function or class: of torchvision or
+timm, or with `allow=[mypackage.]` of one's own. It is called with the `model.*` words alone, and with `num_classes` and
+`in_channels` where it takes them; `model.mean` and `model.std`, where it does not take them, are put in front of it, because
+images are in [0,1].
+"""
+
+import inspect
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from fairat_lightning.config.build import build_part, network
+from fairat_lightning.config.compose import plain
+from fairat_lightning.config.targets import allowed, check_targets
+from fairat_lightning.data import DataModule, as_float
+from fairat_lightning.data.stratified import stratified
+from fairat_lightning.models import Normalized, load_weights
+from fairat_lightning.models.checked_logits import Checked
+from fairat_lightning.pretrained import is_pretrained
+from fairat_lightning.record.reader import run_folder
+from fairat_lightning.running.terminal import quieten
+
+OWN = "fairat_lightning."
+
+
+@dataclass
+class Classifier:
+    """A network in eval mode that maps images in [0,1] to logits, its data, and its run, if it lies in the folder of one."""
+
+    net: Normalized
+    data: DataModule
+    cfg: DictConfig
+    run: Path | None
+    logits: list[float]  # of the first test images, to three digits: what the weights alone do not say of a network
+
+
+def load(cfg: DictConfig) -> Classifier:
+    """Build the network, load the weights of `cfg.checkpoint` into it, and read the data."""
+    quieten()
+    if cfg.checkpoint is None:
+        raise ValueError("checkpoint=PATH must be given: a run folder, a checkpoint, a state dict or pretrained:NAME")
+    if not isinstance(cfg.checkpoint, str) or not cfg.checkpoint:
+        raise ValueError(f"checkpoint={cfg.checkpoint} must be a path")
+    if Path(cfg.checkpoint).expanduser().is_dir() and run_folder(cfg.checkpoint) is None:
+        raise ValueError(f"checkpoint={cfg.checkpoint} has no config.yaml: name the file with the weights, model= and data=")
+    check_targets(plain(cfg), allowed(cfg))
+    data: DataModule = build_part(cfg, "data")
+    data.prepare()
+    ours = str(cfg.model.get("_target_", OWN)).startswith(OWN)
+    net = network(cfg, data) if ours else _foreign(cfg, data)
+    if not isinstance(net, Normalized):
+        raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}: name one of conf/model's functions")
+    load_weights(net, cfg.checkpoint)
+    run = None if is_pretrained(cfg.checkpoint) else run_folder(cfg.checkpoint)  # nothing is written into the package
+    return Classifier(net.eval(), data, cfg, run, _try(net, data))
+
+
+def places(cfg: DictConfig, data: DataModule) -> Tensor:
+    """Which images of the split are judged: (n,), in their order."""
+    names, targets = data.classes, getattr(data, cfg.split).targets
+    sizes = targets.bincount(minlength=len(names))
+
+    def among(key: str) -> Tensor:
+        for name in map(str, cfg[key]):
+            if name not in names:
+                few = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+                raise ValueError(f"{key}={name} is unknown: the data has {few}")
+            if not sizes[names.index(name)]:
+                raise ValueError(f"{key}={name}: there is no {cfg.split} image of this class")
+        return torch.tensor([name in map(str, cfg[key]) for name in names])
+
+    wanted = (sizes > 0) if cfg.classes is None else among("classes")
+    if cfg.samples_per_class is None:
+        return wanted[targets].nonzero().flatten()
+    counts = torch.where(wanted, cfg.samples_per_class, 0)
+    if cfg.in_full is not None:
+        most = sizes if cfg.samples_in_full is None else sizes.clamp(max=cfg.samples_in_full)
+        counts = torch.where(among("in_full"), most, counts)
+    if (counts > sizes).any():
+        least = int((sizes - counts).argmin())
+        here = f"class {names[least]!r} has only {sizes[least]} {cfg.split} images"
+        raise ValueError(f"samples_per_class={cfg.samples_per_class}: {here}")
+    return stratified(targets, counts[: int(targets.max()) + 1])
+
+
+@torch.no_grad()
+def _try(net: nn.Module, data: DataModule) -> list[float]:
+    """The logits of two test images, before anything is written; ValueError for what is no classifier of such images."""
+    images = as_float(data.test.pixels[:2])
+    try:
+        first, second = (Checked(net, data.num_classes)(images) for _ in range(2))
+    except ValueError:
+        raise
+    except Exception as error:  # whatever its layers raise
+        shape, reason = tuple(images.shape[1:]), (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"the network does not take images of shape {shape}: {reason}") from error
+    if not torch.allclose(first, second, rtol=1e-4, atol=1e-6):
+        raise ValueError(
+            "the network is random in eval mode: asked twice it answers differently, and no verdict on it would hold"
+        )
+    return [float(f"{v:.3g}") for v in first.flatten().tolist()]
+
+
+def _foreign(cfg: DictConfig, data: DataModule) -> Normalized:
+    values = {str(key): value for key, value in plain(cfg)["model"].items() if key != "_target_"}
+    module, _, name = str(cfg.model._target_).rpartition(".")
+    try:
+        target = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"model._target_={cfg.model._target_} cannot be imported: {error}") from error
+    takes = inspect.signature(target).parameters
+    shape = {"num_classes": data.num_classes, "in_channels": data.channels}
+    values |= {key: value for key, value in shape.items() if key in takes and key not in values}
+    front = {key: values.pop(key) for key in ("mean", "std") if key in values and key not in takes}
+    try:
+        net = target(**values)
+    except Exception as error:  # another's class, and whatever it raises
+        raise ValueError(f"model: {name} cannot be built: {type(error).__name__}: {error}") from error
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}, not a torch.nn.Module")
+    return Normalized(net.float(), front.get("mean", [0.0]), front.get("std", [1.0]), in_channels=data.channels)

@@ -1,0 +1,170 @@
+"""From the words of a command to a configuration, by Hydra.
+
+A run's folder is named by its resolved configuration, never by the clock, so that the same command finds its run again. Nothing
+here imports torch: a mistyped word is refused at once.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from fairat_lightning.config.targets import allowed, stored
+from fairat_lightning.record.identity import identity
+from fairat_lightning.record.reader import read_config, run_folder
+
+PACKAGE = Path(__file__).resolve().parent.parent
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # installed, and in a checkout
+NOT_IDENTITY = ("hydra", "overwrite")
+AUTOMATIC = ("32-true", "bf16-mixed")  # the precisions that `precision` chooses from
+TRAINED = "a run folder, checkpoint, state dict or pretrained:NAME"
+GROUPS = ("model", "data", "attack")  # what a run brings to the commands that judge or export it
+WRONG_INPUT = (ValueError, TypeError, ModuleNotFoundError, InstantiationException, HydraException, OmegaConfBaseException)
+
+
+def compose_training(words: Sequence[str], *, say: bool = True) -> tuple[DictConfig, Path]:
+    """The configuration that the words of a run's command say, and its folder. Raises Hydra's and OmegaConf's errors.
+
+    `say`: print a line where the run began in another precision than this machine would choose.
+    """
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("config", list(words), return_hydra_config=True)
+    return as_begun(cfg, Path(cfg.hydra.run.dir).absolute(), cfg.hydra.runtime.choices, say=say)
+
+
+def as_begun(cfg: DictConfig, folder: Path, choices: Mapping[str, str], *, say: bool = True) -> tuple[DictConfig, Path]:
+    """The configuration and folder of a run that has begun keep its precision, wherever an automatic choice would differ now.
+
+    The choice is the machine's, and a part of the folder's name: the same command on another machine is the same run.
+    """
+    if not OmegaConf.is_interpolation(cfg.trainer, "precision") or cfg.overwrite:
+        return cfg, folder  # chosen by the user, or a run anew
+    usual, named = cfg.trainer.precision, folder.name == name_of(cfg, choices)
+    for precision in (usual, *(other for other in AUTOMATIC if other != usual)):
+        begun = cfg.copy()
+        begun.trainer.precision = precision
+        place = folder.with_name(name_of(begun, choices)) if named else folder
+        if begun_with(place) == precision:
+            if say and precision != usual and not (place / "metrics.json").exists():
+                here = f"a new one here would have {usual}"
+                print(f"This run began with trainer.precision={precision} and goes on with it; {here}.", flush=True)
+            with suppress(OSError):  # an empty folder that Hydra has made for a job of a sweep
+                if place != folder:
+                    folder.rmdir()
+            return begun, place
+    return cfg, folder
+
+
+def begun_with(folder: Path) -> Any:
+    """The precision in a run's folder; None where there is none."""
+    try:
+        return (read_config(folder) or {})["trainer"]["precision"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def compose_classifier(name: str, words: Sequence[str]) -> DictConfig:
+    """`conf/<name>.yaml` with the command's words, on top of the model, data and attack of the run that `checkpoint` names.
+
+    Raises what WRONG_INPUT lists.
+    """
+    parsed = [(word, parse_word(word)) for word in words]
+    given = {o.key_or_group: (word, o.value()) for word, o in parsed}
+    run = run_folder(given["checkpoint"][1]) if "checkpoint" in given else None
+    own_class = "model._target_" in given
+    ours = GROUPS if run else ()
+    dotted = [key for key in given if "." in key and (key.split(".")[0] in ours or (own_class and key.startswith("model.")))]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose(name, [word for key, (word, _) in given.items() if key not in dotted])
+    with open_dict(cfg):
+        if run is not None:
+            replaced = {"model"} if own_class else set()
+            groups = [group for group in GROUPS if group not in given and group not in replaced]
+            for group, saved in stored(run, groups, allowed(cfg)).items():
+                cfg[group] = saved
+        if own_class:
+            cfg.model = {}
+        for key in dotted:
+            word, value = given[key]
+            if not (own_class and key.startswith("model.")) and not word.startswith("+"):
+                parent, _, leaf = key.rpartition(".")
+                if leaf not in (OmegaConf.select(cfg, parent) or {}):
+                    raise ValueError(f"there is no key {key} in the configuration of {run}")
+            OmegaConf.update(cfg, key, value)
+    return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[return-value]
+
+
+def parse_word(word: str) -> Override:
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        raise ValueError(f"cannot read {word}, each word must be key=value: {error}") from error
+    if override.is_sweep_override():
+        raise ValueError(f"{word}: this command takes one value a key, write a list as [a,b]")
+    return override
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration that makes a run what it is, as a plain dictionary without interpolations."""
+    keys = [str(k) for k in cfg if k not in NOT_IDENTITY]
+    container = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    return {str(k): v for k, v in container.items()}
+
+
+def run_name(*, _root_: DictConfig) -> str:
+    """`<data>-<model>-<method>-<objective>-s<seed>-<hash of the resolved configuration>` for `hydra.run.dir`."""
+    return name_of(_root_, _root_.hydra.runtime.choices)
+
+
+def name_of(cfg: DictConfig, choices: Mapping[str, str]) -> str:
+    """`run_name` of a configuration and the options that were chosen for it."""
+    config = resolved(cfg)
+    if unset := [group for group in ("data", "model", "method", "objective", "awp", "averaging", "head") if group not in choices]:
+        raise ValueError(f"{unset[0]} must be one option of its group: {unset[0]}=NAME, --help lists them")
+    parts = [choices[group] for group in ("data", "model", "method", "objective")]
+    parts += [choices[group] for group in ("awp", "averaging", "head") if choices[group] != "none"]
+    digest = hashlib.sha256(json.dumps(identity(config), sort_keys=True, default=str).encode()).hexdigest()
+    name = "-".join([*map(str, parts), f"s{config['seed']}", digest[:8]])
+    return re.sub(r"[^\w.-]", "-", name).lstrip(".")  # a folder's name and no path
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(cfg))
+
+
+def base() -> NoReturn:
+    """What a fine-tuning recipe says of `init_from`; a missing value (`???`) would leave the default, null, in place."""
+    raise ValueError(f"this recipe fine-tunes a trained base: give init_from=PATH, {TRAINED}")
+
+
+def teacher() -> NoReturn:
+    """What a method that distils says of its teacher until one is given."""
+    raise ValueError(f"this method distils a trained teacher: give method.teacher=PATH, {TRAINED}")
+
+
+def precision(accelerator: str) -> str:
+    """The fastest precision of this machine, by name: a run's configuration holds it, and it stays the same run."""
+    from fairat_lightning.running.machine import best_precision
+
+    return best_precision(accelerator)
+
+
+def other_eps(*, _root_: DictConfig) -> Any:
+    """The data set's eps in the norm that the threat model is not in; None where it suggests none."""
+    norm = "l2" if _root_.attack.norm == "linf" else "linf"
+    return OmegaConf.select(_root_, f"data.suggests.eps.{norm}")
+
+
+for resolver in (run_name, base, teacher, precision, other_eps):
+    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

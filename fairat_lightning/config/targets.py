@@ -1,0 +1,80 @@
+"""What the `_target_` of a configuration may name.
+
+Hydra imports and calls whatever `_target_` names, so only parts of our own package and of the ones we build on are allowed, and
+only what is defined there: no module that one of them has imported. A command that takes `allow` widens the list by what its
+user says, and nothing else does. A configuration out of a run's folder, which may be anybody's, names our own parts alone.
+"""
+
+import pkgutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fairat_lightning.record.reader import read_config
+
+OURS_TO_CALL = tuple(
+    f"fairat_lightning.{name}."
+    for name in ("data", "models", "methods", "attacks", "objectives", "awp", "averaging", "head", "optim")
+) + tuple(
+    f"fairat_lightning.{name}."
+    for name in ("evaluation.suites", "evaluation.autoattack", "evaluation.corruptions", "training.wandb")
+)
+TARGETS = (*OURS_TO_CALL, "torch.nn.", "torch.optim.", "torchvision.models.", "torchmetrics.", "timm.")
+LIGHTNING = ("lightning.Trainer", *(f"lightning.pytorch.{name}." for name in ("callbacks", "loggers", "profilers", "strategies")))
+
+
+def check_targets(node: Any, allow: Sequence[str] = (), base: Sequence[str] = (*TARGETS, *LIGHTNING)) -> None:
+    """Raise ValueError for a `_target_` anywhere in `node` that begins with none of `base` and `allow`, or is from elsewhere."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            _check_target(str(node["_target_"]), (*base, *allow))
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            check_targets(child, allow, base)
+
+
+def _check_target(target: str, prefixes: tuple[str, ...]) -> None:
+    if not target.startswith(prefixes):
+        others = sorted({prefix.rstrip(".") for prefix in prefixes if prefix not in (*OURS_TO_CALL, *LIGHTNING)})
+        parts = ", ".join(["a part of fairat_lightning", *(["Lightning's"] if LIGHTNING[0] in prefixes else []), *others])
+        raise ValueError(f"_target_={target} is not allowed here: it must be {parts}")
+    try:
+        found = pkgutil.resolve_name(target)
+    except Exception:  # the import of whatever is named; hydra says what is wrong with it when it is called
+        return
+    home = getattr(found, "__module__", None) or type(found).__module__
+    if home.partition(".")[0] != target.partition(".")[0]:
+        raise ValueError(f"_target_={target} is not allowed: it is of {home}, which that module has only imported")
+
+
+def stored(run: Path, groups: Sequence[str], allow: Sequence[str] = ()) -> dict[str, Any]:
+    """These groups of the configuration in a run's folder.
+
+    ValueError where it is damaged or lacks one, asks for anything to be computed, or names what is not ours.
+    """
+    place = run / "config.yaml"
+    try:
+        found = read_config(run)
+    except ValueError:
+        found = None
+    if found is None or "${" in str(found):
+        raise ValueError(f"{place} cannot be read: it is no configuration of a run")
+    if missing := next((group for group in groups if not isinstance(found.get(group), dict)), None):
+        raise ValueError(f"{place} has no {missing}: it is no configuration of a run")
+    found = {group: found[group] for group in groups}
+    try:
+        check_targets(found, allow, base=OURS_TO_CALL)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+    return found
+
+
+def allowed(cfg: DictConfig) -> list[str]:
+    """What the user of a command allows besides, by `allow=[mypackage.]`."""
+    allow = cfg.get("allow")
+    if not OmegaConf.is_list(allow) or not all(isinstance(prefix, str) and prefix.endswith(".") for prefix in allow):
+        raise ValueError(f"allow={allow} must be a list of prefixes that end in a dot: allow=[mypackage.]")
+    return list(allow)

@@ -1,0 +1,239 @@
+"""One evaluation: build the classifier and the suite, run it, write the record.
+
+<run>/evaluation/<name>/   config.yaml, run.json, metrics.json, samples.jsonl, classes.png, as in the run's own folder
+"""
+
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.text import Text
+
+from fairat_lightning import __version__
+from fairat_lightning.config.build import build_part
+from fairat_lightning.config.classifier import Classifier, load, places
+from fairat_lightning.config.compose import plain
+from fairat_lightning.data import as_float
+from fairat_lightning.evaluation.attacks import ARITHMETIC, full_float32
+from fairat_lightning.evaluation.audit import Audit, Findings, Suite
+from fairat_lightning.metrics import split_errors, worst_among, worst_tenth_of_all
+from fairat_lightning.models.checked_logits import Checked
+from fairat_lightning.pretrained import located
+from fairat_lightning.record.atomic_write import write, write_json
+from fairat_lightning.record.environment import environment
+from fairat_lightning.record.fingerprint import fingerprint
+from fairat_lightning.record.journal import NAME, Journal
+from fairat_lightning.record.reader import read_config, read_facts, read_metrics
+from fairat_lightning.record.writer import FILES, close_folder, evaluation_name
+from fairat_lightning.report import class_bars, class_table, save
+from fairat_lightning.running.machine import largest_batch
+from fairat_lightning.running.terminal import short
+from fairat_lightning.settings import reachable
+
+NOT_IDENTITY = ("overwrite", "to", "device", "allow")
+ADDED = {"samples_in_full": None, "split": "test"}  # came after 0.1: at these values an evaluation is the one of before
+WIDE = 8  # columns that fit a terminal
+MARKS = {True: "[green]passed[/]", False: "[bold red]FAILED[/]", None: "[yellow]not run[/]"}
+
+
+class Busy(ValueError):
+    """Another process is at work in the folder."""
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Evaluate what the checked configuration says, or show the evaluation if it is finished. Raises what WRONG_INPUT lists."""
+    if cfg.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda: torch finds no CUDA on this machine")
+    judged = load(cfg)
+    suite: Suite = build_part(cfg, "suite")
+    folder = _folder(cfg, judged.run)
+    if cfg.batch_size == "auto":
+        cfg.batch_size = _largest_batch(judged, _device(cfg), folder if not cfg.overwrite else None)
+    header = _header(cfg, judged, suite)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock", timeout=0):
+            try:
+                _evaluate(cfg, _audit(cfg, judged, folder, header), folder, suite)
+            finally:
+                (folder / ".lock").unlink(missing_ok=True)
+    except Timeout:
+        raise Busy(f"{folder} is being evaluated by another process") from None
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written to: {error.strerror}") from error
+    show(folder)
+
+
+def _largest_batch(judged: Classifier, device: str, begun: Path | None) -> int:
+    """The most images that a GPU attacks at once, or as many as an evaluation that has `begun` took; 250 on a CPU."""
+    if begun is not None and (config := read_config(begun)) is not None:
+        return int(config["batch_size"])
+    if device == "cpu":
+        return 250
+    net = Checked(judged.net, len(judged.data.classes)).to(device).eval().requires_grad_(False)
+    image = as_float(judged.data.test.pixels[:1]).to(device)
+
+    def step(size: int) -> None:
+        x = image.repeat(size, 1, 1, 1).requires_grad_()
+        with full_float32():
+            torch.autograd.grad(net(x).sum(), x)
+
+    return largest_batch(step)
+
+
+def _evaluate(cfg: DictConfig, audit: Audit, folder: Path, suite: Suite) -> None:
+    if read_metrics(folder) is not None:
+        print("This evaluation is finished: overwrite=true runs it anew.\n")
+        return
+    resumed = bool(audit.journal.batches)
+    findings = _run(audit, suite)
+    _close(folder, cfg, audit, findings, seconds=None if resumed else round(audit.progress.spent, 1))
+
+
+def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]:
+    """All that the verdicts depend on; what cannot be judged is refused here, before anything is written."""
+    chosen = places(cfg, judged.data)
+    images = getattr(judged.data, cfg.split).subset(chosen)
+    suite.check(images.pixels, images.targets, chosen)
+    build_part(cfg, "attack")
+    return {  # not where the weights lie, but what they are
+        "config": {key: value for key, value in _config(cfg).items() if key not in ("checkpoint", "name")},
+        "logits": judged.logits,
+        "device": _device(cfg),
+        "version": __version__,
+        "weights": fingerprint(judged.net.state_dict()),
+        "images": fingerprint({"pixels": images.pixels, "targets": images.targets, "index": chosen}),
+        "torch": torch.__version__,
+        **suite.versions,
+    }
+
+
+def _audit(cfg: DictConfig, judged: Classifier, folder: Path, header: dict[str, Any]) -> Audit:
+    """The audit, with its journal opened in `folder`."""
+    if cfg.overwrite:
+        for name in FILES:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if (folder / "metrics.json").exists() and not (folder / NAME).exists():
+        raise ValueError(f"{folder} has figures and no {NAME} that they come from: overwrite=true runs it anew")
+    journal = Journal(folder / NAME, header)
+    if journal.batches:
+        read_facts(folder)
+    else:
+        write(folder / "config.yaml", yaml.safe_dump(_config(cfg), sort_keys=False))
+        write_json(folder / "run.json", environment(cfg.seed, "fairat_lightning.evaluate"))
+    chosen = places(cfg, judged.data)
+    images = getattr(judged.data, cfg.split).subset(chosen)
+    return Audit(
+        *(judged.net, images.pixels, images.targets, chosen, judged.data.classes),
+        threat=build_part(cfg, "attack"),
+        journal=journal,
+        batch_size=cfg.batch_size,
+        seed=cfg.seed,
+        device=_device(cfg),
+    )
+
+
+def _config(cfg: DictConfig) -> dict[str, Any]:
+    return {key: value for key, value in plain(cfg).items() if key not in NOT_IDENTITY and ADDED.get(key, ...) != value}
+
+
+def _device(cfg: DictConfig) -> str:
+    return str(cfg.device) if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _run(audit: Audit, suite: Suite) -> Findings:
+    size, eps = len(audit.labels), audit.threat.eps
+    print(f"{size:,} images, {audit.threat.norm} eps {eps:.4g}, batches of {audit.batch_size}, {audit.device}", flush=True)
+    if audit.journal.batches:
+        print(f"resumed: {len(audit.journal.batches)} finished batches are kept", flush=True)
+    if not sys.stdout.isatty():
+        return suite(audit)
+    with Live(refresh_per_second=4, transient=True) as live:
+        audit.progress.live = live
+        return suite(audit)
+
+
+def _close(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings, *, seconds: float | None) -> None:
+    """Write what was found; metrics.json last, whose presence says that the evaluation is finished.
+
+    `seconds` is None where earlier sessions have taken some of them.
+    """
+    notes = [*findings.notes, *([f"These are {cfg.split} images and no test images."] if cfg.split != "test" else [])]
+    counts = audit.labels.bincount(minlength=len(audit.classes)).tolist()
+    if empty := [name for name, count in zip(audit.classes, counts, strict=True) if not count]:
+        more = f" and {len(empty) - 20} more" if len(empty) > 20 else ""
+        notes.append(
+            f"No image of {', '.join(empty[:20])}{more}: {'they take' if len(empty) > 1 else 'it takes'} part in nothing."
+        )
+        findings.metrics = {key: worst_tenth_of_all(found) for key, found in findings.metrics.items()}
+    if cfg.samples_per_class is not None:
+        notes.append(f"{cfg.samples_per_class} image{'s' if cfg.samples_per_class > 1 else ''} of each class.")
+    if cfg.in_full is not None:
+        full = [name for name in audit.classes if name in map(str, cfg.in_full)]
+        findings.metrics.update({key: worst_among(found, full) for key, found in findings.metrics.items()})
+        many = "All" if cfg.samples_in_full is None else f"Up to {cfg.samples_in_full}"
+        notes.append(f"{many} images of {', '.join(full)}: the worst class is the worst of these{_below(findings)}.")
+    split_errors(findings.metrics)
+    shown = {key: findings.metrics[key] for key in findings.headline or list(findings.metrics)[:3]}
+    save(class_bars({folder.name: shown}, tuple(shown), findings.titles), folder / "classes.png")
+    close_folder(
+        folder,
+        findings.metrics,
+        suite=cfg.suite.suite,
+        threat={"norm": audit.threat.norm, "eps": audit.threat.eps},
+        batch_size=audit.batch_size,
+        images=len(audit.labels),
+        judged_in=ARITHMETIC,
+        classes=audit.classes,
+        titles=findings.titles,
+        headline=findings.headline,
+        notes=notes,
+        checks=[asdict(check) for check in findings.checks],
+        seconds=seconds,
+        **findings.extra,
+    )
+
+
+def _below(findings: Findings) -> str:
+    """Which other classes have less than the worst, on the few images of theirs."""
+    found = findings.metrics[(findings.headline or list(findings.metrics))[-1]]
+    below = [name for name, accuracy in found["per_class"].items() if accuracy is not None and accuracy < found["worst"]]
+    return f"; on their samples lower: {', '.join(below)}" if below else ""
+
+
+def show(folder: Path) -> None:
+    """Print what a finished evaluation found, failed checks first, and where its files are."""
+    console, metrics = Console(), read_metrics(folder)
+    assert metrics is not None
+    run = read_facts(folder)
+    if failed := [check for check in run["checks"] if check["passed"] is False]:
+        console.print(f"[bold red]{len(failed)} of {len(run['checks'])} sanity checks failed: do not trust this robustness")
+        for check in failed:
+            console.print(Text(f"  {check['name']}: {check['detail']}", style="red"))
+    keys = list(run["titles"]) if len(run["titles"]) <= WIDE else run["headline"]
+    console.print(class_table({folder.name: metrics}, keys, run["titles"]))
+    for check in run["checks"]:
+        detail = escape(f"({check['detail']})")
+        console.print(f"{MARKS[check['passed']]}  {check['name']} [dim]{detail}[/]", highlight=False, soft_wrap=True)
+    for note in run["notes"]:
+        console.print(Text(note, style="dim"), soft_wrap=True)
+    for name, what in (("metrics.json", "figures"), (NAME, "images"), ("classes.png", "picture")):
+        console.print(f"[dim]{what:8}[/] {escape(str(short(folder.absolute() / name)))}", soft_wrap=True, highlight=False)
+
+
+def _folder(cfg: DictConfig, run: Path | None) -> Path:
+    """Where the evaluation goes; one of another checkpoint of a run than its best, or of other images, says so in its name."""
+    weights = located(cfg.checkpoint)
+    name = evaluation_name(cfg.name, cfg.suite.suite, weights if run is not None else None, cfg.split)
+    above = run or Path("runs") / f"audit-{weights.stem}" if cfg.to is None else Path(cfg.to)
+    return reachable(above / "evaluation" / name)

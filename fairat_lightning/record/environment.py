@@ -1,0 +1,68 @@
+"""What a reader needs to repeat a run: its command, versions, seed, hardware and git revision."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fairat_lightning import __version__
+from fairat_lightning.record.secrets import redacted
+
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
+
+
+def environment(seed: int, module: str = "fairat_lightning") -> dict[str, Any]:
+    """What a reader needs to repeat the run: command, versions, seed, hardware, git revision and start time."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "command": shlex.join(["python", "-m", module, *map(redacted, sys.argv[1:])]),
+        "seed": seed,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "versions": {"fairat_lightning": __version__, **{name: version(name) for name in PACKAGES}},
+        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu},
+        "git": _git_revision(),
+    }
+
+
+def peak_memory() -> dict[str, float]:
+    """The most that this process has held, in GB: of main memory, and of the GPU's by torch."""
+    import resource  # not on Windows
+
+    import torch
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"process_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
+    if torch.cuda.is_available():
+        peak["gpu_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    return {name: round(value, 3) for name, value in peak.items()}
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _git_revision() -> str | None:
+    """The revision of the checkout the package runs from, "+dirty" if tracked files differ; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if not git("ls-files", Path(__file__).name):
+            return None
+        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,82 @@
+"""Write a report: tables (Markdown, CSV, LaTeX, JSON), figures (PNG, PDF) and one HTML page."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fairat_lightning.record.atomic_write import write, write_json
+from fairat_lightning.report import compare, figures, significance, tables
+from fairat_lightning.report.gallery import Picture, pictures
+from fairat_lightning.report.groups import Report
+from fairat_lightning.report.page import page
+from fairat_lightning.report.published import Beside, markdown
+from fairat_lightning.report.runs import LAYOUT
+from fairat_lightning.report.style import save
+
+
+def publish(report: Report, rows: Sequence[dict[str, Any]], to: Path, lines: Sequence[Beside] = ()) -> list[Picture]:
+    """Write the report into `to`, with ours beside published figures where there are `lines`; an error leaves nothing behind."""
+    if to.exists() and not to.is_dir():
+        raise ValueError(f"--to {to} is a file: name a folder")
+    above = next(folder for folder in (to.absolute(), *to.absolute().parents) if folder.is_dir())
+    place = Path(tempfile.mkdtemp(prefix=".report.", dir=above))
+    try:
+        (place / "figures").mkdir()
+        made = pictures(report)
+        for picture in made:
+            for suffix in (".png", ".pdf"):
+                save(picture.figure, place / "figures" / (picture.name + suffix))
+        save(_comparison(report, rows), place / "comparison.png")
+        write(place / "table.md", tables.markdown(rows, report))
+        write(place / "table.csv", tables.comma_separated(rows))
+        write(place / "table.tex", tables.latex(rows, report))
+        found = {"rows": list(rows), "classes": _classes(report), **tables.shared(records(report)), **_findings(report, rows)}
+        write_json(place / "table.json", found)
+        write(place / "index.html", page(report, rows, made, lines))
+        if lines:
+            write(place / "published.md", markdown(lines))
+        for path in sorted(p for p in place.rglob("*") if p.is_file()):
+            target = to / path.relative_to(place)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return made
+
+
+def records(report: Report) -> list[dict[str, Any]]:
+    """The run.json of every run with its row's label, and those of its evaluations."""
+    found = []
+    for group in report.groups:
+        for run in group.runs:
+            audits = {name: {k: v for k, v in facts.items() if k not in LAYOUT} for name, facts in run.audits.items()}
+            facts = {k: v for k, v in run.facts.items() if k not in LAYOUT}
+            found.append({"label": group.label, **facts, **({"evaluations": audits} if audits else {})})
+    return found
+
+
+def _comparison(report: Report, rows: Sequence[dict[str, Any]]) -> Any:
+    """Classes side by side for up to 4 rows, else a point for each row."""
+    title = report.titles[report.main]
+    if len(report.groups) > 4:
+        return figures.row_points(rows, report.main, title)
+    means = {group.label: found for group in report.groups if report.main in (found := compare.mean_of(group))}
+    return figures.class_bars(means, (report.main,), report.titles)
+
+
+def _classes(report: Report) -> dict[str, Any]:
+    """The accuracy of each class of every row, the mean over its seeds, under the attacks that have a column."""
+    means = {group.label: compare.mean_of(group) for group in report.groups}
+    return {label: {key: found[key]["per_class"] for key in report.keys if key in found} for label, found in means.items()}
+
+
+def _findings(report: Report, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "findings": [*compare.headline(report), *compare.against_first(report)],
+        "notes": tables.notes(report),
+        "tests": significance.explained(report, rows),
+        "failed_checks": tables.failures(report),
+        "caption": tables.caption(report),
+    }

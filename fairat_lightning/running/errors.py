@@ -1,0 +1,45 @@
+"""What can go wrong with the machine in the middle of a run, as one line each. Anything else is a bug, with its traceback."""
+
+import errno
+from typing import Any
+
+GOES_ON = "the same command goes on from the last checkpoint"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM)
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
+
+
+class Diverged(RuntimeError):
+    """The loss, a gradient or a weight is not finite."""
+
+
+class Lost(RuntimeError):
+    """Another process of the run has ended."""
+
+    def __init__(self) -> None:
+        super().__init__("another process of this run has ended: the same command goes on from the last checkpoint")
+
+
+def explain(error: Exception, cfg: Any, training: bool) -> str | None:
+    """The line for an error that ended the run of `cfg`, in its training or after it; None for what we do not know."""
+    import torch  # which is loaded where something can go wrong
+
+    if isinstance(error, Diverged | Lost):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in NO_MEMORY):
+        return _memory(cfg, training)
+    if isinstance(error, OSError) and error.errno in FULL:
+        place = error.filename or "a file of the run"
+        return f"{place} cannot be written: {error.strerror}; once there is room, {GOES_ON}"
+    return None
+
+
+def _memory(cfg: Any, training: bool) -> str:
+    if not training:
+        size = cfg.data.eval_batch_size
+        return f"out of memory with data.eval_batch_size={size}: try data.eval_batch_size={max(1, size // 2)} in a run of its own"
+    size, times = cfg.data.batch_size, cfg.trainer.accumulate_grad_batches
+    less = "" if cfg.checkpointing else ", or checkpointing=true"
+    return (
+        f"out of memory with data.batch_size={size}: data.batch_size={max(1, size // 2)}"
+        f" trainer.accumulate_grad_batches={2 * times} takes about half{less}"
+    )

@@ -1,0 +1,95 @@
+"""What a training runs on, made fast: precision, threads and memory of the processor, and the compiled network.
+
+Every choice is a rule, measured (`docs/performance.md`) and not measured anew at each start, so that the same command on the same
+machine is the same run to the bit.
+"""
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fairat_lightning.attacks import mode
+
+ALL_THREADS = torch.get_num_threads()  # as torch found it: the runs of a sweep share a process
+ONE_THREAD = 2e9  # FLOPs of a forward pass over a batch, below which a second thread costs more than it gives
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+def best_precision(accelerator: str) -> str:
+    """Lightning's name of the fastest precision that keeps float32 weights: "bf16-mixed" where the hardware has it."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    return "bf16-mixed" if {"avx512_bf16", "amx_bf16", "bf16"} & _cpu_flags() else "32-true"
+
+
+def _cpu_flags() -> set[str]:
+    """What /proc/cpuinfo says that the processor can do; nothing where there is no such file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.partition(":")[2].split()}
+
+
+def keep_memory() -> None:
+    """Let glibc keep the memory that a step frees for the next one, instead of giving pages back and clearing them anew.
+
+    The activations of a batch of 128 are larger than what glibc keeps by default. Nothing happens elsewhere, nor where the
+    environment has settings of malloc already.
+    """
+    tuned = any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if sys.platform != "linux" or tuned:
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, -1)
+        mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 1 << 25)  # older ones take no more
+
+
+def set_threads(net: nn.Module, batch: torch.Tensor) -> None:
+    """One thread for a network too small for two, else all, unless OMP_NUM_THREADS says otherwise. `batch` (B,C,H,W)."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1 if len(batch) * flops(net, batch[:1]) < ONE_THREAD else ALL_THREADS)
+
+
+def flops(net: nn.Module, x: torch.Tensor) -> int:
+    """Floating-point operations of a forward pass in eval mode over images (B,C,H,W); a multiply-add is two."""
+    with mode(net, training=False), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(x)
+    return int(counter.get_total_flops())
+
+
+def largest_batch(step: Callable[[int], Any], *, least: int = 64, most: int = 8192) -> int:
+    """The largest of `least`, 2 `least`, ... `most` for which `step(images)` has memory, with a quarter to spare.
+
+    Raises ValueError where not even `least` images fit.
+    """
+    size = 0
+    while (wanted := 2 * size or least) <= most:
+        try:
+            step(wanted + wanted // 4)
+            size = wanted
+        except torch.OutOfMemoryError:
+            break
+    torch.cuda.empty_cache()  # not while the error holds what did not fit
+    if not size:
+        raise ValueError(f"batch_size=auto: not even {least} images fit the memory, give a smaller batch_size")
+    return size
+
+
+def compile_network(net: Any, device: torch.device) -> str | None:
+    """Compile `net` in place for `device`, its weights keep their names; the reason, in one line, where that is not possible."""
+    try:
+        probe = torch.compile(lambda x: torch.sin(x) + 1)
+        probe(torch.zeros(2, device=device))
+    except Exception as error:  # no compiler, no Triton, or no support for this Python: many types, one meaning
+        return str(error).strip().splitlines()[0][:200]
+    net.compile()
+    return None

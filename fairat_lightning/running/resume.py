@@ -1,0 +1,51 @@
+"""Which checkpoint an unfinished run goes on from, and whether all that it needs is there and whole."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fairat_lightning.record.reader import read_facts, trained_seconds
+from fairat_lightning.running.checkpoints import BEST, FORMAT, LAST, PREVIOUS, intact, load_checkpoint
+
+PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "epoch", "global_step"}  # of a checkpoint
+
+
+def resumable(folder: Path) -> Path | None:
+    """The checkpoint that an unfinished run goes on from, None to begin anew; last.ckpt, or if it is damaged the one before.
+
+    Raises ValueError where all of them are damaged, or best.ckpt is, or they are of another version.
+    """
+    last, previous, best = (folder / "checkpoints" / name for name in (LAST, PREVIOUS, BEST))
+    found = [path for path in (last, previous) if path.exists()]
+    if not found:
+        return None
+    path = next((path for path in found if intact(path)), None)
+    if path is None or (best.exists() and not intact(best)):
+        raise ValueError(f"{best if path else found[0]} is damaged: overwrite=true starts the run anew")
+    if load_checkpoint(path).get("format") != FORMAT:
+        raise ValueError(f"{path} was written by another version of fairat_lightning: overwrite=true starts the run anew")
+    return path
+
+
+def check_resumable(folder: Path, path: Path, state: Mapping[str, Any], first_best: int = 1) -> None:
+    """ValueError unless all is there and whole that a run of this `state` dict goes on from: `path`, best.ckpt, its records.
+
+    `first_best`: after how many epochs there is a best.ckpt.
+    """
+    best, content = folder / "checkpoints" / "best.ckpt", load_checkpoint(path)
+    # Epochs that have passed; one is taken as passed where the file is none of ours, which the loop below says.
+    begun = content["within"]["position"][0] if "within" in content else content.get("epoch", 0) + 1
+    for place in [path, *([best] if begun >= first_best or best.exists() else [])]:
+        if not place.exists():
+            raise ValueError(f"{place} is missing: overwrite=true starts the run anew")
+        content = load_checkpoint(place)
+        if not content.keys() >= PARTS or _shapes(content["state_dict"]) != _shapes(state):
+            raise ValueError(f"{place} does not hold this run's network: overwrite=true starts the run anew")
+    if (folder / "run.json").exists():
+        read_facts(folder)
+    if begun:
+        trained_seconds(folder)
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.shape for name, value in state.items() if name.startswith("net.")}

@@ -1,0 +1,79 @@
+"""The checks of a setting: a number, true or false, a seed, a path.
+
+Each raises ValueError with one line that names the setting.
+"""
+
+import os
+from fractions import Fraction
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+SCORES = ("sum", "worst", "average")  # of an epoch's validation: `select`
+
+
+def within(name: str, value: Any, interval: str) -> None:
+    """ValueError naming `name` unless `value` is a number in `interval`, written as "[0, 1)" or "(0, inf)"; no boolean is."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    fits = (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and (low <= value if interval[0] == "[" else low < value)
+        and (value <= high if interval[-1] == "]" else value < high)
+    )
+    if not fits:
+        raise ValueError(f"{name}={value} must be a number in {interval}")
+
+
+def whole(name: str, value: Any, least: int = 1) -> None:
+    """ValueError naming `name` unless `value` is a whole number, `least` or more; no boolean is."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value} must be a whole number, {least} or more")
+
+
+def switch(name: str, value: Any) -> None:
+    """ValueError naming `name` unless `value` is true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value} must be true or false")
+
+
+def reachable(path: str | os.PathLike[str]) -> Path:
+    """`path` with ~ expanded, whether it exists or not; ValueError naming it where the system cannot look for it."""
+    try:
+        place = Path(path).expanduser()
+        place.exists()
+    except (OSError, RuntimeError) as error:  # too long, not ours to enter, or the home of somebody unknown
+        raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return place
+
+
+def number(name: str, value: float | str) -> float:
+    """A finite float from a number or a fraction such as "8/255"; ValueError naming `name` otherwise."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        result = float(Fraction(value)) if isinstance(value, str) and "/" in value else float(value)
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        raise ValueError(f"{name}={value} is not a number or a fraction such as 8/255") from None
+    if not isfinite(result):
+        raise ValueError(f"{name}={value} is not finite")
+    return result
+
+
+def seed_number(name: str, value: Any) -> None:
+    """ValueError naming `name` unless `value` can seed every generator."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
+        raise ValueError(f"{name}={value} must be a whole number from 0 to 4294967295")
+
+
+def different(name: str, values: Any, kind: type, example: str) -> None:
+    """ValueError naming `name` unless `values` is a list of different values of `kind`, one or more."""
+    if not isinstance(values, list) or not values or not all(type(v) is kind for v in values) or len(set(values)) < len(values):
+        raise ValueError(f"{name}={values} must be a list of different ones: {name}={example}")
+
+
+def seed_list(values: Any) -> None:
+    """ValueError unless `values` is a list of different seeds, as `seeds=[0,1,2]` gives it."""
+    different("seeds", values, int, "[0,1,2]")
+    for value in values:
+        seed_number("seed", value)

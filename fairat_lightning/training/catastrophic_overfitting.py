@@ -1,0 +1,75 @@
+"""The guard over single-step training that collapses.
+
+Catastrophic overfitting (Wong, Rice and Kolter, "Fast is better than free", ICLR 2020, arXiv 2001.03994): within an epoch or two,
+training against one large step can lose all robustness to several small ones, while its accuracy under its own attack rises.
+We call it so when the accuracy under PGD-10, whenever the run is validated, is below half of its best, and that under the
+training attack above that best: our choice, for which no image is attacked that was not attacked anyway, but where an average
+of the weights is validated: then the current ones are too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
+
+from fairat_lightning.methods.base import Method
+from fairat_lightning.metrics import average
+from fairat_lightning.running.terminal import say
+from fairat_lightning.training.callbacks import validated
+
+ACTIONS = ("warn", "stop", "strengthen")
+
+
+class Collapse(Checkpoint):
+    """Watch for catastrophic overfitting each epoch: say so; `action` may also "stop", or "strengthen" the attack to PGD-10.
+
+    Lightning lets only Checkpoint callbacks see what a module logs at its epoch's end.
+    """
+
+    def __init__(self, action: str):
+        if action not in ACTIONS:
+            raise ValueError(f"on_collapse={action} is unknown: choose one of {', '.join(ACTIONS)}")
+        self.action = action
+        self.best = 0.0
+        self.epoch: int | None = None
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.epoch is not None:
+            self.act(trainer, cast(Method, pl_module))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not validated(trainer):
+            return
+        own, robust = (float(trainer.callback_metrics.get(key, torch.nan)) for key in ("train/robust", "val/robust"))
+        averaged = any(isinstance(callback, WeightAveraging) for callback in cast(Any, trainer).callbacks)
+        if averaged:  # then validation saw the average, whose collapse comes late or never
+            robust = float(average(cast(Method, pl_module).validation_robust()))
+        if self.epoch is None and robust < self.best / 2 and own > self.best:
+            self.epoch = trainer.current_epoch
+            self.act(trainer, cast(Method, pl_module))
+            self.alarm(trainer, own, robust)
+        self.best = max(self.best, robust)
+
+    def act(self, trainer: L.Trainer, method: Method) -> None:
+        if self.action == "stop":
+            trainer.should_stop = True
+        if self.action == "strengthen":
+            steps = max(10, method.attack.steps)
+            method.attack = replace(method.attack, steps=steps, step=None, start=None, noise=None)
+
+    def alarm(self, trainer: L.Trainer, own: float, robust: float) -> None:
+        then = {"warn": "", "stop": "; the training stops", "strengthen": "; it goes on with PGD-10 or more"}[self.action]
+        text = (
+            f"CATASTROPHIC OVERFITTING in epoch {trainer.current_epoch + 1}: {100 * own:.1f}% under the training attack, but"
+            f" {100 * robust:.1f}% under PGD-10, which was {100 * self.best:.1f}% before{then}"
+        )
+        say(trainer, text)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "epoch": self.epoch}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.best, self.epoch = state_dict["best"], state_dict["epoch"]

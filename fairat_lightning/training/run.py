@@ -1,0 +1,251 @@
+"""One run: build every part, fit, test the selected weights, write the record.
+
+Everything that a user can get wrong is built before anything is written.
+"""
+
+import copy
+import io
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from lightning.pytorch.loggers import WandbLogger
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.markup import escape
+
+from fairat_lightning.config.build import build_part, naming, network, optimiser, trained
+from fairat_lightning.config.compose import plain
+from fairat_lightning.config.targets import check_targets
+from fairat_lightning.data import DataModule, as_float
+from fairat_lightning.evaluation.attacks import ARITHMETIC
+from fairat_lightning.head import BalancedHead, last_layer
+from fairat_lightning.methods.base import Method
+from fairat_lightning.models.gradient_checkpointing import checkpoint_blocks
+from fairat_lightning.models.weights import load_weights, weights_file
+from fairat_lightning.record import journal
+from fairat_lightning.record.atomic_write import write
+from fairat_lightning.record.environment import peak_memory
+from fairat_lightning.record.fingerprint import fingerprint
+from fairat_lightning.record.journal import Batch
+from fairat_lightning.record.reader import read_metrics, trained_seconds
+from fairat_lightning.record.secrets import refuse_secrets
+from fairat_lightning.record.writer import close_folder, is_finished, open_folder
+from fairat_lightning.report import class_table, draw_classes
+from fairat_lightning.running.checkpoints import LAST, PREVIOUS, Last
+from fairat_lightning.running.machine import keep_memory, set_threads
+from fairat_lightning.running.processes import together
+from fairat_lightning.running.resume import check_resumable, resumable
+from fairat_lightning.running.terminal import quieten, short
+from fairat_lightning.settings import seed_number, switch, whole
+from fairat_lightning.training.balance import balance_best
+from fairat_lightning.training.catastrophic_overfitting import Collapse
+from fairat_lightning.training.nonfinite import Finite
+from fairat_lightning.training.trainer import build_trainer
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")  # the weights stay in float32 or better
+
+
+@dataclass
+class Training:
+    """The parts of a run, built and checked, before anything is written."""
+
+    cfg: DictConfig
+    folder: Path
+    datamodule: DataModule
+    method: Method
+    trainer: L.Trainer
+    head: BalancedHead | None
+    resume: Path | None
+    anew: bool  # whatever is in the folder
+    fitted: bool = False  # whether the training is over
+
+
+def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Training | None:
+    """Check the resolved configuration and instantiate every part of its run; None if it is finished in `folder`.
+
+    Raises what WRONG_INPUT lists for what a user got wrong. The folder is made last; nothing else is written.
+    """
+    quieten()
+    _check(cfg)
+    try:
+        if not overwrite and is_finished(folder, plain(cfg)):
+            return None
+    except OSError as error:
+        raise ValueError(f"hydra.run.dir={folder} cannot be read: {error.strerror}") from error
+    resume = None if overwrite else resumable(folder)
+    if cfg.init_from is not None and resume is None:
+        weights_file(cfg.init_from)  # a path that does not exist is refused before the data are downloaded
+    L.seed_everything(cfg.seed, verbose=False)
+    datamodule: DataModule = build_part(cfg, "data")
+    datamodule.prepare()
+    keep_memory()
+    net = network(cfg, datamodule)
+    if cfg.init_from is not None and resume is None:
+        load_weights(net, cfg.init_from)
+    if cfg.checkpointing:
+        checkpoint_blocks(net)
+    teacher = {"teacher": trained(cfg.method.teacher, cfg, datamodule)} if "teacher" in cfg.method else {}
+    method: Method = build_part(
+        cfg,
+        "method",
+        **teacher,
+        net=net,
+        classes=datamodule.classes,
+        attack=build_part(cfg, "attack"),
+        objective=build_part(cfg, "objective"),
+        optim=optimiser(cfg),
+        awp=build_part(cfg, "awp") if cfg.get("awp") else None,
+        select=cfg.select,
+        num_samples=datamodule.num_train,
+    )
+    with naming("optim"):  # built once, so that a wrong value is found now and not in the middle of fit
+        method.optim(net.parameters(), epochs=cfg.trainer.max_epochs, steps=100)
+    head: BalancedHead | None = build_part(cfg, "head") if cfg.get("head") else None
+    if head is not None:
+        last_layer(net, datamodule.num_classes)
+    trainer = build_trainer(cfg, folder)
+    datamodule.check_shares(trainer.world_size)
+    if datamodule.batch_size == trainer.world_size:
+        _try_one(net, datamodule)
+    if resume is not None:
+        first_best = 1 if cfg.select == "last" else min(cfg.val_every, cfg.trainer.max_epochs)
+        check_resumable(folder, resume, method.state_dict(), first_best)
+    if trainer.strategy.root_device.type == "cpu":
+        set_threads(net, datamodule.train.pixels[: datamodule.batch_size])
+    if cfg.compile:
+        method.compile_all(trainer.strategy.root_device)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"hydra.run.dir={folder} cannot be made: {error.strerror}") from error
+    return Training(cfg, folder, datamodule, method, trainer, head, resume, anew=overwrite)
+
+
+def _try_one(net: torch.nn.Module, data: DataModule) -> None:
+    """ValueError for a network that cannot be trained on one image a step."""
+    with torch.random.fork_rng():
+        try:
+            copy.deepcopy(net).train()(as_float(data.train.pixels[:1]))
+        except ValueError as error:  # of batch norm
+            raise ValueError(f"data.batch_size={data.batch_size}: {error}; give each process two images or more") from error
+
+
+def execute(job: Training) -> None:
+    """Train, test the selected weights, and write the record.
+
+    Raises Preempted where a signal asked to stop, Lost where another process has ended, and filelock's Timeout while another
+    command runs this very run.
+    """
+    first = job.trainer.is_global_zero
+    lock = FileLock(job.folder / ".lock", timeout=0) if first else nullcontext()
+    try:
+        with lock, _callback(job, Last).request.listening(), together(job.trainer):
+            if first and not job.anew and _moved(job):
+                raise Timeout(str(job.folder))
+            _execute(job)
+    finally:
+        if "wandb" in sys.modules:  # else the jobs of a sweep become one W&B run
+            sys.modules["wandb"].finish()
+
+
+def _moved(job: Training) -> bool:
+    """Whether another command has got on with the run since this one looked at its folder."""
+    try:
+        return is_finished(job.folder, plain(job.cfg)) or resumable(job.folder) != job.resume
+    except ValueError:
+        return True
+
+
+def _callback(job: Training, kind: type[Any]) -> Any:
+    return next(c for c in cast(Any, job.trainer).callbacks if isinstance(c, kind))
+
+
+def _execute(job: Training) -> None:
+    if job.trainer.is_global_zero:
+        facts: dict[str, Any] = {}
+        if job.cfg.init_from is not None and job.resume is None:
+            facts["init_from"] = {"path": job.cfg.init_from, "weights": fingerprint(job.method.net.state_dict())}
+        open_folder(job.folder, plain(job.cfg), job.resume, **facts)
+        _introduce(job)
+    job.trainer.fit(job.method, job.datamodule, ckpt_path=job.resume, weights_only=True)
+    job.fitted = True
+    kept = job.method.keepsakes(job.datamodule.train.pixels)  # before the best epoch's state takes the last one's place
+    best = job.folder / "checkpoints" / "best.ckpt"
+    facts = {} if job.head is None else {"head": balance_best(job.method, job.datamodule, job.head, job.trainer, best)}
+    if (collapse := _callback(job, Collapse)).epoch is not None:
+        facts["collapsed_epoch"] = collapse.epoch
+    if skipped := _callback(job, Finite).skipped:
+        facts["skipped_steps"] = skipped
+    fitted = time.perf_counter()
+    selected = torch.load(best, map_location="cpu", weights_only=True)["epoch"]
+    job.trainer.test(job.method, job.datamodule, ckpt_path=best, weights_only=True, verbose=False)
+    if job.trainer.is_global_zero:
+        seconds = {**trained_seconds(job.folder), "test": round(time.perf_counter() - fitted, 1)}
+        draw_classes({job.folder.name: job.method.results}, job.folder / "classes.png")
+        batches = [Batch(name, *(t.tolist() for t in rows)) for name, rows in job.method.verdicts.items()]
+        tested = {"config": plain(job.cfg), "weights": fingerprint(job.method.net.state_dict())}
+        journal.write(job.folder / journal.NAME, tested, batches)
+        if kept:
+            arrays: dict[str, Any] = {key: value.numpy() for key, value in kept.items()}
+            content = io.BytesIO()
+            np.savez(content, **arrays)
+            write(job.folder / "hardest.npz", content.getbuffer())
+        facts |= {"selected_epoch": selected, "selected_by": job.cfg.select, "judged_in": ARITHMETIC}
+        close_folder(job.folder, job.method.results, seconds=seconds, memory=peak_memory(), **facts)
+        if any(isinstance(logger, WandbLogger) for logger in job.trainer.loggers):
+            from fairat_lightning.training.wandb import log_report
+
+            log_report(job.trainer, job.folder)
+        show(job.folder)
+
+
+def _introduce(job: Training) -> None:
+    data, attack = job.datamodule, job.method.attack
+    size = sum(p.numel() for p in job.method.net.parameters())
+    print(f"{short(job.folder)}" + (", resumed" if job.resume else ""))
+    if job.resume is not None and job.resume.name == PREVIOUS:
+        print(f"{LAST} is missing or damaged: going on from the checkpoint before it, {PREVIOUS}")
+    images = f"{data.num_train:,} + {len(data.val):,} + {len(data.test):,} images to train, validate and test"
+    print(f"{images}, {data.num_classes} classes, {size:,} parameters, {attack.norm} eps {attack.eps:.4g}", flush=True)
+
+
+def show(folder: Path) -> None:
+    """Print the class-wise table of a finished run, and where its files are."""
+    metrics = read_metrics(folder)
+    assert metrics is not None
+    console = Console()
+    console.print(class_table({folder.name: metrics}))
+    for name, what in (("metrics.json", "figures"), ("history.csv", "history"), ("classes.png", "picture")):
+        console.print(f"[dim]{what:8}[/dim] {escape(str(short(folder / name)))}", soft_wrap=True, highlight=False)
+
+
+def _check(cfg: DictConfig) -> None:
+    """What no part can check for itself. Raises ValueError."""
+    check_targets(plain(cfg))
+    refuse_secrets(plain(cfg))
+    seed_number("seed", cfg.seed)
+    for key in ("compile", "checkpointing", "deterministic"):
+        switch(key, cfg[key])
+    if cfg.compile and cfg.checkpointing:
+        raise ValueError("compile=true and checkpointing=true: torch compiles no such blocks, choose one of the two")
+    if cfg.attack.get("precision") is not None and str(cfg.trainer.precision) == "64-true":
+        raise ValueError(
+            f"attack.precision={cfg.attack.precision} with trainer.precision=64-true: crafting in float64 has no other"
+        )
+    whole("trainer.max_epochs", cfg.trainer.max_epochs)
+    for key, value in (("init_from", cfg.init_from), ("data.root", cfg.data.root)):
+        if value is not None and (not isinstance(value, str) or not value):
+            raise ValueError(f"{key}={value} must be a path")
+    if str(cfg.trainer.precision) not in PRECISIONS:
+        raise ValueError(f"trainer.precision={cfg.trainer.precision} is unknown: choose one of {', '.join(PRECISIONS)}")
+    if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        here = f"torch {torch.__version__} finds no CUDA on this machine"
+        raise ValueError(f"trainer.accelerator={cfg.trainer.accelerator}: {here}; use trainer=cpu or trainer=auto")

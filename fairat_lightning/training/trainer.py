@@ -1,0 +1,101 @@
+"""Lightning's Trainer of a run: its callbacks in their order, its logger, its checkpoints."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
+from omegaconf import DictConfig, OmegaConf
+
+from fairat_lightning.config.build import build_part
+from fairat_lightning.running.checkpoints import Last, Whole
+from fairat_lightning.running.processes import check_strategy, join
+from fairat_lightning.running.slurm import GPU
+from fairat_lightning.settings import switch, whole, within
+from fairat_lightning.training.callbacks import Bar, Cadence, History, Keep
+from fairat_lightning.training.catastrophic_overfitting import Collapse
+from fairat_lightning.training.nonfinite import Finite
+
+EPOCHS = "trainer.max_epochs=N, whole epochs"
+INSTEAD = {  # what Lightning would end or shorten a run by, unknown to its record, and what does it here
+    **dict.fromkeys(("limit_train_batches", "overfit_batches"), "data.train_size=N"),
+    **{"limit_val_batches": "data.val_per_class=N", "limit_test_batches": "data.test_size=N"},
+    **dict.fromkeys(("max_steps", "min_steps", "min_epochs", "max_time", "val_check_interval"), EPOCHS),
+    "reload_dataloaders_every_n_epochs": EPOCHS,
+    "check_val_every_n_epoch": "val_every=N",
+}
+SWITCHES = ("benchmark", "detect_anomaly", "deterministic")
+
+
+def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
+    """Lightning's Trainer with our callbacks and the chosen logger."""
+    check_strategy(cfg.trainer.strategy)
+    _check(cfg.trainer)
+    if cfg.select == "last" and cfg.on_collapse == "stop":
+        raise ValueError("select=last with on_collapse=stop would keep the epoch that has collapsed: choose select=sum")
+    if cfg.on_nonfinite == "skip" and cfg.trainer.precision == "16-mixed":
+        raise ValueError("on_nonfinite=skip with trainer.precision=16-mixed, which skips by itself: choose bf16-mixed, or stop")
+    callbacks: list[Callback] = [
+        History(folder / "history.csv"),
+        Collapse(cfg.on_collapse),  # before what writes the checkpoints, which hold what it knows
+        Keep(folder / "checkpoints", cfg.select),
+        Last(folder / "checkpoints", seed=cfg.seed, minutes=cfg.save_minutes),
+        Finite(cfg.on_nonfinite),
+        Cadence(cfg.val_every),
+    ]
+    if cfg.get("averaging"):
+        callbacks.append(build_part(cfg, "averaging"))
+    logger: Any = False
+    if cfg.get("logger"):
+        name = {} if "name" in cfg.logger else {"name": folder.name}
+        logger = build_part(cfg, "logger", save_dir=folder, **name)
+        if isinstance(logger, WandbLogger):
+            from fairat_lightning.training.wandb import WandbFigures
+
+            callbacks.append(WandbFigures())
+    bar = sys.stdout.isatty()
+    if bar:
+        callbacks.append(Bar())
+    on_gpus = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
+    if on_gpus and cfg.trainer.devices == 1 and GPU in os.environ:
+        cfg = OmegaConf.merge(cfg, {"trainer": {"devices": [int(os.environ[GPU])]}})  # type: ignore[assignment]
+    trainer: L.Trainer = build_part(
+        cfg,
+        "trainer",
+        callbacks=callbacks,
+        plugins=[Whole()],
+        logger=logger,
+        default_root_dir=folder,
+        enable_progress_bar=bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the datamodule shards, without repeating a sample
+        inference_mode=False,
+        check_val_every_n_epoch=1,  # `Cadence` says when
+        fast_dev_run=False,
+        deterministic=cfg.deterministic,
+        sync_batchnorm=on_gpus and (cfg.trainer.devices, cfg.trainer.get("num_nodes", 1)) != (1, 1),
+    )
+    join(trainer)
+    return trainer
+
+
+def _check(trainer: DictConfig) -> None:
+    """What Lightning itself would find in the middle of a run, or never. Raises ValueError."""
+    for key in trainer:
+        if key in INSTEAD:
+            raise ValueError(f"trainer.{key}={trainer[key]} is not supported: set {INSTEAD[str(key)]}")
+        if key in SWITCHES:
+            switch(f"trainer.{key}", trainer[key])
+    steps, clip, devices = (trainer.get(key, 1) for key in ("accumulate_grad_batches", "gradient_clip_val", "devices"))
+    whole("trainer.accumulate_grad_batches", steps)
+    if clip is not None:
+        within("trainer.gradient_clip_val", clip, "(0, inf)")
+    if trainer.accelerator == "cpu" and devices != "auto":
+        cores = max(8, os.cpu_count() or 1)
+        if isinstance(devices, bool) or not isinstance(devices, int) or not 1 <= devices <= cores:
+            raise ValueError(f"trainer.devices={devices} must be a number of processes, 1 to {cores} on this machine, or auto")

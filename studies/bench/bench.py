@@ -1,0 +1,394 @@
+"""What a training step costs, each row a ratio measured side by side in one run: `make bench`.
+
+    python studies/bench/bench.py [--to FOLDER] [--rounds 3] [--parts abcdefghi] [--width 64] [--batch-size 128]
+
+The sides of a comparison are processes of their own, so that each keeps its own memory and threads (`side.py`). They take one
+step in turn, round after round, the first of which warms them up; a row is the ratio of the medians, with the rounds' spread.
+
+    a  published code, re-stated, against ours            e  batch size, classes, width, attack steps
+    b  a loop of the usual packages against ours          f  FLOP/s as a share of the device's matrix products
+    c  closed-form class weights against a solver         g  an epoch of CIFAR-10, by extrapolation
+    d  ours without one of its optimisations              h  worst-class robust accuracy against training time, an attack each
+    i  what FAAL's weights, FairAT's scoring and the loader take of a step
+
+Part h trains: by default on the embedded digits, with `--train "data=cifar10 data.root=... trainer=gpu ..."` anything else; its
+picture lies beside the record, FOLDER/bench-cpu.json or FOLDER/bench-cuda.json.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from fairat_lightning.record.atomic_write import write_json
+from fairat_lightning.record.environment import environment
+from fairat_lightning.report.style import COLOURS, MARKERS, save, styled
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+from cost import clock  # noqa: E402
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Side:
+    """A process that takes steps when asked."""
+
+    def __init__(self, spec: dict[str, Any], path: str = ""):
+        variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [path, os.environ.get("PYTHONPATH", "")]))}
+        command = [sys.executable, str(HERE / "side.py"), json.dumps(spec)]
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=variables
+        )
+        self.missing = self.read().get("missing")
+
+    def read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                answer: dict[str, Any] = json.loads(line)
+                return answer
+        self.errors.seek(0)
+        raise SystemExit(f"a side ended: {self.errors.read()[-2000:]}")
+
+    def ask(self, what: str) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        print(what, file=self.process.stdin, flush=True)
+        return self.read()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def ours(*words: str, o: argparse.Namespace, method: str = "pgd_at", classes: int = 10, **more: Any) -> dict[str, Any]:
+    """The specification of our side: a method on a synthetic set of CIFAR-10's shape."""
+    per_class = max(2, 10 * o.batch_size // classes)
+    data = ["data=synthetic", "data.image_size=32", f"data.load.num_classes={classes}"]
+    data += [f"data.load.train_per_class={per_class + 1}"]
+    data += ["data.load.test_per_class=1", "data.val_per_class=1", f"data.batch_size={o.batch_size}", "trainer=auto"]
+    data += ["model=preactresnet18", f"model.width={o.width}", "data.suggests.augmentation=randaugment"]
+    return {"kind": "ours", "words": [*data, f"method={method}", *words], **more}
+
+
+def published(method: str, o: argparse.Namespace) -> dict[str, Any]:
+    return {"kind": "published", "method": method, "width": o.width, "batch_size": o.batch_size, "classes": 10}
+
+
+def compare(sides: dict[str, Side], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """The answers of every side to `rounds` steps, in turn; the first step of each warms it up."""
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    for turn in range(rounds + 1):
+        for name, side in sides.items():
+            answer = side.ask("step")
+            if turn:
+                answers[name].append(answer)
+    return answers
+
+
+def seconds(answers: list[dict[str, Any]]) -> list[float]:
+    return [answer["seconds"] for answer in answers]
+
+
+def row(part: str, name: str, above: list[float], below: list[float], **more: Any) -> dict[str, Any]:
+    """How many times as long `above` takes as `below`."""
+    ratios = [a / b for a, b in zip(above, below, strict=True)]
+    times = {"seconds": median(above), "base_seconds": median(below), "rounds": len(above)}
+    ratio = {"ratio": median(above) / median(below), "low": min(ratios), "high": max(ratios)}
+    return {"part": part, "name": name, **ratio, **times, **more}
+
+
+def against(
+    part: str, specs: dict[str, dict[str, Any]], base: dict[str, Any], rounds: int, path: str = ""
+) -> list[dict[str, Any]]:
+    """A row for each specification, its time divided by that of `base`; two processes at a time, as memory allows."""
+    rows = []
+    for name, spec in specs.items():
+        side = Side(spec, path)
+        if side.missing:
+            rows.append({"part": part, "name": name, "not_run": side.missing})
+        else:
+            other = Side(base)
+            theirs, mine = compare({"theirs": side, "mine": other}, rounds).values()
+            rows.append(row(part, name, seconds(theirs), seconds(mine)))
+            other.close()
+            print(f"{part}  {name}  {rows[-1]['ratio']:.2f}", flush=True)
+        side.close()
+    return rows
+
+
+def part_a(o: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = []
+    for method in ("faal", "fairat", "pgd_at", "trades"):
+        sides = {
+            f"{method}: published": Side(published(method, o)),
+            f"{method}: ours in float32": Side(ours("trainer.precision=32-true", o=o, method=method)),
+            "ours": Side(ours(o=o, method=method)),
+        }
+        missing = next(iter(sides.values())).missing
+        answers = {} if missing else compare(sides, o.rounds)
+        for side in sides.values():
+            side.close()
+        if missing:
+            rows.append({"part": "a", "name": f"{method}: published / ours", "not_run": missing})
+            continue
+        theirs, plain, mine = (seconds(a) for a in answers.values())
+        rows.append(row("a", f"{method}: published / ours", theirs, mine))
+        rows.append(row("a", f"{method}: published / ours in float32", theirs, plain))
+    if o.compile:
+        compiled = ours(o=o, method="faal", compile=True)
+        rows += against("a", {"faal: published / ours, compiled": published("faal", o)}, compiled, o.rounds)
+    return rows
+
+
+def part_b(o: argparse.Namespace) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as place:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", place, "torchattacks", "requests"]
+        if subprocess.run(pip, capture_output=True).returncode:
+            return [{"part": "b", "name": "torchattacks / ours", "not_run": "torchattacks did not install"}]
+        spec = {**published("pgd_at", o), "kind": "torchattacks"}
+        return against("b", {"torchattacks / ours": spec}, ours(o=o), o.rounds, place)
+
+
+def part_c(o: argparse.Namespace) -> list[dict[str, Any]]:
+    from published import solve
+
+    from fairat_lightning.dro import kl_worst_case
+
+    rows = []
+    torch.set_num_threads(1)
+    for classes in (10, 100, 1000):
+        closed, solver = [], []
+        for k in range(o.rounds + 3):
+            scores = torch.rand(classes, generator=torch.Generator().manual_seed(k)).double() - 0.7
+            before = clock()
+            mine = kl_worst_case(scores, 0.5)
+            middle = clock()
+            theirs = solve(scores.tolist(), 0.5)
+            after = clock()
+            assert float((mine @ scores - torch.as_tensor(theirs) @ scores).abs()) < 1e-3
+            if k >= 3:
+                closed.append(middle - before)
+                solver.append(after - middle)
+        rows.append(row("c", f"{classes} classes: cvxpy / closed form", solver, closed))
+    return rows
+
+
+def part_d(o: argparse.Namespace) -> list[dict[str, Any]]:
+    switches = {
+        "bfloat16": ours("trainer.precision=32-true", o=o),
+        "bfloat16 in crafting": ours("attack.precision=float32", o=o),
+        "channels-last": ours("model.channels_last=false", o=o),
+        "image-only gradients in the attack": ours(o=o, off="image-only gradients"),
+        "fused optimiser": ours(o=o, off="fused optimiser"),
+    }
+    if DEVICE == "cpu":
+        switches["kept memory"] = ours(o=o, off="keep_memory")
+        switches["all cores"] = ours(o=o, threads=1)
+    rows = against("d", {f"without {name}": spec for name, spec in switches.items()}, ours(o=o), o.rounds)
+    return rows + (against("d", {"compile=true": ours(o=o, compile=True)}, ours(o=o), o.rounds) if o.compile else [])
+
+
+def part_e(o: argparse.Namespace) -> list[dict[str, Any]]:
+    def changed(**values: Any) -> argparse.Namespace:
+        return argparse.Namespace(**{**vars(o), **values})
+
+    o = changed(batch_size=o.batch_size // 2)
+    sweeps = {
+        **{f"batch of {n}": ours(o=changed(batch_size=n)) for n in (o.batch_size // 2, 4 * o.batch_size)},
+        **{f"{c} classes, FAAL": ours(o=o, method="faal", classes=c) for c in (100, 1000)},
+        f"width {o.width // 4}": ours(o=changed(width=o.width // 4)),
+        **{f"attack={name}": ours(f"attack={name}", o=o) for name in ("fgsm_rs", "n_fgsm", "pgd2", "pgd3")},
+    }
+    return against("e", {f"{name} / batch of {o.batch_size}": spec for name, spec in sweeps.items()}, ours(o=o), o.rounds)
+
+
+def matrix_rate(dtype: torch.dtype) -> float:
+    """The best FLOP/s of a square matrix product of three sizes."""
+    best = 0.0
+    for n in (1024, 2048, 4096):
+        a = torch.randn(n, n, device=DEVICE).to(dtype)
+        for _ in range(4):
+            before = clock()
+            a @ a
+            best = max(best, 2 * n**3 / (clock() - before))
+    return best
+
+
+def part_f(o: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = []
+    for precision, dtype in (("bf16-mixed", torch.bfloat16), ("32-true", torch.float32)):
+        side = Side(ours(f"trainer.precision={precision}", o=o))
+        answer = side.ask("count")
+        counted = answer["flops"]
+        taken = [side.ask("step")["seconds"] for _ in range(o.rounds)]
+        side.close()
+        rate = matrix_rate(dtype)
+        share = [counted / t / rate for t in taken]
+        facts = {"flops": counted, "bytes": answer["bytes"], "seconds": median(taken), "matrix_rate": rate}
+        rows.append(
+            {"part": "f", "name": f"{precision}: share of the matrix rate", "ratio": counted / median(taken) / rate, **facts}
+        )
+        rows[-1] |= {"low": min(share), "high": max(share)}
+    return rows
+
+
+def part_g(o: argparse.Namespace) -> list[dict[str, Any]]:
+    side = Side(ours(o=o))
+    taken = [side.ask("step")["seconds"] for _ in range(o.rounds + 1)][1:]
+    side.close()
+    steps = 50_000 // o.batch_size
+    return [
+        {
+            "part": "g",
+            "name": f"an epoch of 50,000 images: {steps} steps, not run but multiplied",
+            "seconds": steps * median(taken),
+        }
+    ]
+
+
+def part_h(o: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = [row for method in ("pgd_at", "faal") for row in trained(method, o)]
+    if o.to:
+        draw(rows, o.to / f"bench-{DEVICE}-attacks.png")
+    return rows
+
+
+def trained(method: str, o: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each attack: three trainings, whose time is that of the processor on a CPU."""
+    rows = []
+    kind = "train_cpu" if DEVICE == "cpu" else "train"
+    for attack in ("fgsm_rs", "n_fgsm", "pgd2", "pgd3", "pgd10"):
+        taken, worst, average, collapsed = [], [], [], []
+        for seed in range(3):
+            with tempfile.TemporaryDirectory() as place:
+                words = [
+                    f"method={method}",
+                    f"attack={attack}",
+                    f"seed={seed}",
+                    f"hydra.run.dir={place}/run",
+                    *o.train.split(),
+                ]
+                subprocess.run([sys.executable, "-m", "fairat_lightning", *words], check=True, capture_output=True)
+                facts, metrics = (json.loads(Path(place, "run", name).read_text()) for name in ("run.json", "metrics.json"))
+            taken.append(facts["seconds"][kind])
+            collapsed.append(facts.get("collapsed_epoch"))
+            worst.append(metrics["pgd20"]["worst"])
+            average.append(metrics["pgd20"]["average"])
+        facts = {
+            "method": method,
+            "attack": attack,
+            "worst": worst,
+            "average": average,
+            "all_seconds": taken,
+            "collapsed": collapsed,
+        }
+        name = f"{method} {attack}: worst {100 * sum(worst) / 3:.1f}, average {100 * sum(average) / 3:.1f}"
+        rows.append({"part": "h", "name": name, "seconds": median(taken), **facts})
+    return rows
+
+
+@styled()
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Worst-class accuracy under PGD-20 against training time, a point for each attack, with the range over the seeds."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for k, method in enumerate(dict.fromkeys(r["method"] for r in rows)):
+        mine = sorted((r for r in rows if r["method"] == method), key=lambda r: r["seconds"])
+        middle = [100 * sum(r["worst"]) / len(r["worst"]) for r in mine]
+        lows = [m - 100 * min(r["worst"]) for m, r in zip(middle, mine, strict=True)]
+        highs = [100 * max(r["worst"]) - m for m, r in zip(middle, mine, strict=True)]
+        label = {"pgd_at": "PGD-AT", "faal": "FAAL"}.get(method, method)
+        axes.errorbar(
+            [r["seconds"] for r in mine], middle, [lows, highs], fmt=f"{MARKERS[k]}-", color=COLOURS[k], capsize=3, label=label
+        )
+        for r, m in zip(mine, middle, strict=True):
+            axes.annotate(r["attack"], (r["seconds"], m), textcoords="offset points", xytext=(6, 5 if k else -12), fontsize=8)
+    axes.set(
+        xlabel="training, seconds" + (" of a processor" if DEVICE == "cpu" else ""),
+        ylabel="worst class under PGD-20, %",
+        ylim=(0, None),
+    )
+    axes.legend()
+    save(figure, path)
+
+
+def part_i(o: argparse.Namespace) -> list[dict[str, Any]]:
+    from fairat_lightning.methods.parts.worst_case import WorstCase
+
+    rows = []
+    side = Side(ours(o=o, method="fairat"))
+    answers = compare({"fairat": side}, o.rounds)["fairat"]
+    step, batches = median(seconds(answers)), 10
+    scoring = [side.ask("between")["seconds"] for _ in range(o.rounds)]
+    side.close()
+    epoch = [batches * step] * len(scoring)
+    rows.append(row("i", "FairAT's scoring / an epoch's steps", scoring, epoch))
+    fetching = [answer["fetching"] for answer in answers]
+    rows.append(row("i", "waiting for the loader, with crop and flip / a step", fetching, seconds(answers)))
+    for classes in (10, 100, 1000):
+        block = WorstCase(classes, radius=0.5).to(DEVICE)
+        logits, y = torch.randn(o.batch_size, classes, device=DEVICE), torch.randint(classes, (o.batch_size,), device=DEVICE)
+        taken = []
+        for _ in range(30):
+            before = clock()
+            block(logits, y)
+            taken.append(clock() - before)
+        rows.append(row("i", f"FAAL's weights of {classes} classes / a step", taken[10:], [step] * 20))
+    return rows
+
+
+def show(rows: list[dict[str, Any]], console: Console) -> None:
+    table = Table("", "", "ratio", "spread", "s", "of s", title="Times as long", title_justify="left")
+    for r in rows:
+        if "not_run" in r:
+            table.add_row(r["part"], r["name"], "–", r["not_run"][:60])
+            continue
+        number = (lambda v: f"{100 * v:.1f} %") if r["part"] in "fi" else (lambda v: f"{v:.2f}")
+        spread = f"{number(r['low'])} to {number(r['high'])}" if "low" in r else ""
+        base = f"{r['base_seconds']:.3g}" if "base_seconds" in r else ""
+        table.add_row(r["part"], r["name"], number(r["ratio"]) if "ratio" in r else "", spread, f"{r['seconds']:.3g}", base)
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--to", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parts", default="abcdefghi")
+    parser.add_argument("--train", default="data=digits", help="words for the trainings of part h")
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument(
+        "--compile", action="store_true", help="also a compiled network in parts a and d, whose first step takes minutes"
+    )
+    o = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for part in o.parts:
+        found = globals()[f"part_{part}"](o)
+        rows += found
+        show(found, Console())
+    if o.to:
+        facts = {k: v for k, v in environment(0).items() if k != "command"}
+        facts["command"] = " ".join(["python", *sys.argv])
+        path = o.to / f"bench-{DEVICE}.json"
+        before = json.loads(path.read_text())["rows"] if path.exists() else []
+        kept = [r for r in before if r["part"] not in o.parts]
+        write_json(path, {"rows": sorted([*kept, *rows], key=lambda r: r["part"]), **facts})
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Write the first table and picture of the README, and what was run in results/README.md, from the records: `make readme`.
+
+The record of a table of `fairat_lightning.reproduce` is results/<table>-<budget>/table.json. The README shows the budget `night`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from matplotlib.figure import Figure
+
+from fairat_lightning.commands.tables.recipes import TABLES
+from fairat_lightning.report.published import reference
+from fairat_lightning.report.style import COLOURS, fill, legend, save, styled
+from fairat_lightning.report.tables import markdown_text, spread
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+BEGIN, END = "<!-- written by make readme -->", "<!-- end -->"
+TITLES = {"faal": "FAAL's table", "faal100": "FAAL on CIFAR-100", "fairat": "FairAT's table", "leaderboard": "Leaderboard"}
+BUDGETS = yaml.safe_load((TABLES / "budgets.yaml").read_text())
+NIGHT, LAST = "night", "@last"
+SHOWN = (  # table, row, what it is, and the figure whose difference to the control is the claim
+    ("faal", "pgd_at", "PGD-AT, 12 epochs: the base", "worst"),
+    ("faal", "more", "the same 2 epochs of PGD-AT: the control", "worst"),
+    ("faal", "faal", "**2 epochs of FAAL**", "worst"),
+    ("faal", "faal_awp", "2 epochs of FAAL with AWP", "worst"),
+    ("faal", "faal_trades", "2 epochs of FAAL from TRADES, against the same without class weights", "worst"),
+    ("faal100", "faal", "CIFAR-100: 2 epochs of FAAL; worst 10 % of classes", "worst_10_percent"),
+    ("fairat", "hard", "**FairAT**, hard 30 %, where training overfits, against none", "average"),
+    ("fairat", "random", "the same with random 30 %", "average"),
+)
+WORDS = {"worst": "worst class", "worst_10_percent": "worst 10 %", "average": "average"}
+
+
+def record(table: str, budget: str) -> dict[str, Any] | None:
+    """The record of a table, each of its runs with all its facts; None where it was not run."""
+    path = RESULTS / f"{table}-{budget}" / "table.json"
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text())
+    return {**found, "runs": [{**found["common"], **run} for run in found["runs"]]}
+
+
+RECORDS = {(table, budget): record(table, budget) for table in TITLES for budget in BUDGETS}
+
+
+def rows_of(table: str, budget: str) -> dict[str, Any]:
+    """The rows of a table that its budget has."""
+    rows = yaml.safe_load((TABLES / f"{table}.yaml").read_text())
+    return {key: row for key, row in rows.items() if budget in row.get("budgets", BUDGETS)}
+
+
+def first_table() -> str:
+    """The rows of SHOWN: ours with cost and difference to the control, and one published row beside it; then what it rests on."""
+    lines = [
+        "| percent | core-hours | clean | PGD-20 | worst | APGD | worst | PGD-20 against its control | published AutoAttack |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    for table, key, what, figure in SHOWN:
+        found, row = RECORDS[table, NIGHT], rows_of(table, NIGHT)[key]
+        mine = next((one for one in (found or {"rows": ()})["rows"] if one["label"] == row["label"]), None)
+        last = LAST if mine and f"pgd20{LAST}_average" in mine else ""
+        cells = ["not run", *[""] * 6]
+        if mine is not None:
+            worst = figure if figure != "average" else "worst"
+            names = [f"clean{last}_average", *(f"{attack}{last}_{f}" for attack in ("pgd20", "apgd") for f in ("average", worst))]
+            if worst != "worst":
+                names[3] = ""  # APGD met some classes alone
+            cells = [
+                hours(found, mine["label"]),
+                *(spread(mine.get(name)) for name in names),
+                difference(mine, f"pgd20{last}", figure),
+            ]
+        lines.append("| " + " | ".join([what, *cells, published(row)]) + " |")
+    return "\n".join([*lines, "", *rests_on()])
+
+
+def hours(found: dict[str, Any], label: str) -> str:
+    """Hours of a row's training, test and evaluations, the mean over its seeds."""
+    runs = [spent(run) for run in found["runs"] if run["label"] == label]
+    return f"{sum(runs) / len(runs):.1f}"
+
+
+def spent(run: dict[str, Any]) -> float:
+    """Hours of a run: the processor's of its training, the clock's of its test and evaluations."""
+    judged = [audit.get("seconds") or 0 for audit in run.get("evaluations", {}).values()]
+    return ((run["seconds"].get("train_cpu") or run["seconds"]["train"]) + run["seconds"]["test"] + sum(judged)) / 3600
+
+
+def difference(row: dict[str, Any], attack: str, figure: str) -> str:
+    """A row less its control, with the interval; empty where there is none."""
+    found = row.get("against", {}).get(attack, {}).get(figure)
+    if found is None:
+        return ""
+    low, high = (f"{100 * found[end]:.1f}" for end in ("low", "high"))
+    return f"{WORDS[figure]} {100 * found['difference']:+.1f} ({low} to {high})".replace("-", "−")
+
+
+def published(row: dict[str, Any]) -> str:
+    """One published row's AutoAttack figures, and whose they are."""
+    for quoted in map(reference, row.get("published", ())):
+        values = [quoted.figures.get(("autoattack", figure)) for figure in ("average", "worst")]
+        if any(value is not None for value in values):
+            return ", ".join(f"{100 * value:.1f}" for value in values if value is not None) + f" ({markdown_text(quoted.cite)})"
+    return ""
+
+
+def rests_on() -> list[str]:
+    """What the figures were measured on, and what they can and cannot show."""
+    found = [run for (_, budget), one in RECORDS.items() if one and budget == NIGHT for run in one["runs"]]
+    if not found:
+        return ["Not run yet."]
+    seeds = sorted({run["seed"] for run in found})
+    words = f"seed{'s' if len(seeds) > 1 else ''} {' and '.join(map(str, seeds))}"
+    machines = "; ".join(sorted({processor(run["hardware"]) for run in found}))
+    return [
+        "Budget `night`: a PreActResNet-18 of a quarter of the papers' width (701 thousand parameters), bases trained "
+        f"against one step (N-FGSM), on {machines}, {words}. APGD is APGD-CE + APGD-T (3 targets), the first half of "
+        "AutoAttack, on one set of images for all rows; its worst class is sought among those that are weakest on "
+        "validation. The intervals are over the test images: they speak of these networks on other images, and not of "
+        "other trainings. Published: average, worst class.",
+        "",
+        *claim(),
+    ]
+
+
+def claim() -> list[str]:
+    """What the picture shows, in words; nothing until both rows are there."""
+    classes = (RECORDS["faal", NIGHT] or {}).get("classes", {})
+    rows = rows_of("faal", NIGHT)
+    base, fair = (classes.get(rows[key]["label"], {}).get("pgd20") for key in ("pgd_at", "faal"))
+    if not base or not fair:
+        return []
+    low = min(base, key=base.__getitem__)
+    mean = [sum(found.values()) / len(found) for found in (base, fair)]
+    return [
+        f"Of the images of its weakest class, {low}, the base gets {100 * base[low]:.0f} % right under PGD-20; after two epochs "
+        f"of FAAL it is {100 * fair[low]:.0f} %. The average over the classes goes from {100 * mean[0]:.1f} to "
+        f"{100 * mean[1]:.1f} %.",
+        "",
+        "![Robust accuracy of each class, weakest first, before and after FAAL](docs/claim.png)",
+    ]
+
+
+@styled()
+def picture(base: dict[str, float], fair: dict[str, float]) -> Figure:
+    """Robust accuracy of every class, weakest of the base first, before and after FAAL."""
+    names = sorted(base, key=base.__getitem__)
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for k, (label, values) in enumerate((("PGD-AT, the base", base), ("after 2 epochs of FAAL", fair))):
+        places = [i + (k - 0.5) * 0.4 for i in range(len(names))]
+        axes.bar(places, [100 * values[name] for name in names], 0.37, label=label, **fill(k))
+        axes.axhline(100 * sum(values.values()) / len(values), color=COLOURS[k], linewidth=0.8, linestyle="--", zorder=0)
+    axes.set_xticks(range(len(names)), names)
+    axes.set(ylabel="right under PGD-20 (%)", xlim=(-0.6, len(names) - 0.4), ylim=(0, 100))
+    legend(figure, axes)
+    return figure
+
+
+def counted(found: dict[str, Any]) -> str:
+    seeds = sorted({row["runs"] for row in found["rows"]})
+    return " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))) + (" seeds" if seeds[-1] > 1 else " seed")
+
+
+def what_was_run() -> str:
+    """One line for each table and budget: where its record is, on what it was run and when, or that it was not."""
+    lines = ["| table | budget | record | runs | core-hours | hardware | revision | date |", "|---|---|---|---|---|---|---|---|"]
+    for table, title in TITLES.items():
+        wider = sorted(path.name.removeprefix(f"{table}-") for path in RESULTS.glob(f"{table}-*-width*"))
+        for budget in (*BUDGETS, *wider):
+            found = record(table, budget)
+            if found is None:
+                lines.append(f"| {title} | {budget} | **not run** | | | | | |")
+                continue
+            hardware = sorted({processor(run["hardware"]) for run in found["runs"]})
+            revisions = sorted({(run["git"] or "none")[:7] for run in found["runs"]})
+            days = sorted({run["started"][:10] for run in found["runs"]})
+            rows = f"{len(found['rows'])} of {len(rows_of(table, budget.partition('-')[0]))} rows"
+            took = sum(map(spent, found["runs"]))
+            cells = [
+                *(
+                    title,
+                    budget,
+                    f"[`{table}-{budget}/`]({table}-{budget}/published.md)",
+                    f"{rows}, {counted(found)}",
+                    f"{took:.1f}",
+                ),
+                *("; ".join(hardware), ", ".join(revisions), " to ".join(dict.fromkeys((days[0], days[-1])))),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", *(f"- `{budget}`: {settings['about']}." for budget, settings in BUDGETS.items())]
+    return "\n".join(lines)
+
+
+def processor(hardware: dict[str, Any]) -> str:
+    return hardware["gpu"] or f"{hardware['cpu']}, {hardware['threads']} of {hardware['cores']} cores"
+
+
+def placed(text: str, block: str) -> str:
+    """`text` with `block` between the two marks."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+
+
+def main() -> None:
+    for path, block in ((ROOT / "README.md", first_table()), (RESULTS / "README.md", what_was_run())):
+        path.write_text(placed(path.read_text(), block))
+    if claim():
+        classes = RECORDS["faal", NIGHT]["classes"]  # type: ignore[index]
+        rows = rows_of("faal", NIGHT)
+        base, fair = (classes[rows[key]["label"]]["pgd20"] for key in ("pgd_at", "faal"))
+        save(picture(base, fair), ROOT / "docs" / "claim.png")
+
+
+if __name__ == "__main__":
+    main()

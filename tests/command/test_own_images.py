@@ -1,0 +1,274 @@
+"""The user's own folder of images: what is wrong is one line that names the file, what is fine runs."""
+
+import os
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import FOLDER, KINDS, SMALL, call, photos, picture, refused, start
+
+
+def no_train(tmp):
+    photos(tmp, parts=("test",))
+
+
+def train_is_a_file(tmp):
+    (tmp / "photos").mkdir()
+    (tmp / "photos" / "train").write_text("cat")
+
+
+def file_for_test(tmp):
+    photos(tmp, parts=("train",))
+    (tmp / "photos" / "test").write_text("cat")
+
+
+def link_to_nowhere_for_test(tmp):
+    photos(tmp, parts=("train",))
+    (tmp / "photos" / "test").symlink_to(tmp / "nowhere")
+
+
+def root_is_a_file(tmp):
+    (tmp / "photos").write_text("cat")
+
+
+def one_class_only(tmp):
+    photos(tmp, ("cat",))
+
+
+def no_class(tmp):
+    (tmp / "photos" / "train").mkdir(parents=True)
+
+
+def class_missing_in_test(tmp):
+    shutil.rmtree(photos(tmp, ("cat", "dog", "emu")) / "test" / "emu")
+
+
+def class_missing_in_train(tmp):
+    shutil.rmtree(photos(tmp, ("cat", "dog", "emu")) / "train" / "emu")
+
+
+def class_without_images(tmp):
+    for part in ("train", "test"):
+        (photos(tmp) / part / "emu").mkdir()
+
+
+def class_of_other_files(tmp):
+    (photos(tmp) / "train" / "emu").mkdir()
+    (tmp / "photos/train/emu/0.gif").write_bytes(b"GIF89a")
+
+
+def one_image_a_class(tmp):
+    photos(tmp, images=1)
+
+
+def one_image_and_no_test(tmp):
+    photos(tmp, images=1, parts=("train",))
+
+
+def empty_image(tmp):
+    (photos(tmp) / "train/cat/bad.png").touch()
+
+
+def text_for_an_image(tmp):
+    (photos(tmp) / "test/cat/bad.png").write_text("not a picture")
+
+
+def half_a_jpeg(tmp):
+    path = picture(photos(tmp) / "train/cat/bad.jpg", size=(64, 64))
+    path.write_bytes(path.read_bytes()[:900])
+
+
+def bomb(tmp):
+    path = picture(photos(tmp) / "train/cat/bad.png")
+    content = bytearray(path.read_bytes())
+    content[16:24] = (60000).to_bytes(4) * 2  # the header's width and height
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4)
+    path.write_bytes(content)
+
+
+def link_to_itself(tmp):
+    (photos(tmp) / "train/cat/bad.png").symlink_to("bad.png")
+
+
+def link_to_nowhere(tmp):
+    (photos(tmp) / "train/cat/bad.png").symlink_to(tmp / "nowhere.png")
+
+
+def pipe(tmp):
+    os.mkfifo(photos(tmp) / "train/cat/bad.png")
+
+
+def folder_for_an_image(tmp):
+    (photos(tmp) / "train/cat/bad.png").mkdir()
+
+
+def class_name_in_other_bytes(tmp):
+    for part in ("train", "test"):
+        (photos(tmp) / part / "cat").rename(os.fsdecode(os.fsencode(tmp / "photos" / part) + b"/\xff\xfe"))
+
+
+def no_size(tmp):
+    photos(tmp)
+    return "data.image_size=null"
+
+
+def size_beyond_memory(tmp):
+    photos(tmp)
+    return "data.image_size=100000000"
+
+
+def two_means_for_three_channels(tmp):
+    photos(tmp)
+    return "model.mean=[0.5,0.5]"
+
+
+def one_value_a_channel(tmp):
+    photos(tmp)
+    return "data.image_size=4 data.batch_size=1"
+
+
+def more_validation_than_images(tmp):
+    photos(tmp)
+    return "data.val_per_class=3"
+
+
+FOLDERS: dict[Callable[[Path], str | None], str] = {
+    no_train: "has no folder train",
+    train_is_a_file: "has no folder train",
+    file_for_test: "photos/test is no folder",
+    link_to_nowhere_for_test: "photos/test is no folder",
+    root_is_a_file: "has no folder train",
+    one_class_only: "at least 2 are needed",
+    no_class: "has 0 folders of classes",
+    class_missing_in_test: "class 'emu' is in photos/train but not in photos/test",
+    class_missing_in_train: "class 'emu' is in photos/test but not in photos/train",
+    class_without_images: "photos/train/emu holds no .png",
+    class_of_other_files: "photos/train/emu holds no .png",
+    one_image_a_class: "no training image of class 'cat', which has 1 in all: add images",
+    one_image_and_no_test: "class 'cat' has 1 image",
+    empty_image: "photos/train/cat/bad.png",
+    text_for_an_image: "photos/test/cat/bad.png",
+    half_a_jpeg: "truncated",
+    bomb: "exceeds limit",
+    link_to_itself: "bad.png: it is no file",
+    link_to_nowhere: "bad.png: it is no file",
+    pipe: "bad.png: it is no file",
+    folder_for_an_image: "bad.png: it is no file",
+    class_name_in_other_bytes: "no UTF-8",
+    no_size: "data.image_size is not set",
+    size_beyond_memory: "data.image_size=100000000",
+    two_means_for_three_channels: "model.mean=[0.5, 0.5]",
+    one_value_a_channel: "data.batch_size=1: Expected more than 1 value per channel",
+    more_validation_than_images: "data.val_per_class=3",
+}
+
+
+@pytest.mark.parametrize("make", FOLDERS, ids=lambda make: make.__name__)
+def test_wrong_folders(monkeypatch, capsys, tmp_path, make):
+    extra = (make(tmp_path) or "").split()
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = call(monkeypatch, capsys, tmp_path, *FOLDER, *extra)
+    refused(code, err, FOLDERS[make])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("part", ["", "train", "train/cat", "train/cat/0.png"])
+def test_a_folder_that_may_not_be_read(monkeypatch, capsys, tmp_path, part):
+    path = photos(tmp_path) / part
+    path.chmod(0)
+    code, _, err = call(monkeypatch, capsys, tmp_path, *FOLDER)
+    path.chmod(0o755)
+    refused(code, err, "Permission denied")
+
+
+def test_what_the_system_refuses_to_read_is_one_line(monkeypatch, capsys, tmp_path):
+    photos(tmp_path)
+
+    def denied(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    code, _, err = call(monkeypatch, capsys, tmp_path, *FOLDER)
+    refused(code, err, "Permission denied: 'photos/train'")
+
+
+def mixed_kinds_and_sizes(tmp):
+    for k, kind in enumerate([*KINDS, "16-bit"]):
+        picture(photos(tmp) / f"train/cat/{kind}.{'jpg' if kind == 'cmyk' else 'png'}", kind=kind, size=(1 + 9 * k, 20))
+
+
+def unicode_names(tmp):
+    photos(tmp, ("Füchse 狐", "ein Hund, braun=1 [x] {y} $z_"))
+    (tmp / "photos").rename(tmp / "Bilder ä=1")
+    return ["data.root='Bilder ä=1'"]
+
+
+def names_that_differ_in_case(tmp):
+    photos(tmp, ("Cat", "cat"))
+
+
+def read_only(tmp):
+    for path in [*photos(tmp).rglob("*"), tmp / "photos"]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+
+FINE: dict[Callable[[Path], list[str] | None], str] = {
+    lambda tmp: photos(tmp, kind="grey") and None: "grey images",
+    lambda tmp: photos(tmp, kind="16-bit") and None: "16 bits a pixel",
+    lambda tmp: photos(tmp, size=(5, 30)) and ["data.image_size=5"]: "another size than 32",
+    lambda tmp: photos(tmp, [f"c{i:02}" for i in range(20)], images=2) and None: "more classes than a batch",
+    lambda tmp: photos(tmp, images=2) and ["data.batch_size=128"]: "fewer images than a batch",
+    mixed_kinds_and_sizes: "mixed kinds and sizes",
+    unicode_names: "unicode names",
+    names_that_differ_in_case: "names that differ in case",
+    read_only: "a folder that is read only",
+}
+
+
+@pytest.mark.parametrize("make", FINE, ids=FINE.values())
+def test_what_is_fine_runs(monkeypatch, capsys, tmp_path, make):
+    code, out, err = call(monkeypatch, capsys, tmp_path, *FOLDER, *(make(tmp_path) or []))
+    assert code == 0 and (tmp_path / "run" / "metrics.json").exists(), err
+
+
+def test_a_folder_of_any_name_runs_and_is_shown(monkeypatch, capsys, tmp_path):
+    where = "hydra.run.dir='[red]Läufe[/b] $x_ 1'"
+    code, out, err = call(monkeypatch, capsys, tmp_path, *SMALL, "trainer.max_epochs=1", where)
+    assert code == 0 and "[red]Läufe[/b] $x_ 1/metrics.json" in out, err
+
+
+IDX = {
+    "label": (np.arange(20) % 11, "the label 10, which is none of the 10 classes"),
+    "count": (np.arange(19) % 10, "targets"),
+    "missing": (np.arange(20) % 9, "class 'Ankle boot', which has 0 in all"),
+    "empty": (np.arange(0), "no training images"),
+}
+
+
+@pytest.mark.parametrize("case", IDX)
+def test_labels_that_do_not_fit_their_images(monkeypatch, capsys, tmp_path, case):
+    labels, said = IDX[case]
+    images = np.zeros((0 if case == "empty" else 20, 28, 28))
+    for part in ("train", "t10k"):
+        for name, values in ((f"{part}-images-idx3-ubyte", images), (f"{part}-labels-idx1-ubyte", labels)):
+            head = b"\0\0\x08" + bytes([values.ndim]) + np.asarray(values.shape, ">i4").tobytes()
+            (tmp_path / name).write_bytes(head + values.astype(np.uint8).tobytes())
+    words = ("data=fashion_mnist", f"data.root={tmp_path}", "model.width=1", "trainer=cpu")
+    code, _, err = call(monkeypatch, capsys, tmp_path, *words)
+    refused(code, err, said)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+# -- real processes
+
+
+def test_a_real_process(tmp_path):
+    pipe(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    done = start(tmp_path, *FOLDER)
+    refused(done.returncode, done.stderr, "photos/train/cat/bad.png: it is no file")
+    assert sorted(tmp_path.rglob("*")) == before

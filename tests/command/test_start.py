@@ -1,0 +1,114 @@
+"""How a command starts: what its first answer needs is light, and the environment is set before anything heavy."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT, SMALL
+
+HEAVY = ("torch", "torchvision", "lightning", "torchmetrics", "matplotlib", "wandb", "optuna")
+# Runs a module as `python -m` does, and prints the first import of each heavy package with the setting of OpenMP at that moment;
+# torch ends it.
+PROGRAM = """
+import os, runpy, sys
+HEAVY = set(sys.argv.pop(1).split(","))
+class Watch:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name in HEAVY:
+            print("IMPORTS", name, os.environ.get("OMP_WAIT_POLICY"), file=sys.stderr, flush=True)
+            if name == "torch":
+                os._exit(0)  # it takes seconds, and all is known
+sys.meta_path.insert(0, Watch)
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+COMMANDS = ("", ".evaluate", ".export", ".search", ".balance", ".reproduce", ".report")
+JUDGED = ["checkpoint=pretrained:digits_faal"]
+LIGHT = {  # a mistyped word or a usage error -> what is said of it
+    "": ["metod=faal", "metod"],
+    ".evaluate": ["checkpoint=pretrained:digits_faal", "sute=quick", "sute"],
+    ".export": ["chekpoint=x", "chekpoint"],
+    ".search": ["optim.lr=interval(0.1,0.2)", "metod=faal", "metod"],
+    ".balance": ["select=best", "select=best"],
+    ".reproduce": ["table=foal", "table=foal"],
+    ".report": ["x", "--srt", "--srt"],
+}
+FAR = {  # words that are fine or refused late: torch is needed
+    "": ["seed=-1"],
+    "-m": ["seed=-1,-2"],
+    ".evaluate": ["checkpoint=nowhere", "data=synthetic", "model=preactresnet_tiny"],
+    ".export": ["checkpoint=nowhere", "to=x", "data=synthetic", "model=preactresnet_tiny"],
+    ".balance": ["checkpoint=nowhere", "to=x", "data=synthetic", "model=preactresnet_tiny"],
+    ".search": ["optim.lr=interval(0.1,0.2)", "data=synthetic", "trials=1", "storage=nothing://"],
+    ".reproduce": ["table=faal", "rows=[pgd_at]", "data=synthetic", "val_every=0"],
+}
+
+
+def started(cwd, module: str, *words: str) -> tuple[int, str, dict[str, str]]:
+    """The exit code, what was printed, and for each heavy package that was imported the setting at that moment."""
+    env = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", PROGRAM, ",".join(HEAVY), module, *words]
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    notes = [line.split()[1:] for line in done.stderr.splitlines() if line.startswith("IMPORTS")]
+    said = "".join(line for line in done.stderr.splitlines(keepends=True) if not line.startswith("IMPORTS"))
+    return done.returncode, done.stdout + said, dict(reversed(notes))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_and_the_refusal_of_a_mistyped_word_need_nothing_heavy(tmp_path, command):
+    code, said, heavy = started(tmp_path, f"fairat_lightning{command}", "--help")
+    assert code == 0 and len(said.splitlines()) > 5 and not heavy
+    *words, what = LIGHT[command]
+    code, said, heavy = started(tmp_path, f"fairat_lightning{command}", *words)
+    assert code == 2 and said.startswith("error: ") and said.count("\n") == 1 and what in said and not heavy
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", FAR)
+def test_openmp_is_told_to_wait_before_torch_is_loaded(tmp_path, command):
+    module, first = ("fairat_lightning", ["-m"]) if command == "-m" else (f"fairat_lightning{command}", [])
+    code, said, heavy = started(tmp_path, module, *first, *FAR[command])
+    assert code == 0 and heavy["torch"] == "PASSIVE", said
+
+
+def test_a_process_that_a_launcher_starts_waits_so_too(tmp_path):
+    """It imports what it is given by its name, and nothing before."""
+    program = "import pickle, sys; pickle.loads(bytes.fromhex(sys.argv[1])); import os; print(os.environ['OMP_WAIT_POLICY'])"
+    import pickle
+
+    from fairat_lightning.commands.sweep import job
+
+    env = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program, pickle.dumps(job).hex()]
+    assert subprocess.run(command, env=env, capture_output=True, text=True).stdout.strip() == "PASSIVE"
+
+
+def test_fairat_opens_the_commands(tmp_path):
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    program = "import sys; from fairat_lightning.commands.cli import fairat; sys.argv[0] = 'fairat'; fairat()"
+
+    def fairat(*words):
+        return subprocess.run([sys.executable, "-c", program, *words], cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    shown = fairat("--help")
+    assert shown.returncode == 0 and all(f"fairat {name}" in shown.stdout for name in ("train", "evaluate", "reproduce"))
+    for words, said in {
+        "": "fairat COMMAND",
+        "trian": "trian",
+        "train metod=faal": "metod",
+        "report nowhere": "nowhere holds",
+    }.items():
+        done = fairat(*words.split())
+        assert done.returncode == 2 and said in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_fairat_trains_in_two_processes(tmp_path):
+    program = "import sys; from fairat_lightning.commands.cli import fairat; sys.argv[0] = 'fairat'; fairat()"
+    words = [*SMALL, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "hydra.run.dir=run"]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", program, "train", *words], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["command"].startswith("python -m fairat_lightning data=")

@@ -1,0 +1,118 @@
+"""Sweeps: through launchers, stopped and started again; one process a run; GPUs shared."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from filelock import FileLock, Timeout
+from helpers import ROOT, SMALL, call, start
+from omegaconf import OmegaConf
+
+from fairat_lightning.commands import sweep
+from fairat_lightning.commands.errors import Stop
+from fairat_lightning.commands.one_run import run
+from fairat_lightning.config.compose import resolved
+from fairat_lightning.training import run as runs
+
+WORDS = [w for w in SMALL if "max_epochs" not in w]
+JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+
+
+def test_one_bad_job_leaves_the_others_alone(tmp_path):
+    done = start(tmp_path, "-m", *WORDS, "trainer.max_epochs=1", "optim.lr=-1,0.1", "seed=0,1")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "4 runs, 2 of them finished" in done.stdout
+    assert done.stderr.splitlines()[-1] == "error: optim.lr=-1 must be a number, 0 or more (2 runs)"
+    folders = [p for p in (tmp_path / "runs").iterdir() if p.is_dir()]
+    assert len(folders) == 2 and all((p / "metrics.json").exists() for p in folders)
+
+
+def test_a_run_has_one_process(compose, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(Stop) as stop:
+        run(compose(*SMALL), tmp_path / "run")
+    assert stop.value.code == 75 and "is being run by another process" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]
+    run(compose(*SMALL), tmp_path / "run")
+
+
+def test_what_another_command_has_done_meanwhile_is_left_alone(compose, tmp_path, capsys, monkeypatch):
+    """Both look at the empty folder; the second finds a finished run when it is its turn."""
+    cfg = OmegaConf.create(resolved(compose(*SMALL)))
+    first, second = (runs.prepare(cfg, tmp_path / "run") for _ in range(2))
+    runs.execute(first)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.name != ".lock"}
+    with pytest.raises(Timeout):
+        runs.execute(second)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_told_to_stop_while_it_prepares_a_sweep_begins_nothing(tmp_path, monkeypatch, capsys):
+    prepare = runs.prepare
+    monkeypatch.setattr(runs, "prepare", lambda *args, **more: os.kill(os.getpid(), signal.SIGTERM) or prepare(*args, **more))
+    monkeypatch.setattr(sweep, "THIS", sweep.Worker())
+    code, out, err = call(monkeypatch, capsys, tmp_path, "-m", *SMALL, "seed=0,1")
+    assert code == 75 and "2 runs, 0 of them finished" in out and "told to stop" in err
+    assert not list((tmp_path / "runs").glob("*/*"))
+
+
+def hold(place, held, end):
+    sweep.tempfile.tempdir = str(place)
+    held.put(sweep.claim(2, 5))
+    end.wait(30)
+
+
+def test_each_process_claims_a_gpu_of_its_own_until_it_ends(tmp_path):
+    ways = multiprocessing.get_context("fork")
+    held, end = ways.Queue(), ways.Event()
+    for expected in (0, 1, 5 % 2):
+        process = ways.Process(target=hold, args=(tmp_path, held, end))
+        process.start()
+        assert held.get(timeout=30) == expected
+    first = multiprocessing.active_children()
+    end.set()
+    for process in first:
+        process.join()
+    end.clear()
+    process = ways.Process(target=hold, args=(tmp_path, held, end))
+    process.start()
+    assert held.get(timeout=30) == 0
+    end.set()
+    process.join()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [JOBLIB, ("hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1"), ()])
+def test_a_stopped_sweep_skips_what_is_finished_and_goes_on_with_the_rest(tmp_path, launcher):
+    words = ["-m", *launcher, *WORDS, "trainer.max_epochs=30", "seed=0,1,2"]
+    whole = start(tmp_path, "-m", *WORDS, "trainer.max_epochs=30", "seed=0,1,2", "hydra.sweep.dir=whole")
+    assert whole.returncode == 0, whole.stderr
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-m", "fairat_lightning", *words], cwd=tmp_path, env=env, start_new_session=True)
+    while not list((tmp_path / "runs").glob("*/history.csv")):
+        time.sleep(0.1)
+        assert process.poll() is None
+    time.sleep(1)
+    if "submitit_local" in "".join(launcher):
+        os.killpg(process.pid, signal.SIGKILL)  # its jobs stand in sessions of their own, and go on
+        process.wait()
+    else:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 75
+    for _ in range(100):
+        done = start(tmp_path, *words)
+        if done.returncode != 75:  # a job of the first sweep is still at it
+            break
+        time.sleep(1)
+    assert done.returncode == 0 and "3 runs, 3 of them finished" in done.stdout, done.stderr
+    for folder in (tmp_path / "whole").glob("*-s?-*"):
+        other = tmp_path / "runs" / folder.name
+        assert json.loads((other / "metrics.json").read_text()) == json.loads((folder / "metrics.json").read_text())
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*/metrics.json")}
+    assert "3 of them finished" in start(tmp_path, *words).stdout
+    assert {p: p.stat().st_mtime_ns for p in before} == before

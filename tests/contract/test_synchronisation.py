@@ -1,0 +1,80 @@
+"""Nothing in a training step waits for the device: no number is read, no shape depends on a value.
+
+On a CPU a dispatch mode stands where the GPU would wait; on CUDA torch itself looks (`set_sync_debug_mode`).
+"""
+
+import pytest
+import torch
+from helpers import SMALL, options
+from lightning.pytorch.callbacks import Callback
+from omegaconf import OmegaConf
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fairat_lightning.config.compose import resolved
+from fairat_lightning.training import run as runs
+
+aten = torch.ops.aten
+WAITING = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.unique_dim, aten._unique2, aten.equal, aten.bincount}
+WAITING |= {aten.multinomial}
+
+
+class Waits(TorchDispatchMode):
+    """Raises where a kernel would make the host wait."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket not in WAITING, f"{func} waits for the device"
+        if func.overloadpacket in (aten.index, aten.index_put, aten.index_put_):
+            assert not any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]), f"{func} with a mask waits"
+        return func(*args, **(kwargs or {}))
+
+
+class Watch(Callback):
+    """Holds a watch over each training step: crafting, loss, backward, optimiser, metrics and logging."""
+
+    def __init__(self, on_gpu):
+        self.on_gpu, self.steps, self.mode = on_gpu, 0, None
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.steps += 1
+        if self.on_gpu:
+            torch.cuda.set_sync_debug_mode("error" if self.steps > 2 else "default")
+        else:
+            self.mode = Waits().__enter__()
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.end()
+
+    def on_exception(self, trainer, pl_module, exception):
+        self.end()
+
+    def end(self):
+        if self.on_gpu:
+            torch.cuda.set_sync_debug_mode("default")
+        elif self.mode is not None:
+            self.mode.__exit__(None, None, None)
+            self.mode = None
+
+
+CASES = [*(f"method={method}" for method in options("method")), "method=faal objective=trades awp=awp averaging=ema"]
+CASES += ["method=faal method.memory=0.9", "method=fairat method.augmentation=trivialaugment", "method=pgd_at attack=n_fgsm"]
+
+
+@pytest.mark.parametrize("words", CASES)
+def test_a_training_step_never_waits(compose, tmp_path, words):
+    on_gpu = torch.cuda.is_available()
+    small = [word for word in SMALL if not (on_gpu and word == "trainer=cpu")]
+    cfg = compose(*small, *words.split(), "trainer.max_epochs=3", "optim=onecycle", "data.padding=1", "data.flip=true")
+    job = runs.prepare(OmegaConf.create(resolved(cfg)), tmp_path / "run")
+    watch = Watch(on_gpu)
+    # FAWA's gate, a pass over validation, comes after an epoch's last step: the watch must end before it.
+    job.trainer.callbacks.insert(0 if "start" in (cfg.averaging or {}) else len(job.trainer.callbacks), watch)
+    runs.execute(job)
+    assert watch.steps == 6
+
+
+def test_the_watch_can_see():
+    with Waits():
+        x = torch.arange(3.0)
+        for wait in (lambda: x.sum().item(), lambda: x[x > 1], lambda: x.nonzero(), lambda: bool(x[0] > 0)):
+            with pytest.raises(AssertionError, match="waits"):
+                wait()

@@ -1,0 +1,118 @@
+"""What the README says runs."""
+
+import importlib.util
+import json
+import re
+import shlex
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fairat_lightning.commands.tables import recipes
+from fairat_lightning.config.compose import CONF, resolved
+from fairat_lightning.config.compose import compose_classifier as evaluation
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+ONE_LINE = re.sub(r"\\\n\s*", "", README)
+COMMANDS = [
+    line.split("#")[0].strip()
+    for line in ONE_LINE.splitlines()
+    if line.strip().startswith("python -m fairat_lightning ") and "..." not in line
+]
+
+
+def test_the_python_example_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    names: dict = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert len(names["method"].results["pgd20"]["per_class"]) == 10
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_composes(compose, command):
+    words = shlex.split(command)[3:]
+    if "--help" in words:
+        return
+    sweep = "-m" in words
+    words = [word.split(",")[0] if sweep else word for word in words if word != "-m"]
+    assert resolved(compose(*words))["method"]
+
+
+@pytest.mark.parametrize("line", re.findall(r"^    python -m fairat_lightning\.evaluate ([^#\n]*)", ONE_LINE, re.M))
+def test_every_evaluation_composes(line):
+    assert evaluation("evaluate", shlex.split(line)).suite["_target_"]
+
+
+@pytest.mark.parametrize("line", re.findall(r"^    python -m fairat_lightning\.reproduce ([^#\n]*)", ONE_LINE, re.M))
+def test_every_table_is_there(line):
+    plan = recipes.parse(shlex.split(line))
+    assert plan.wanted == set(plan.rows)
+
+
+def test_there_are_commands_to_test():
+    assert len(COMMANDS) >= 10
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_every_file_that_is_named_exists(name):
+    text = (ROOT / name).read_text()
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text) + re.findall(r"`((?:tests|conf|docs|results)/[\w./-]*\w)`", text):
+        if "foo" not in target:
+            assert (ROOT / target).exists(), target
+
+
+def test_the_method_of_the_contributing_page_works(launch):
+    """CONTRIBUTING's `Foo`, its settings and its test, as a new user would add them."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    code, test = re.findall(r"```python\n(.*?)```", text, re.S)
+    settings = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
+    module = types.ModuleType("fairat_lightning.methods.foo")
+    exec(compile(code, "foo.py", "exec"), module.__dict__)
+    sys.modules[module.__name__] = module
+    option = ["method=pgd_at", f"method._target_={settings['_target_']}", f"+method.gamma={settings['gamma']}"]
+
+    def with_foo(*words, **options):
+        return launch(*(w for word in words for w in (option if word == "method=foo" else [word])), **options)
+
+    try:
+        names: dict = {}
+        exec(compile(test, "test_foo.py", "exec"), names)
+        names["test_gamma_0_is_plain_adversarial_training_bit_for_bit"](with_foo)
+        _, metrics = with_foo("method=foo", folder="default")
+    finally:
+        del sys.modules[module.__name__]
+    assert metrics["pgd20"]["per_class"]
+
+
+def test_the_costs_of_the_methods_are_those_of_the_record():
+    rows = {row["name"]: row for row in json.loads((ROOT / "results" / "cost.json").read_text())["rows"]}
+    methods = {path.stem for path in (CONF / "method").glob("*.yaml")} - {"standard"}
+    for page, left_out in (("docs/methods.md", set()), ("README.md", {"pgd_at", "trades", "mart"})):
+        table = re.findall(r"^\| `([a-z_]+)` .*\| ([\d.]+) \| ([\d.]+) \| ", (ROOT / page).read_text(), re.M)
+        assert {name for name, *_ in table} == methods - left_out, page
+        for name, *costs in table:
+            assert costs == [f"{rows[name][part]:.2f}" for part in ("step", "epoch")], (page, name)
+
+
+def test_the_ratios_of_the_performance_page_are_those_of_the_record():
+    rows = json.loads((ROOT / "results" / "bench-cpu.json").read_text())["rows"]
+    page = (ROOT / "docs" / "performance.md").read_text()
+    shown = {(part, name): value for part, name, value in re.findall(r"^\| ([a-i]) \| (.+?) \| ([\d.]+)(?: %)? \| ", page, re.M)}
+    number = lambda r: f"{100 * r['ratio']:.1f}" if r["part"] in "fi" else f"{r['ratio']:.2f}"  # noqa: E731
+    assert shown == {(r["part"], r["name"]): number(r) for r in rows if "ratio" in r}
+
+
+def test_the_first_table_and_what_was_run_are_those_of_the_records():
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "studies" / "readme.py")
+    assert spec is not None and spec.loader is not None
+    readme = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(readme)
+    first = next(line for line in README.splitlines() if line.startswith("|"))
+    assert first in readme.first_table() and len(readme.SHOWN) <= 8
+    for path, block in (("README.md", readme.first_table()), ("results/README.md", readme.what_was_run())):
+        text = (ROOT / path).read_text()
+        assert readme.placed(text, block) == text, f"{path} is not that of the records: make readme"

@@ -1,0 +1,170 @@
+"""The tables: every row composes to its paper's recipe, under the attack that its budget says."""
+
+import pytest
+from helpers import TABLES, quick_for
+from omegaconf import OmegaConf
+
+from fairat_lightning.commands.tables import recipes
+from fairat_lightning.config.build import build_part
+from fairat_lightning.config.compose import CONF, compose_training, resolved
+from fairat_lightning.report.published import reference
+
+
+def plan_of(table, budget, *words):
+    return recipes.parse([f"table={table}", f"budget={budget}", *words])
+
+
+@pytest.mark.parametrize("table, budget", quick_for(TABLES, *(row for row in TABLES if row[1] in ("smoke", "night"))))
+def test_every_row_of_the_real_tables_composes_after_what_it_starts_from(table, budget):
+    plan = plan_of(table, budget)
+    assert plan.wanted == set(plan.rows)
+    seen = set()
+    for job in plan.jobs([0]):
+        assert set(job.needs) <= seen, job.row
+        seen.add(job.folder)
+        cfg, folder = compose_training(job.words)
+        assert cfg.seed == 0 and folder == job.folder.absolute()
+        assert (cfg.init_from is not None) == ("base" in plan.rows[job.row])
+        overfitting = (table, budget) == ("fairat", "night") and not job.row.endswith("_whole")
+        assert cfg.data.train_size == (10_000 if budget == "smoke" else 2500 if overfitting else None), job.row
+        if budget == "hour":
+            cycle = cfg.optim._target_.endswith("onecycle")
+            assert (cycle, cfg.trainer.max_epochs in (30, 5)) == ((cfg.init_from is None,) * 2), job.row
+        if budget == "night":
+            assert (cfg.model._target_, cfg.model.width) == ("fairat_lightning.models.preactresnet18", 16), job.row
+            assert cfg.trainer.precision == "32-true" and cfg.val_every == 5 and cfg.data.val_per_class == 50
+            schedule = ("multistep", 150, 0.1, "sum") if overfitting else ("onecycle", 12, 0.1, "last")
+            schedule = schedule if cfg.init_from is None else ("onecycle", 2, 0.02, "last")
+            target = cfg.optim._target_.rpartition(".")[2]
+            assert (target, cfg.trainer.max_epochs, cfg.optim.lr, cfg.select) == schedule, job.row
+            assert cfg.data.test_size == (None if table == "faal100" else 5000)
+    assert {row["over"] for row in plan.rows.values() if "over" in row} <= set(plan.rows)
+    assert all(reference(name).label for row in plan.rows.values() for name in row.get("published", ()))
+
+
+# norm, eps, step, steps and noise of every run from scratch, and of every fine-tune, in a budget with one attack for all
+N_FGSM, PGD3 = ("linf", 8 / 255, 8 / 255, 1, 2.0), ("linf", 8 / 255, 4 / 255, 3, None)
+ATTACKS = {"smoke": (N_FGSM, N_FGSM), "night": (N_FGSM, PGD3)}
+
+
+@pytest.mark.parametrize("table, budget", [pair for pair in TABLES if pair[1] in ATTACKS])
+def test_a_budgets_attack_is_that_attack_in_every_row(table, budget):
+    """A recipe's own step once stayed behind under another attack: one N-FGSM step of a quarter of its size."""
+    plan = plan_of(table, budget)
+    for job in plan.jobs([0]):
+        attack = made(job.words)
+        expected = ATTACKS[budget]["base" in plan.rows[job.row]]
+        found = (attack.norm, attack.eps, attack.step, attack.steps, attack.noise)
+        assert found == pytest.approx(expected), job.row
+        assert attack.batch_norm == "eval", job.row
+
+
+def made(words):
+    """The attack that a run of these words trains against."""
+    return build_part(OmegaConf.create({"attack": resolved(compose_training(words)[0])["attack"]}), "attack")
+
+
+@pytest.mark.parametrize("attack", ["n_fgsm", "pgd3", "fgsm_rs", "l2_pgd10"])
+def test_whoever_chooses_an_attack_gets_its_own_numbers_in_every_recipe(compose, attack):
+    plain = OmegaConf.to_container(compose("data=cifar10", f"attack={attack}").attack, resolve=False)
+    for path in sorted((CONF / "experiment").glob("*.yaml")):
+        words = [f"experiment={path.stem}", "data=cifar10", f"attack={attack}", "init_from=x"]
+        words += ["method.teacher=x"] if "fair_ard" in path.stem else []
+        assert OmegaConf.to_container(compose(*words).attack, resolve=False) == plain, path.stem
+
+
+# The papers' schedules: method, objective, AWP, averaging, smoothing, epochs, rate, and where it falls (shares), or one cycle.
+AT, TR, CYCLE = "AT", "TRADES", "one cycle"
+RECIPES = {
+    "faal.pgd_at": ("AdversarialTraining", AT, "", "", 0, 110, 0.1, [0.9091, 0.9545]),
+    "faal.more": ("FAAL", AT, "", "", 0, 2, 0.01, [0.5]),
+    "faal.faal": ("FAAL", AT, "", "", 0, 2, 0.01, [0.5]),
+    "faal.more_trades": ("FAAL", AT, "", "", 0, 2, 0.01, [0.5]),
+    "faal.faal_r1": ("FAAL", AT, "", "", 0, 2, 0.01, [0.5]),
+    "faal.faal_awp": ("FAAL", AT, "AWP", "", 0, 2, 0.01, [0.5]),
+    "faal.trades": ("AdversarialTraining", TR, "", "", 0, 110, 0.1, [0.9091, 0.9545]),
+    "faal.faal_trades": ("FAAL", AT, "", "", 0, 2, 0.01, [0.5]),
+    "faal.faal_awp_trades": ("FAAL", AT, "AWP", "", 0, 2, 0.01, [0.5]),
+    "faal.wrn_mart": ("AdversarialTraining", "MART", "", "", 0, 90, 0.1, [0.8333]),
+    "faal.wrn_awp": ("AdversarialTraining", AT, "AWP", "", 0, 200, 0.1, [0.5, 0.75]),
+    "faal.wrn_faal_awp_from_awp": ("FAAL", AT, "AWP", "", 0, 2, 0.01, [0.5]),
+    "fairat.none": ("FairAT", AT, "", "", 0, 100, 0.1, [0.75, 0.9]),
+    "fairat.hard": ("FairAT", AT, "", "", 0, 100, 0.1, [0.75, 0.9]),
+    "fairat.random": ("FairAT", AT, "", "", 0, 100, 0.1, [0.75, 0.9]),
+    "fairat.all": ("FairAT", AT, "", "", 0, 100, 0.1, [0.75, 0.9]),
+    "fairat.wrn_fairat": ("FairAT", AT, "", "", 0, 100, 0.1, [0.75, 0.9]),
+    "leaderboard.strong": ("AdversarialTraining", AT, "", "EMA", 0.4, 100, 0.1, CYCLE),
+    "leaderboard.strong_faal": ("FAAL", AT, "", "EMA", 0.4, 2, 0.01, [0.5]),
+    "leaderboard.strong_faal_awp": ("FAAL", AT, "AWP", "EMA", 0.4, 2, 0.01, [0.5]),
+    "leaderboard.strong_fairat": ("FairAT", AT, "", "EMA", 0.4, 100, 0.1, CYCLE),
+    "leaderboard.strong_floor": ("FLOOR", AT, "AWP", "EMA", 0.4, 100, 0.1, CYCLE),
+    "leaderboard.floor": ("FLOOR", AT, "AWP", "FAWA", 0, 110, 0.1, [0.9091, 0.9545]),
+    "leaderboard.dafa": ("DAFA", TR, "", "", 0, 110, 0.1, [0.9091, 0.9545]),
+    "leaderboard.wat": ("WAT", TR, "", "", 0, 100, 0.1, [0.75, 0.9]),
+    "leaderboard.cfa": ("CFA", TR, "", "FAWA", 0, 200, 0.1, [0.5, 0.75]),
+    "leaderboard.cfa_at": ("CFA", AT, "", "FAWA", 0, 200, 0.1, [0.5, 0.75]),
+    "leaderboard.frl": ("FRL", TR, "", "", 0, 40, 0.001, []),
+    "leaderboard.csr": ("CSR", TR, "", "", 0, 110, 0.1, [0.9091, 0.9545]),
+    "leaderboard.cfol": ("CFOL", AT, "", "", 0, 200, 0.1, [0.5, 0.75]),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_row_at_full_is_its_papers_recipe(name):
+    table, _, row = name.partition(".")
+    (words,) = (job.words for job in plan_of(table, "full").jobs([0]) if job.row == row)
+    cfg, _ = compose_training(words)
+    targets = [str((cfg.get(part) or {}).get("_target_", "")) for part in ("method", "objective", "awp", "averaging")]
+    parts = [target.rpartition(".")[2] for target in targets]
+    falls = CYCLE if cfg.optim._target_.endswith("onecycle") else list(cfg.optim.milestones)
+    found = (*parts, cfg.objective.get("label_smoothing", 0) or 0, cfg.trainer.max_epochs, cfg.optim.lr, falls)
+    assert found == RECIPES[name]
+
+
+def test_rows_that_differ_in_one_setting_differ_in_it():
+    def settings(table, row, key):
+        (words,) = (job.words for job in plan_of(table, "full").jobs([0]) if job.row == row)
+        return OmegaConf.select(compose_training(words)[0], key)
+
+    assert [settings("faal", row, "method.radius") for row in ("more", "faal", "faal_r1", "faal_trades")] == [0, 0.5, 1, 0.5]
+    assert [settings("fairat", row, "method.subset") for row in ("none", "hard", "random", "all")] == [
+        "none",
+        "hard",
+        "random",
+        "all",
+    ]
+    assert settings("leaderboard", "strong", "averaging.decay") == 0.9995
+    assert settings("faal", "wrn_mart", "objective.beta") == 6
+
+
+@pytest.mark.parametrize(
+    "words, folder",
+    [
+        ([], "faal-night"),
+        (["model.width=16"], "faal-night"),  # the budget's own
+        (["model.width=32"], "faal-night-width32"),
+        (["++model.width=32"], "faal-night-width32"),
+        (["model.width=32", "model.width=8"], "faal-night-width8"),
+    ],
+)
+def test_runs_of_another_width_have_a_folder_of_their_own(words, folder):
+    assert plan_of("faal", "night", *words).place.name == folder
+
+
+def test_a_row_may_be_of_some_seeds_alone():
+    plan = plan_of("fairat", "night", "seeds=[0,1]")
+    assert {(job.row, job.seed) for job in plan.jobs() if job.row in ("hard", "all")} == {("hard", 0), ("hard", 1), ("all", 0)}
+
+
+def test_the_evaluations_of_the_night():
+    plan = plan_of("fairat", "night", "runs=there")
+    none, whole = (next(job for job in plan.jobs() if job.row == row) for row in ("none", "none_whole"))
+    names = [recipes.evaluation_name(words) for words in plan.evaluations(none, "sum", ["cat", "dog's"])]
+    assert names == ["apgd", "quick-last", "apgd-last", "quick-last-train", "quick-last-val"]
+    words = plan.evaluations(none, "sum", ["cat", "dog's"])[2]
+    assert words[0] == "checkpoint=there/fairat-night/none-s0/checkpoints/last.ckpt"
+    assert words[-1] == "in_full=['cat','dog\\'s']"
+    assert [recipes.evaluation_name(words) for words in plan.evaluations(whole, "last", [])] == ["apgd"]
+    plan = plan_of("faal100", "night")
+    assert plan.evaluations(plan.jobs()[0], "last", ["cat"])[0][-1] == "classes=['cat']"
+    assert plan_of("faal", "smoke").evaluations(plan.jobs()[0], "sum", [])[0][1] == "suite=autoattack"

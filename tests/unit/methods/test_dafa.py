@@ -1,0 +1,103 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers import network_weights
+from scipy.special import log_softmax
+from torch import nn
+
+from fairat_lightning.attacks import PGD
+from fairat_lightning.methods import DAFA
+from fairat_lightning.methods.parts.class_transfer import class_transfer
+from fairat_lightning.objectives import AT, TRADES
+
+WEIGHT = [0.4, 1.5, 0.9, 1.2]
+
+
+def method(objective=None, classes=4, attack=None, epoch=6, **kwargs):
+    """A method in an epoch of ten, the first six of which are its warm-up."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, classes)).double()
+    attack, kwargs = attack or PGD(eps=0.0, steps=1), {"strength": 1.0, "warmup": 0.6} | kwargs
+    module = DAFA(net, classes, attack=attack, objective=objective or AT(), optim=None, **kwargs).double()
+    module._trainer = SimpleNamespace(current_epoch=epoch, max_epochs=10)
+    module.log = module.log_dict = lambda *_, **__: None
+    return module
+
+
+def batch(seed, size=12):
+    rng = np.random.default_rng(seed)
+    x, x_adv = torch.tensor(rng.random((2, size, 3, 2, 2)))
+    return x, x_adv, rng.integers(0, 3, size)  # class 3 is absent
+
+
+def step(module, x, x_adv, y):
+    """The loss at these adversarial images."""
+    module.craft = lambda *_, **__: x_adv
+    return module.training_step((x, torch.tensor(y), torch.arange(len(x))), 0)
+
+
+@pytest.mark.parametrize("epoch", [5, 6])
+@pytest.mark.parametrize("objective", [AT(), TRADES(6.0)])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_loss_weights_the_supervised_term_alone_and_only_after_the_warm_up(objective, epoch, seed):
+    """mean_i [ W[y_i] CE_i + beta KL_i ]: CE at x' for AT, at x for TRADES."""
+    x, x_adv, y = batch(seed)
+    module = method(objective, epoch=epoch)
+    module.transfer.class_weight.copy_(torch.tensor(WEIGHT))
+    clean, robust = (log_softmax(module.net(images).detach().numpy(), 1) for images in (x, x_adv))
+    supervised = -(clean if objective.beta else robust)[range(12), y]
+    weight = np.array(WEIGHT)[y] if epoch == 6 else 1
+    expected = (weight * supervised + objective.beta * (np.exp(clean) * (clean - robust)).sum(1)).mean()
+    assert step(module, x, x_adv, y).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("epoch", [5, 6])
+@pytest.mark.parametrize("attack,share", [(PGD(0.1, 10), 1.0), (PGD(0.1, 1, step=0.03, start="zero"), 0.3)])
+def test_each_class_is_attacked_within_its_own_eps_and_to_its_edge(epoch, attack, share):
+    module = method(attack=attack, epoch=epoch)
+    module.transfer.class_weight.copy_(torch.tensor(WEIGHT))
+    scale = np.array(WEIGHT) if epoch == 6 else np.ones(4)
+    x, y, seen = 0.4 + 0.2 * torch.rand(16, 3, 2, 2).double(), torch.arange(16) % 4, []
+    score = module.score
+    module.score = lambda x, x_adv, y: seen.append((x_adv - x).abs().flatten(1).amax(1)) or score(x, x_adv, y)
+    module.training_step((x, y, torch.arange(16)), 0)
+    np.testing.assert_allclose(seen[0].numpy(), 0.1 * share * scale[y], atol=1e-7)
+
+
+@pytest.mark.parametrize("objective", [AT(), TRADES(6.0)])
+def test_the_weights_come_from_the_probabilities_at_the_adversarial_images_of_the_last_warm_up_epoch(objective):
+    module, batches = method(objective), [batch(seed, 20) for seed in range(3)]
+    module.net[1].weight.data *= 10
+    for epoch in range(10):
+        module._trainer.current_epoch = epoch
+        assert (module.transfer.class_weight == 1).all() == (epoch < 6)
+        for x, x_adv, y in batches if epoch == 5 else [batch(100 + epoch)]:
+            step(module, x, x_adv, y)
+        module.on_train_epoch_end()
+    probabilities = [np.exp(log_softmax(module.net(x_adv).detach().numpy(), 1)) for _, x_adv, _ in batches]
+    y = np.concatenate([labels for _, _, labels in batches])
+    similarity = np.stack([np.concatenate(probabilities)[y == k].mean(0) for k in range(3)] + [np.full(4, np.nan)])
+    expected = class_transfer(torch.tensor(similarity), 1.0)
+    torch.testing.assert_close(module.transfer.class_weight, expected)
+    assert module.transfer.class_weight[3] == 1 and expected[:3].std() > 0.01
+
+
+@pytest.mark.parametrize("objective", ["at", "trades"])
+def test_all_warm_up_and_strength_zero_are_plain_adversarial_training_bit_for_bit(launch, objective):
+    words = (f"objective={objective}", "awp=awp")
+    plain, metrics = launch("method=pgd_at", *words, folder="plain")
+    a = network_weights(plain)
+    for folder, setting in (("late", "method.warmup=1.0"), ("zero", "method.strength=0")):
+        other, same = launch("method=dafa", "method.warmup=0.5", setting, *words, folder=folder)
+        assert metrics == same
+        b = network_weights(other)
+        assert all(torch.equal(a[name], b[name]) for name in a)
+    moved = network_weights(launch("method=dafa", "method.warmup=0.5", *words, folder="moved")[0])
+    assert any(not torch.equal(a[name], moved[name]) for name in a)
+
+
+@pytest.mark.parametrize("key,value", [("strength", -1), ("strength", "much"), ("warmup", 0), ("warmup", 1.5)])
+def test_wrong_settings_are_named(key, value):
+    with pytest.raises(ValueError, match=f"method.{key}="):
+        method(**{key: value})

@@ -1,0 +1,104 @@
+import pytest
+import torch
+from helpers import network_weights
+from torch import nn
+
+from fairat_lightning.attacks import PGD
+from fairat_lightning.dro import kl_worst_case
+from fairat_lightning.methods import FLOOR
+from fairat_lightning.objectives import TRADES, margin
+
+OFF = {
+    "hard_fraction": "method.hard_fraction=0",
+    "strength": "method.strength=0",
+    "radius": "method.radius=0",
+    "memory": "method.memory=0",
+    "awp": "awp=none",
+    "averaging": "averaging=none",
+    "head": "head=none",
+}
+FAWA = ("averaging=fawa", "averaging.threshold=0.0", "averaging.start=0.0")
+ALONE = {  # the one ingredient that is left on -> the method that has no other
+    "nothing": ((), ("method=pgd_at",)),
+    "hard_fraction": (
+        ("method.hard_fraction=0.3", "method.augmentation=cutout"),
+        ("method=fairat", "method.augmentation=cutout"),
+    ),
+    "strength": (("method.strength=1.0", "method.warmup=0.4"), ("method=dafa", "method.strength=1.0", "method.warmup=0.4")),
+    "radius": (("method.radius=0.5",), ("method=faal", "method.radius=0.5")),
+    "radius with memory": (
+        ("method.radius=0.5", "method.memory=0.9"),
+        ("method=faal", "method.radius=0.5", "method.memory=0.9"),
+    ),
+    "awp": (("awp=awp",), ("method=pgd_at", "awp=awp")),
+    "averaging": (FAWA, ("method=pgd_at", *FAWA)),
+    "head": (("head=balanced",), ("method=pgd_at", "head=balanced")),
+}
+
+
+@pytest.mark.parametrize(
+    "ingredient,objective", [*((name, "at") for name in ALONE), ("strength", "trades"), ("radius", "trades")]
+)
+def test_with_all_but_one_off_it_is_that_method_bit_for_bit(launch, ingredient, objective):
+    on, other = ALONE[ingredient]
+    given = {word.partition("=")[0].removeprefix("method.") for word in on}
+    off = [word for name, word in OFF.items() if name not in given]
+    common = (f"objective={objective}", "trainer.max_epochs=3")
+    floor, metrics = launch("method=floor", *off, *on, *common, folder="floor")
+    alone, same = launch(*other, *common, folder="alone")
+    assert metrics == same
+    a, b = network_weights(floor), network_weights(alone)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("ingredient", [name for name in OFF if name != "head"])
+def test_every_ingredient_changes_the_run(launch, ingredient):
+    words = ("method=floor", "method.augmentation=cutout", "method.warmup=0.4", *FAWA[1:], "trainer.max_epochs=3")
+    whole = torch.load(launch(*words, folder="whole")[0] / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    without = [word for word in words if not (ingredient == "averaging" and word in FAWA)]
+    folder, _ = launch(*without, OFF[ingredient], folder="without")
+    other = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert any(not torch.equal(whole[name], other[name]) for name in whole if name.startswith("net."))
+
+
+def test_the_loss_joins_both_weights(monkeypatch):
+    """(1/B) sum K' p*[y] ( W[y] supervised + beta consistency ), attacked within W[y] eps."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).double()
+    module = FLOOR(
+        *(net, 4),
+        **{"num_samples": 12, "hard_fraction": 0.0, "augmentation": "none", "strength": 1.0, "warmup": 0.5, "radius": 0.5},
+        **{"memory": 0.9, "attack": PGD(eps=0.1, steps=1), "objective": TRADES(6.0), "optim": None},
+    )
+    monkeypatch.setattr(FLOOR, "current_epoch", 1)
+    monkeypatch.setattr(FLOOR, "epochs", 2)
+    module.log = lambda *_, **__: None
+    scales = []
+    attack = module.attack
+
+    class Spy:
+        batch_norm, start, precision = attack.batch_norm, attack.start, None
+
+        def __call__(self, loss, x, *, scale, start):
+            scales.append(scale)
+            return x + 0.05 * scale.view(-1, 1, 1, 1)
+
+    module.attack = Spy()
+    weight = torch.tensor([0.5, 1.5, 0.8, 1.2])
+    module.transfer.class_weight.copy_(weight)
+    x, y = torch.rand(12, 3, 2, 2).double(), torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2])
+    loss = module.training_step((x, y, torch.arange(12)), 0)
+    assert torch.equal(scales[0], weight[y])
+    terms = module.objective(net, x, x + 0.05 * weight[y].view(-1, 1, 1, 1), y)
+    margins = margin(terms.logits.softmax(1), y)
+    means = torch.tensor([margins[y == k].mean() for k in range(3)])
+    p = kl_worst_case(means, 0.5)
+    expected = (3 * p[y] * (weight[y] * terms.supervised + 6 * terms.consistency)).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_wrong_settings_are_named(launch, capsys):
+    for word in ("hard_fraction=2", "strength=-1", "warmup=0", "radius=-1", "memory=1", "augmentation=blur"):
+        with pytest.raises(SystemExit) as stopped:
+            launch("method=floor", f"method.{word}")
+        assert stopped.value.code == 2
+        assert word.partition("=")[0] in capsys.readouterr().err

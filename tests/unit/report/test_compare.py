@@ -1,0 +1,146 @@
+import json
+
+import numpy as np
+import pytest
+from helpers import old_metrics, seeds
+from scipy import stats
+
+from fairat_lightning import bootstrap, metrics
+from fairat_lightning.report.compare import against_first, best, bias_note, cell, difference, headline, mean_of, rows
+from fairat_lightning.report.groups import gather
+from fairat_lightning.report.runs import read_run
+
+
+def test_mean_deviation_and_interval_are_those_of_scipy(make_run):
+    (group,) = gather(seeds(make_run, "A", (0.3, 0.35, 0.45, 0.28))).groups
+    found, values = cell(group, "pgd20", "worst"), [0.3, 0.35, 0.45, 0.28]
+    assert found["values"] == pytest.approx(values) and found["mean"] == pytest.approx(np.mean(values))
+    assert found["std"] == pytest.approx(np.std(values, ddof=1))
+    expected = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert (found["low"], found["high"]) == pytest.approx(expected)
+
+
+def test_one_run_has_the_interval_of_its_record(make_run):
+    (group,) = gather(seeds(make_run, "A", (0.3,))).groups
+    found = cell(group, "pgd20", "worst")
+    assert found["std"] is None and [found["low"], found["high"]] == group.runs[0].summaries["pgd20"]["interval"]["worst"]
+    assert cell(group, "nothing", "worst") == {"mean": None, "std": None, "values": [None]}
+
+
+def test_seeds_are_compared_by_welch(make_run):
+    a, b = (0.3, 0.35, 0.32), (0.5, 0.47, 0.55, 0.51)
+    report = gather(seeds(make_run, "A", a) + seeds(make_run, "B", b))
+    found = difference(report.groups[1], report.groups[0], "pgd20", "worst")
+    assert found.p == pytest.approx(stats.ttest_ind(b, a, equal_var=False).pvalue)
+    assert found.difference == pytest.approx(np.mean(b) - np.mean(a)) and found.low < found.difference < found.high
+    assert best(report, "pgd20", "worst") is report.groups[1]
+
+
+def test_single_runs_are_compared_on_the_same_images(make_run):
+    report = gather(seeds(make_run, "A", (0.3,)) + seeds(make_run, "B", (0.55,)))
+    a, b = report.groups
+    first, second = a.runs[0].verdicts["pgd20"], b.runs[0].verdicts["pgd20"]
+    right = [v.label == v.predicted for v in (first, second)]
+    assert difference(b, a, "pgd20", "worst") == bootstrap.compare(right[1], right[0], first.label, "worst")
+    assert best(report, "pgd20", "worst") is b
+    b.runs[0].verdicts["pgd20"] = second._replace(image=second.image + 1)
+    assert difference(b, a, "pgd20", "worst") is None and best(report, "pgd20", "worst") is None
+
+
+@pytest.mark.parametrize(
+    "a, b",
+    [
+        ((0.3, 0.5, 0.4), (0.35, 0.55, 0.42)),  # within the noise of the seeds
+        ((0.3,), (0.34,)),  # within the noise of the images
+        ((0.3, 0.31, 0.3), (0.9,)),  # one run against several: not tested
+        ((0.3, 0.3, 0.3), (0.9, 0.9, 0.9)),  # no deviation to test with
+    ],
+)
+def test_nothing_is_best_that_is_not_significant(make_run, a, b):
+    report = gather(seeds(make_run, "A", a) + seeds(make_run, "B", b))
+    assert best(report, "pgd20", "worst") is None
+    assert not any("best" in value for row in rows(report) for value in row.values() if isinstance(value, dict))
+
+
+def test_the_best_must_beat_every_other_row(make_run):
+    low, close, high = (0.3, 0.31, 0.32), (0.5, 0.52, 0.54), (0.53, 0.55, 0.54)
+    words = seeds(make_run, "A", low) + seeds(make_run, "B", close) + seeds(make_run, "C", high)
+    report = gather(words)
+    assert difference(report.groups[2], report.groups[0], "pgd20", "worst").p < 0.05
+    assert best(report, "pgd20", "worst") is None
+    assert best(gather(words[:3] + words[6:]), "pgd20", "worst").label == "C"
+    assert best(gather(words[:3]), "pgd20", "worst") is None  # alone
+
+
+def test_other_threat_models_and_old_records_are_not_tested(make_run, tmp_path):
+    report = gather(seeds(make_run, "A", (0.3,)) + seeds(make_run, "B", (0.6,), attack={"norm": "linf", "eps": 0.1}))
+    assert difference(*report.groups, "pgd20", "worst") is None and difference(*report.groups, "clean", "worst") is not None
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "metrics.json").write_text(json.dumps(old_metrics(0.9, 0.9, 0.9)))
+    report = gather([*seeds(make_run, "C", (0.3,)), str(tmp_path / "old")])
+    assert difference(*report.groups, "pgd20", "worst") is None
+    assert headline(report)[0].startswith("Not tested: ") and "+60.0 points" in headline(report)[0] and len(headline(report)) == 3
+
+
+def test_two_rows_are_compared_in_plain_words(make_run):
+    report = gather(seeds(make_run, "A", (0.3,)) + seeds(make_run, "B", (0.55,)))
+    pgd, cw = headline(report)
+    assert pgd.startswith("B is fairer than A: PGD-20 worst class +25.0 points (95 % interval ") and "p < 0.001" in pgd
+    assert "; average +8.3 points" in pgd and "CW-20" in cw
+    swapped = gather(seeds(make_run, "B", (0.55,)) + seeds(make_run, "A", (0.3,)))
+    assert headline(swapped)[0].startswith("B is fairer than A: PGD-20 worst class +25.0 points")
+    same = gather(seeds(make_run, "A", (0.3,)) + seeds(make_run, "C", (0.33,)))
+    assert headline(same)[0].startswith("No significant difference between C and A: PGD-20 worst class +3.0 points")
+
+
+def test_two_seeds_of_each_are_claimed_by_the_paired_test(make_run):
+    """Welch's test finds nothing in these four numbers; the same images do."""
+    report = gather(seeds(make_run, "A", (0.3, 0.5)) + seeds(make_run, "B", (0.55, 0.62)))
+    a, b = ([run.verdicts["pgd20"] for run in group.runs] for group in report.groups)
+    right = [[v.predicted == v.label for v in row] for row in (b, a)]
+    found = bootstrap.compare(*right, a[0].label, "worst")
+    assert stats.ttest_ind((0.55, 0.6), (0.3, 0.5), equal_var=False).pvalue > 0.05 > found.p
+    low, high = (f"{100 * end:.1f}" for end in (found.low, found.high))
+    expected = f"B is fairer than A: PGD-20 worst class +17.5 points (95 % interval {low} to {high}, p < 0.001, paired test)"
+    assert headline(report)[0].startswith(expected) and best(report, "pgd20", "worst").label == "B"
+
+
+def test_one_row_and_many_have_a_headline_too(make_run):
+    one = gather(seeds(make_run, "A", (0.3,)))
+    assert headline(one)[0].endswith("30.0 % in its worst class, dog.") and against_first(one) == []
+    words = seeds(make_run, "A", (0.3, 0.31)) + seeds(make_run, "B", (0.32, 0.31)) + seeds(make_run, "C", (0.5, 0.51))
+    assert headline(gather(words))[0].startswith("C has the best worst class under PGD-20: 50.5 %")
+    assert [text.split(":")[0] for text in against_first(gather(words))][1] == "C is fairer than A"
+    assert headline(gather(words[:4] + seeds(make_run, "D", (0.3, 0.32))))[0].startswith("No row's worst class")
+
+
+def test_rows_hold_every_figure_and_rho(make_run):
+    report = gather(seeds(make_run, "A", (0.3, 0.4)) + seeds(make_run, "B", (0.5, 0.6)))
+    a, b = rows(report)
+    for name in ("clean_worst", "cw20_average", "pgd20_gap", "pgd20_nsd", "pgd20_worst_10_percent", "pgd20_worst_bias"):
+        assert len(a[name]["values"]) == 2 and a[name]["mean"] is not None
+    expected = metrics.rho(
+        b["pgd20_worst"]["mean"], b["pgd20_average"]["mean"], a["pgd20_worst"]["mean"], a["pgd20_average"]["mean"]
+    )
+    assert b["pgd20_rho"]["mean"] == pytest.approx(expected) and a["pgd20_rho"]["mean"] == 0
+    json.dumps(rows(report), allow_nan=False)
+
+
+def test_the_bias_of_the_minimum_is_said(make_run, tmp_path):
+    report = gather([str(make_run("a", (0.4, 0.4, 0.4), images=20))])
+    bias = report.groups[0].runs[0].summaries["pgd20"]["worst_bias"]
+    assert bias < -0.03 and f"an estimated {-100 * bias:.1f} points" in bias_note(report)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "metrics.json").write_text(json.dumps(old_metrics(0.9, 0.9, 0.9)))
+    assert bias_note(gather([str(tmp_path / "old")])) is None
+
+
+def test_the_mean_over_seeds_keeps_absent_classes(tmp_path):
+    for k, values in enumerate([(0.5, 0.6, None), (0.3, 0.8, None)]):
+        (tmp_path / str(k)).mkdir()
+        (tmp_path / str(k) / "metrics.json").write_text(json.dumps(old_metrics(*values)))
+    (group,) = gather([f"A={tmp_path / '0'}", f"A={tmp_path / '1'}"]).groups
+    merged = mean_of(group)["pgd20"]
+    assert merged["per_class"] == {"cat": pytest.approx(0.4), "dog": pytest.approx(0.7), "fox": None}
+    assert merged["worst"] == pytest.approx(0.4) and merged["worst_class"] == "cat"
+    assert read_run(tmp_path / "0").summaries["pgd20"]["per_class"]["fox"] is None

@@ -1,0 +1,136 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers import judge, old_metrics
+
+from fairat_lightning.record import journal as samples
+from fairat_lightning.report.runs import Verdicts, read_run, verdicts_of
+
+
+def test_everything_in_a_folder_is_read(full_run):
+    run = read_run(full_run)
+    assert list(run.summaries) == ["clean", "pgd20", "cw20", "pgd20@0.01", "pgd20@0.02"]
+    assert run.curve == ([0.01, 0.02], ["pgd20@0.01", "pgd20@0.02"]) and run.titles == {"pgd20@0.01": "PGD-20 at 0.01"}
+    assert run.threats["pgd20"] == ("linf", round(8 / 255, 9)) and run.threats["clean"] is None
+    assert [check["passed"] for check in run.checks] == [False, None]
+    assert len(run.history) == 4 and run.history[0]["val/robust_worst"] == 0.3
+    assert "train/augmented_class/fox" not in run.history[0]  # an empty cell
+    assert run.hardest is not None and run.hardest.pixels.shape == (5, 3, 8, 8)
+    assert any("autoattack has begun and is not finished" in note for note in run.notes)
+    verdicts = run.verdicts["pgd20"]
+    assert (verdicts.label == verdicts.predicted).mean() == pytest.approx(0.5)
+
+
+def test_an_old_record_is_enough(tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps(old_metrics(0.5, None, 0.7)))
+    run = read_run(tmp_path)
+    assert run.summaries["pgd20"]["worst"] == 0.5 and run.verdicts == {} and run.config is None and run.facts == {}
+
+
+def test_an_audited_model_has_an_evaluation_only(tmp_path):
+    judge(tmp_path / "evaluation" / "quick", {"clean": (0.9, 0.8, 0.9), "fgsm": (0.5, 0.4, 0.3)})
+    (tmp_path / "evaluation" / "quick" / "run.json").write_text(json.dumps({"headline": ["clean", "fgsm"]}))
+    run = read_run(tmp_path)
+    assert run.headline == ["clean", "fgsm"] and run.audits["quick"]["headline"]
+
+
+@pytest.mark.parametrize("images, shown", [(100, 0.4), (200, 0.4), (50, 0.3)])
+def test_an_evaluation_replaces_the_test_if_it_saw_as_many_images(make_run, images, shown):
+    folder = make_run("run", (0.5, 0.3, 0.7))
+    judge(folder / "evaluation" / "again", {"pgd20": (0.6, 0.4, 0.8)}, images)
+    run = read_run(folder)
+    assert run.summaries["pgd20"]["worst"] == pytest.approx(shown)
+    right = run.verdicts["pgd20"].label == run.verdicts["pgd20"].predicted
+    assert right[run.verdicts["pgd20"].label == 1].mean() == pytest.approx(shown)
+
+
+def test_the_title_is_that_of_the_figures_which_are_shown(make_run):
+    folder = make_run("run", (0.5, 0.3, 0.7))
+    for name, images, title in (("apgd", 200, "one target"), ("wide", 100, "three targets")):
+        judge(folder / "evaluation" / name, {"apgd": (0.6, 0.4, 0.8)}, images)
+        (folder / "evaluation" / name / "run.json").write_text(json.dumps({"titles": {"apgd": title}}))
+    run = read_run(folder)
+    assert (run.titles["apgd"], sum(run.summaries["apgd"]["counts"].values())) == ("one target", 600)
+
+
+def test_a_training_that_collapsed_says_so_in_every_report(make_run):
+    folder = make_run("run", (0.5, 0.3, 0.7))
+    facts = json.loads((folder / "run.json").read_text())
+    assert not any("collapsed" in note for note in read_run(folder).notes)
+    (folder / "run.json").write_text(json.dumps(facts | {"collapsed_epoch": 4}))
+    assert any("collapsed in epoch 5" in note for note in read_run(folder).notes)
+
+
+def test_another_threat_model_replaces_nothing(make_run):
+    folder = make_run("run", (0.5, 0.3, 0.7))
+    judge(folder / "evaluation" / "far", {"pgd20": (0.1, 0.1, 0.1)}, 200)
+    (folder / "evaluation" / "far" / "run.json").write_text(json.dumps({"threat": {"norm": "linf", "eps": 0.1}}))
+    run = read_run(folder)
+    assert run.summaries["pgd20"]["worst"] == pytest.approx(0.3) and "another threat model" in run.notes[0]
+
+
+def test_verdicts_of_the_last_stage_are_what_survived_all():
+    label = np.array([0, 0, 1, 1])
+    stages = {
+        "clean": Verdicts(np.arange(4), label, np.array([0, 0, 1, 1])),
+        "first": Verdicts(np.arange(4), label, np.array([1, 0, 1, 1])),
+        "second": Verdicts(np.array([1, 2, 3]), label[1:], np.array([0, 0, 1])),  # the survivors only
+    }
+    for key in ("second", "whole"):
+        found = verdicts_of(key, {"per_class": {"a": 0.5, "b": 0.5}}, stages)
+        assert found is not None and found.predicted.tolist() == [1, 0, 0, 1]
+    stages["clean"] = Verdicts(np.arange(5), np.array([0, 0, 1, 1, 1]), np.array([0, 0, 1, 1, 0]))  # one is wrong without attack
+    found = verdicts_of("whole", {"per_class": {"a": 0.5, "b": 1 / 3}}, stages)
+    assert found is not None and found.image.tolist() == [0, 1, 2, 3, 4] and found.predicted.tolist() == [1, 0, 0, 1, 0]
+    assert verdicts_of("second", {"per_class": {"a": 0.4, "b": 0.5}}, stages) is None  # of something else
+    assert verdicts_of("clean", {"per_class": {"a": 1.0, "b": 2 / 3}}, stages) is stages["clean"]
+    assert verdicts_of("clean", {"per_class": {"a": 1.0}}, stages) is None
+
+
+def test_verdicts_that_contradict_the_figures_are_not_used(make_run):
+    folder = make_run("run", (0.5, 0.3, 0.7))
+    _, batches = samples.read(folder / "samples.jsonl")
+    half = [replace(batch, predicted=[0] * 300) for batch in batches]
+    samples.write(folder / "samples.jsonl", {}, half)
+    run = read_run(folder)
+    assert run.verdicts == {} and "samples.jsonl is incomplete" in run.notes[0]
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("metrics.json", "{"),
+        ("metrics.json", "[]"),
+        ("metrics.json", '{"pgd20": {"average": 50, "worst": 20, "worst_class": "a", "per_class": {"a": 20}}}'),
+        ("metrics.json", '{"pgd20": {"average": "x", "worst": 0.2, "worst_class": "a", "per_class": {"a": 0.2}}}'),
+        ("run.json", "["),
+        ("config.yaml", "a: [\n b"),
+        ("history.csv", "epoch,val/robust\n0,many\n"),
+        ("history.csv", 'a,b,"c'),
+        ("metrics.json", '{"pgd20": {"average": 1, "worst": 1, "worst_class": "a", "per_class": {"a": 1}, "figures": "x"}}'),
+        (
+            "metrics.json",
+            '{"pgd20": {"average": 1, "worst": 1, "worst_class": "a", "per_class": {"a": 1}, "interval": {"worst": 1}}}',
+        ),
+        ("hardest.npz", "PK not a zip"),
+        ("samples.jsonl", "damaged\n"),
+        ("run.json", '{"checks": ["x"]}'),
+        ("run.json", '{"curve": {"eps": [1], "keys": []}}'),
+    ],
+)
+def test_a_damaged_file_is_one_line_with_its_path(make_run, name, content):
+    folder = make_run("run", (0.5, 0.3, 0.7))
+    (folder / name).write_text(content)
+    with pytest.raises(ValueError, match=name) as caught:
+        read_run(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_finished_part_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no finished run"):
+        read_run(tmp_path)
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(ValueError, match="not a run's metrics.json"):
+        read_run(tmp_path)

@@ -1,0 +1,169 @@
+"""Rows of runs that were never on a disk, and the test that they get."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from fairat_lightning import bootstrap, metrics
+from fairat_lightning.report import significance
+from fairat_lightning.report.compare import rows
+from fairat_lightning.report.groups import report_of
+from fairat_lightning.report.runs import Group, Run, Verdicts
+from fairat_lightning.report.significance import FIGURES, against, difference, explained
+
+IMAGES = 60  # of each class
+
+
+def judged(rates, seed, full=None, few=IMAGES):
+    """A run with these class accuracies; with `full`, of the other classes only the first `few` images are judged."""
+    names = [f"c{k}" for k in range(len(rates))]
+    generator = np.random.default_rng([seed, *(round(1000 * r) for r in rates)])
+    y = np.repeat(np.arange(len(rates)), IMAGES)
+    right = np.concatenate([generator.permutation(IMAGES) < round(rate * IMAGES) for rate in rates])
+    place = np.flatnonzero([names[label] in (full or names) or i % IMAGES < few for i, label in enumerate(y)])
+    label, predicted = y[place], np.where(right, y, (y + 1) % len(rates))[place]
+    counted = metrics.confusion_matrix(torch.tensor(label), torch.tensor(predicted), len(rates))
+    summary = metrics.summary(counted, names)
+    summary = metrics.worst_among(summary, full) if full else summary
+    verdicts = {"pgd20": Verdicts(place, label, predicted)}
+    return Run(Path(), {"pgd20": summary}, verdicts, {"pgd20": ("linf", 0.03)}, facts={"seed": seed})
+
+
+def row(label, *worst, seeds=(0, 1, 2, 3), **options):
+    """Three classes, the second with these accuracies, one a seed."""
+    return Group(label, [judged((0.7, w, 0.8), s, **options) for s, w in zip(seeds, worst, strict=False)])
+
+
+def right(group):
+    return [run.verdicts["pgd20"].predicted == run.verdicts["pgd20"].label for run in group.runs]
+
+
+def label_of(group):
+    return group.runs[0].verdicts["pgd20"].label
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_two_seeds_are_paired_by_their_number(figure):
+    a, b = row("A", 0.3, 0.4), row("B", 0.5, 0.45)
+    found = difference(b, a, "pgd20", figure)
+    assert found == bootstrap.compare(right(b), right(a), label_of(a), figure) and found.test == "paired"
+    a.runs.reverse()
+    assert difference(b, a, "pgd20", figure) == found, "the seeds go together, not the places in the row"
+
+
+def test_from_three_seeds_on_and_without_partners_it_is_welch():
+    def by_welch(a, b):
+        found = difference(b, a, "pgd20", "worst")
+        values = [group.values("pgd20", "worst") for group in (b, a)]
+        return found.test == "welch" and found.p == pytest.approx(stats.ttest_ind(*values, equal_var=False).pvalue)
+
+    a, b = row("A", 0.3, 0.4, 0.35), row("B", 0.5, 0.45, 0.6)
+    found = difference(b, a, "pgd20", "worst")
+    assert by_welch(a, b) and found.seeds == pytest.approx((0.2, 0.05, 0.25)) and found.difference == pytest.approx(0.5 / 3)
+    a, b = row("A", 0.3, 0.4), row("B", 0.5, 0.45, seeds=(0, 5))
+    assert by_welch(a, b) and difference(b, a, "pgd20", "worst").seeds == ()
+    a, b = row("A", 0.3, 0.4, seeds=(1, 1)), row("B", 0.5, 0.45)
+    assert by_welch(a, b)
+    for damage in ("image", "label"):
+        a, b = row("A", 0.3, 0.4), row("B", 0.5, 0.45)
+        verdicts = b.runs[1].verdicts["pgd20"]
+        b.runs[1].verdicts["pgd20"] = verdicts._replace(**{damage: getattr(verdicts, damage) + 1})
+        assert by_welch(a, b) and len(difference(b, a, "pgd20", "worst").seeds) == 2
+    a, b = row("A", 0.3, 0.4), row("B", 0.5, 0.45)
+    del a.runs[0].verdicts["pgd20"]
+    assert by_welch(a, b)
+
+
+def test_seeds_that_put_other_images_in_one_place_are_not_paired():
+    a, b = row("A", 0.3, 0.4), row("B", 0.5, 0.45)
+    for group in (a, b):
+        verdicts = group.runs[1].verdicts["pgd20"]
+        group.runs[1].verdicts["pgd20"] = Verdicts(verdicts.image, 2 - verdicts.label, 2 - verdicts.predicted)
+    assert difference(b, a, "pgd20", "worst").test == "welch"
+
+
+def test_the_worst_is_sought_among_the_classes_judged_in_full():
+    """Of c0 and c2 a few images are judged, of which B has fewer right than of c1: the average knows them, the worst does not."""
+    a, b = (Group(name, [judged((0.7, w, 0.1), s, ["c1"], 6) for s in (0, 1)]) for name, w in (("A", 0.3), ("B", 0.5)))
+    for figure in ("worst", "worst_10_percent"):
+        found = difference(b, a, "pgd20", figure)
+        among = label_of(a) == 1
+        alone = bootstrap.compare([v[among] for v in right(b)], [v[among] for v in right(a)], label_of(a)[among], figure)
+        assert found == alone and found.difference == pytest.approx(0.2) and found.test == "paired"
+    assert difference(b, a, "pgd20", "average") == bootstrap.compare(right(b), right(a), label_of(a), "average")
+
+
+def test_each_seed_may_have_its_own_classes_in_full_and_rows_of_different_ones_are_not_paired():
+    def seeds(name, worst, *full):
+        return Group(name, [judged((0.35, worst, 0.8), s, classes, 6) for s, classes in enumerate(full)])
+
+    a, b = (seeds(name, w, ["c0", "c1"], ["c1", "c2"]) for name, w in (("A", 0.3), ("B", 0.5)))
+    found = difference(b, a, "pgd20", "worst")
+    assert found.test == "paired" and found.seeds == pytest.approx((0.05, 0.2), abs=1e-9)
+    a, b = seeds("A", 0.3, ["c0", "c1"]), seeds("B", 0.5, ["c1", "c0"])
+    assert difference(b, a, "pgd20", "worst").test == "paired", "the same classes in another order"
+    (summary,) = (run.summaries["pgd20"] for run in b.runs)
+    b.runs[0].summaries["pgd20"] = {**summary, "worst_of": ["c0"]}
+    assert difference(b, a, "pgd20", "worst") is None and difference(b, a, "pgd20", "average").test == "paired"
+
+
+def test_the_worst_10_percent_of_many_classes():
+    rates = np.linspace(0.2, 0.9, 21)
+    a, b = Group("A", [judged(rates, s) for s in range(3)]), Group("B", [judged(rates[::-1] ** 2, s) for s in range(3)])
+    found = difference(b, a, "pgd20", "worst_10_percent")
+    three = [
+        np.sort([round(r * IMAGES) / IMAGES for r in values])[:3].mean() for values in (rates**2, rates)
+    ]  # of 2.1 the ceiling
+    assert found is None, "no seed differs from another, which leaves Welch nothing"
+    found = against(report_of([a, b]))["B"]["pgd20"]["worst_10_percent"]
+    assert found["difference"] == pytest.approx(three[0] - three[1]) and found["test"] is None and len(found["seeds"]) == 3
+
+
+def test_every_row_with_a_control_has_its_differences():
+    report = report_of([row("A", 0.3, 0.4), row("B", 0.5, 0.45), row("C", 0.5)])
+    report.baselines = {"B": "A", "C": "B"}
+    found = {r["label"]: r.get("against") for r in rows(report)}
+    assert found["A"] is None and found["B"]["label"] == "A" and found["C"]["label"] == "B"
+    expected = difference(*report.groups[1::-1], "pgd20", "worst")
+    assert found["B"]["pgd20"]["worst"] == {**expected._asdict(), "seeds": list(expected.seeds)}
+    untested = {"difference": pytest.approx(0.025), "low": None, "high": None, "p": None, "test": None, "seeds": []}
+    assert found["C"]["pgd20"]["worst"] == untested and set(found["C"]["pgd20"]) == set(FIGURES)
+    json.dumps(found, allow_nan=False)
+    report.baselines = {}
+    assert [r.get("against", {}).get("label") for r in rows(report)] == [None, "A", "A"]
+    assert all("against" not in r for r in rows(report_of(report.groups[:1])))
+
+
+def test_a_row_without_the_attack_has_no_difference_under_it():
+    report = report_of([row("A", 0.3, 0.4), row("B", 0.5, 0.45)])
+    for run in report.groups[1].runs:
+        run.summaries["cw20"] = run.summaries["pgd20"]
+    report = report_of(report.groups)
+    assert set(against(report)["B"]) == {"label", "pgd20"} and report.robust == ["pgd20", "cw20"]
+
+
+@pytest.mark.parametrize(
+    "a, b, said",
+    [
+        ((0.3, 0.4), (0.5, 0.45), ["PAIRED"]),
+        ((0.3, 0.4, 0.35), (0.5, 0.45, 0.6), ["WELCH"]),
+        ((0.3, 0.4, 0.35), (0.5,), ["UNTESTED"]),
+        ((0.3,), (0.5,), ["PAIRED"]),
+    ],
+)
+def test_it_is_said_which_test_was_used(a, b, said):
+    report = report_of([row("A", *a), row("B", *b)])
+    assert explained(report, rows(report)) == [getattr(significance, name) for name in (*said, "FEW")]
+    assert explained(report, []) == []
+
+
+def test_what_two_seeds_cannot_show_and_classes_in_full_are_said():
+    for part in ("these trained networks on other images", "say nothing about other trainings", "a third seed"):
+        assert part in significance.PAIRED
+    report = report_of([row(name, 0.3, full=["c1"], few=6) for name in "ABC"])
+    texts = [significance.PAIRED, significance.AMONG, significance.FEW, significance.MANY]
+    assert explained(report, rows(report)) == texts
