@@ -3,7 +3,7 @@
 NAME/   model.safetensors, README.md   the weights and the card of `fairat_lightning.export`
         config.yaml                    model, data and attack of the run, as in its folder
 
-NAME is <data>_<method>_s<seed>; without _s<seed> it is seed 0. `results/keep.py` adds one from a finished run.
+NAME is <data>_<method>_s<seed>; without _s<seed> it is seed 0. `studies/keep.py` adds one from a finished run.
 """
 
 import os

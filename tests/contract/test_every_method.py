@@ -95,7 +95,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(launch, metho
     assert any(not torch.equal(a[k], c[k]) for k in a)
 
 
-QUICK = [*((method, 2) for method in METHODS), ("faal", 200), ("fairat", 200), ("csr", 200)]
+LEARN = ("faal", "fairat", "cfol", "csr", "wat", "frl")  # a rule over classes or examples
+QUICK = [*((method, 2) for method in LEARN), ("faal", 200), ("fairat", 200), ("csr", 200)]
 
 
 @pytest.mark.parametrize("method,classes", quick_for([(method, classes) for method in METHODS for classes in (2, 200)], *QUICK))
@@ -112,7 +113,7 @@ def test_any_number_of_classes(launch, method, classes):
     assert all(v.isfinite().all() for name, v in state.items() if name.startswith("net.") and v.is_floating_point())
 
 
-@pytest.mark.parametrize("method", options("method"))
+@pytest.mark.parametrize("method", quick_for(METHODS, *LEARN))
 def test_a_class_absent_from_training_and_another_from_validation(compose, method, tmp_path):
     job = job_of(compose, tmp_path, f"method={method}", "trainer.max_epochs=3")
     for images, absent, instead in ((job.datamodule.train, 0, 1), (job.datamodule.val, 3, 2)):

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -93,15 +94,27 @@ def test_a_run_stopped_after_balancing_does_not_balance_twice(launch, monkeypatc
     assert all(torch.allclose(a[n], b[n], rtol=0, atol=0, equal_nan=True) for n in a)
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A trained run."""
+    place = tmp_path_factory.mktemp("base")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setattr("sys.argv", ["x", "hydra.run.dir=base", *SMALL, *TRAINED])
+        train()
+    return place / "base"
+
+
 @pytest.fixture
-def command(monkeypatch, tmp_path):
+def command(monkeypatch, base, tmp_path):
+    """The command in a folder with a copy of the run."""
+    shutil.copytree(base, tmp_path / "base")
     monkeypatch.chdir(tmp_path)
 
-    def command(*words, main=lambda: cli.start("balance", "help")):
+    def command(*words):
         monkeypatch.setattr("sys.argv", ["x", *words])
-        main()
+        cli.start("balance", "help")
 
-    command("hydra.run.dir=base", *SMALL, *TRAINED, main=train)
     return command
 
 

@@ -16,7 +16,6 @@ from fairat_lightning.report.gallery import pictures
 from fairat_lightning.report.groups import gather
 from fairat_lightning.report.page import page
 
-pytestmark = pytest.mark.pictures
 EVIL = '<script>document.title="caught"</script>"&%_$'
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -62,6 +61,7 @@ def words(make_run, full_run):
     return [f"{EVIL}={full_run}", f"B={make_run('b', (0.5, 0.45, 0.7))}", f"C={make_run('c', (0.5, 0.1, 0.7))}"]
 
 
+@pytest.mark.pictures
 def test_it_is_well_formed_and_loads_nothing(words):
     text = rendered(words)
     reader = Reader(text)
@@ -103,6 +103,7 @@ def test_it_says_what_was_run_and_how_to_read_it(words):
     assert "autoattack has begun and is not finished" in text and "tends to lie below the lowest true one" in text
 
 
+@pytest.mark.pictures
 def test_a_drawing_that_is_too_large_becomes_a_picture(words, monkeypatch):
     monkeypatch.setattr(module, "LARGEST_SVG", 1000)
     reader = Reader(rendered(words))
@@ -203,6 +204,7 @@ OVERFLOW = """
 """
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("unfolded", [False, True])
 def test_on_a_phone_only_tables_and_figures_scroll(words, browse, unfolded):
     long = [f"{word.partition('=')[0]} with a long_unbroken_name_{'x' * 40}={word.partition('=')[2]}" for word in words[1:]]
@@ -227,6 +229,7 @@ THEME = """
 """
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("dark", [False, True])
 def test_dark_and_light(words, browse, dark):
     """Blink's own setting says what the system prefers: 0 is dark, 1 is light."""
@@ -236,6 +239,7 @@ def test_dark_and_light(words, browse, dark):
     assert [first, second, third] == (shades if dark else shades[::-1]) + [first] and figures_follow
 
 
+@pytest.mark.pictures
 def test_it_can_be_seen_and_printed(words, browse, tmp_path):
     browse(rendered(words), f"--screenshot={tmp_path / 'seen.png'}", "--window-size=1200,1600")
     pixels = image.imread(tmp_path / "seen.png")

@@ -64,7 +64,7 @@ def made(words):
     return build_part(OmegaConf.create({"attack": resolved(compose_training(words)[0])["attack"]}), "attack")
 
 
-@pytest.mark.parametrize("attack", ["n_fgsm", "pgd3", "fgsm_rs", "l2_pgd10"])
+@pytest.mark.parametrize("attack", quick_for(["n_fgsm", "pgd3", "fgsm_rs", "l2_pgd10"], "n_fgsm", "l2_pgd10"))
 def test_whoever_chooses_an_attack_gets_its_own_numbers_in_every_recipe(compose, attack):
     plain = OmegaConf.to_container(compose("data=cifar10", f"attack={attack}").attack, resolve=False)
     for path in sorted((CONF / "experiment").glob("*.yaml")):
