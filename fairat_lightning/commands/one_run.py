@@ -20,21 +20,23 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequen
 
     try:
         switch("overwrite", cfg.overwrite)
-        job = runs.prepare(OmegaConf.create(resolved(cfg)), folder, overwrite=cfg.overwrite)
-        if job is not None and sweep and job.trainer.world_size > 1:
-            raise ValueError("a sweep or search over several processes would begin every job in each: run its jobs one by one")
+        training = runs.prepare(OmegaConf.create(resolved(cfg)), folder, overwrite=cfg.overwrite)
+        if training is not None and sweep and training.trainer.world_size > 1:
+            raise ValueError(
+                "a sweep or search over several processes would begin every training in each: run its jobs one by one"
+            )
     except WRONG_INPUT as error:
         refuse(error, folder)
-    if job is None:
+    if training is None:
         print("This run is finished: overwrite=true runs it anew.\n")
         runs.show(folder)
         return
-    cast(Any, job.trainer).callbacks.extend(callbacks)
+    cast(Any, training.trainer).callbacks.extend(callbacks)
     try:
-        runs.execute(job)
+        runs.execute(training)
     except Timeout as error:
         raise Stop(os.EX_TEMPFAIL, f"{folder} is being run by another process: wait for its end, or stop it") from error
     except Exception as error:
-        if (line := explain(error, cfg, training=not job.fitted)) is None:
+        if (line := explain(error, cfg, training=not training.fitted)) is None:
             raise
         raise Stop(1, line) from error

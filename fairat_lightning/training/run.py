@@ -138,80 +138,84 @@ def _try_one(net: torch.nn.Module, data: DataModule) -> None:
             raise ValueError(f"data.batch_size={data.batch_size}: {error}; give each process two images or more") from error
 
 
-def execute(job: Training) -> None:
+def execute(training: Training) -> None:
     """Train, test the selected weights, and write the record.
 
     Raises Preempted where a signal asked to stop, Lost where another process has ended, and filelock's Timeout while another
     command runs this very run.
     """
-    first = job.trainer.is_global_zero
-    lock = FileLock(job.folder / ".lock", timeout=0) if first else nullcontext()
+    first = training.trainer.is_global_zero
+    lock = FileLock(training.folder / ".lock", timeout=0) if first else nullcontext()
     try:
-        with lock, _callback(job, Last).request.listening(), together(job.trainer):
-            if first and not job.anew and _moved(job):
-                raise Timeout(str(job.folder))
-            _execute(job)
+        with lock, _callback(training, Last).request.listening(), together(training.trainer):
+            if first and not training.anew and _moved(training):
+                raise Timeout(str(training.folder))
+            _execute(training)
     finally:
         if "wandb" in sys.modules:  # else the jobs of a sweep become one W&B run
             sys.modules["wandb"].finish()
 
 
-def _moved(job: Training) -> bool:
+def _moved(training: Training) -> bool:
     """Whether another command has got on with the run since this one looked at its folder."""
     try:
-        return is_finished(job.folder, plain(job.cfg)) or resumable(job.folder) != job.resume
+        return is_finished(training.folder, plain(training.cfg)) or resumable(training.folder) != training.resume
     except ValueError:
         return True
 
 
-def _callback(job: Training, kind: type[Any]) -> Any:
-    return next(c for c in cast(Any, job.trainer).callbacks if isinstance(c, kind))
+def _callback(training: Training, kind: type[Any]) -> Any:
+    return next(c for c in cast(Any, training.trainer).callbacks if isinstance(c, kind))
 
 
-def _execute(job: Training) -> None:
-    if job.trainer.is_global_zero:
+def _execute(training: Training) -> None:
+    if training.trainer.is_global_zero:
         facts: dict[str, Any] = {}
-        if job.cfg.init_from is not None and job.resume is None:
-            facts["init_from"] = {"path": job.cfg.init_from, "weights": fingerprint(job.method.net.state_dict())}
-        open_folder(job.folder, plain(job.cfg), job.resume, **facts)
-        _introduce(job)
-    job.trainer.fit(job.method, job.datamodule, ckpt_path=job.resume, weights_only=True)
-    job.fitted = True
-    kept = job.method.keepsakes(job.datamodule.train.pixels)  # before the best epoch's state takes the last one's place
-    best = job.folder / "checkpoints" / "best.ckpt"
-    facts = {} if job.head is None else {"head": balance_best(job.method, job.datamodule, job.head, job.trainer, best)}
-    if (collapse := _callback(job, Collapse)).epoch is not None:
+        if training.cfg.init_from is not None and training.resume is None:
+            facts["init_from"] = {"path": training.cfg.init_from, "weights": fingerprint(training.method.net.state_dict())}
+        open_folder(training.folder, plain(training.cfg), training.resume, **facts)
+        _introduce(training)
+    training.trainer.fit(training.method, training.datamodule, ckpt_path=training.resume, weights_only=True)
+    training.fitted = True
+    kept = training.method.keepsakes(training.datamodule.train.pixels)  # before the best epoch's state takes the last one's place
+    best = training.folder / "checkpoints" / "best.ckpt"
+    facts = (
+        {}
+        if training.head is None
+        else {"head": balance_best(training.method, training.datamodule, training.head, training.trainer, best)}
+    )
+    if (collapse := _callback(training, Collapse)).epoch is not None:
         facts["collapsed_epoch"] = collapse.epoch
-    if skipped := _callback(job, Finite).skipped:
+    if skipped := _callback(training, Finite).skipped:
         facts["skipped_steps"] = skipped
     fitted = time.perf_counter()
     selected = torch.load(best, map_location="cpu", weights_only=True)["epoch"]
-    job.trainer.test(job.method, job.datamodule, ckpt_path=best, weights_only=True, verbose=False)
-    if job.trainer.is_global_zero:
-        seconds = {**trained_seconds(job.folder), "test": round(time.perf_counter() - fitted, 1)}
-        draw_classes({job.folder.name: job.method.results}, job.folder / "classes.png")
-        batches = [Batch(name, *(t.tolist() for t in rows)) for name, rows in job.method.verdicts.items()]
-        tested = {"config": plain(job.cfg), "weights": fingerprint(job.method.net.state_dict())}
-        journal.write(job.folder / journal.NAME, tested, batches)
+    training.trainer.test(training.method, training.datamodule, ckpt_path=best, weights_only=True, verbose=False)
+    if training.trainer.is_global_zero:
+        seconds = {**trained_seconds(training.folder), "test": round(time.perf_counter() - fitted, 1)}
+        draw_classes({training.folder.name: training.method.results}, training.folder / "classes.png")
+        batches = [Batch(name, *(t.tolist() for t in rows)) for name, rows in training.method.verdicts.items()]
+        tested = {"config": plain(training.cfg), "weights": fingerprint(training.method.net.state_dict())}
+        journal.write(training.folder / journal.NAME, tested, batches)
         if kept:
             arrays: dict[str, Any] = {key: value.numpy() for key, value in kept.items()}
             content = io.BytesIO()
             np.savez(content, **arrays)
-            write(job.folder / "hardest.npz", content.getbuffer())
-        facts |= {"selected_epoch": selected, "selected_by": job.cfg.select, "judged_in": ARITHMETIC}
-        close_folder(job.folder, job.method.results, seconds=seconds, memory=peak_memory(), **facts)
-        if any(isinstance(logger, WandbLogger) for logger in job.trainer.loggers):
+            write(training.folder / "hardest.npz", content.getbuffer())
+        facts |= {"selected_epoch": selected, "selected_by": training.cfg.select, "judged_in": ARITHMETIC}
+        close_folder(training.folder, training.method.results, seconds=seconds, memory=peak_memory(), **facts)
+        if any(isinstance(logger, WandbLogger) for logger in training.trainer.loggers):
             from fairat_lightning.training.wandb import log_report
 
-            log_report(job.trainer, job.folder)
-        show(job.folder)
+            log_report(training.trainer, training.folder)
+        show(training.folder)
 
 
-def _introduce(job: Training) -> None:
-    data, attack = job.datamodule, job.method.attack
-    size = sum(p.numel() for p in job.method.net.parameters())
-    print(f"{short(job.folder)}" + (", resumed" if job.resume else ""))
-    if job.resume is not None and job.resume.name == PREVIOUS:
+def _introduce(training: Training) -> None:
+    data, attack = training.datamodule, training.method.attack
+    size = sum(p.numel() for p in training.method.net.parameters())
+    print(f"{short(training.folder)}" + (", resumed" if training.resume else ""))
+    if training.resume is not None and training.resume.name == PREVIOUS:
         print(f"{LAST} is missing or damaged: going on from the checkpoint before it, {PREVIOUS}")
     images = f"{data.num_train:,} + {len(data.val):,} + {len(data.test):,} images to train, validate and test"
     print(f"{images}, {data.num_classes} classes, {size:,} parameters, {attack.norm} eps {attack.eps:.4g}", flush=True)
