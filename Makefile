@@ -12,7 +12,7 @@ run: .venv/.run         ## train a PGD-AT base on scanned digits, make it fairer
 	$(RUN) experiment=digits_faal init_from=runs/demo/pgd_at hydra.run.dir=runs/demo/faal overwrite=true
 	$(RUN).report PGD-AT=runs/demo/pgd_at FAAL=runs/demo/faal --to runs/demo
 test: check             ## everything that must hold, in minutes
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 test-slow: .venv/.dev   ## long learning runs, kills and several processes
 	$(BIN)/python -m pytest -n auto -m slow
 test-slurm: .venv/.dev  ## time limit, pre-emption and sweeps on a SLURM of one node, from Debian's packages; a quarter of an hour

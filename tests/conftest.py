@@ -71,7 +71,7 @@ def teacher(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def compose(teacher):
     """Compose the project's configuration with these overrides, as the command does; where a teacher is needed, there is one."""
 
@@ -94,6 +94,21 @@ def launch(compose, tmp_path):
         return tmp_path / folder, json.loads((tmp_path / folder / "metrics.json").read_text())
 
     return launch
+
+
+@pytest.fixture(scope="session")
+def trained(compose, tmp_path_factory):
+    """As `launch`, but what was trained with the same overrides is taken from there: for who reads alone."""
+    found: dict[tuple[str, ...], tuple[Path, dict]] = {}
+
+    def trained(*overrides: str) -> tuple[Path, dict]:
+        if overrides not in found:
+            folder = tmp_path_factory.mktemp("trained") / "run"
+            run(compose(*SMALL, *overrides), folder)
+            found[overrides] = folder, json.loads((folder / "metrics.json").read_text())
+        return found[overrides]
+
+    return trained
 
 
 @pytest.fixture

@@ -4,10 +4,12 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,11 +26,10 @@ MODULE = "fairat_lightning.evaluate"
 
 
 @pytest.fixture
-def run(launch, tmp_path, monkeypatch):
+def run(trained, tmp_path, monkeypatch):
     """A finished tiny run, and the directory above it as the working directory."""
-    folder, _ = launch("method=pgd_at", "data.test_size=80")
     monkeypatch.chdir(tmp_path)
-    return folder
+    return Path(shutil.copytree(trained("method=pgd_at", "data.test_size=80")[0], tmp_path / "run"))
 
 
 def evaluate(*words):

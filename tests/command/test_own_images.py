@@ -266,6 +266,7 @@ def test_labels_that_do_not_fit_their_images(monkeypatch, capsys, tmp_path, case
 # -- real processes
 
 
+@pytest.mark.slow
 def test_a_real_process(tmp_path):
     pipe(tmp_path)
     before = sorted(tmp_path.rglob("*"))

@@ -31,7 +31,7 @@ FILES = {"model.safetensors", "README.md", "config.yaml"}
 NAME = "pretrained:synthetic_pgd_at"
 
 
-def trained(run: Path) -> dict[str, torch.Tensor]:
+def best_weights(run: Path) -> dict[str, torch.Tensor]:
     """The network's part of a run's best checkpoint."""
     state = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     return {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
@@ -60,9 +60,9 @@ def keep(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def kept(keep, launch, tmp_path):
+def kept(keep, trained, tmp_path):
     """A run of one epoch and the folder of its network in the package."""
-    run, _ = launch("trainer.max_epochs=1", "model.mean=[0.4]", "select=last")
+    run = Path(shutil.copytree(trained("trainer.max_epochs=1", "model.mean=[0.4]", "select=last")[0], tmp_path / "run"))
     keep(str(run), "synthetic_pgd_at_s0")
     return SimpleNamespace(run=run, folder=tmp_path / "package" / "synthetic_pgd_at_s0")
 
@@ -79,7 +79,7 @@ def untouched(kept):
 def test_a_kept_network_is_the_run_s_bit_for_bit(untouched):
     folder, run = untouched.folder, untouched.run
     assert {path.name for path in folder.iterdir()} == FILES
-    state, best = load_file(folder / "model.safetensors"), trained(run)
+    state, best = load_file(folder / "model.safetensors"), best_weights(run)
     assert set(state) == set(best) and fingerprint({name: state[name] for name in best}) == fingerprint(best)
     before, after = loaded(str(run)), loaded(NAME)
     images = torch.rand(9, 1, 8, 8)
@@ -115,7 +115,7 @@ def test_training_starts_from_it_and_keeps_its_name(untouched, launch):
         config, facts = (yaml.safe_load((run / name).read_text()) for name in ("config.yaml", "run.json"))
         assert (config["method"]["teacher"] if method else config["init_from"]) == NAME
         if not method:
-            assert facts["init_from"] == {"path": NAME, "weights": fingerprint(trained(untouched.run))}
+            assert facts["init_from"] == {"path": NAME, "weights": fingerprint(best_weights(untouched.run))}
 
 
 def test_an_evaluation_goes_to_the_working_directory(untouched, monkeypatch, capsys, tmp_path):

@@ -108,6 +108,7 @@ def test_more_seeds_and_single_rows_do_the_rest_and_the_report_is_of_all(tables,
     assert [(row["label"], row["runs"]) for row in rows] == [("PGD-AT", 2), ("FAAL, 1 epoch", 2)]
 
 
+@pytest.mark.slow
 def test_a_row_may_have_its_own_sample_or_none(tables):
     rows = yaml.safe_load(ROWS)
     rows["base"]["evaluate"] = {"tiny": ["suite=autoattack", "samples_per_class=3", "suite.steps=2", "suite.queries=5"]}
@@ -120,6 +121,7 @@ def test_a_row_may_have_its_own_sample_or_none(tables):
     assert (place / "faal-s0/metrics.json").exists() and not (place / "faal-s0/evaluation").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_words_is_to_be_removed(tables, capsys):
     reproduce.main([*COMMAND, "rows=[base]"])
     with pytest.raises(SystemExit) as stop:
@@ -179,6 +181,7 @@ def judged_images(folder):
     return json.loads(header)["images"]
 
 
+@pytest.mark.slow
 def test_all_rows_of_a_seed_are_attacked_on_the_same_images_also_where_a_later_row_has_other_weak_classes(tables, monkeypatch):
     weak = {"base": ["class_0"], "faal": ["class_2"]}
     monkeypatch.setattr(judging, "weakest", lambda folder, count: weak[folder.name[:-3]])
@@ -191,6 +194,7 @@ def test_all_rows_of_a_seed_are_attacked_on_the_same_images_also_where_a_later_r
     assert found["worst_of"] == ["class_0", "class_2"] and found["counts"]["class_1"] == 2
 
 
+@pytest.mark.slow
 def test_rows_that_another_command_has_judged_are_judged_again_with_the_images_of_all(tables, monkeypatch):
     rows = yaml.safe_load(ROWS)
     rows["third"] = {**rows["faal"], "label": "Third"}
@@ -205,6 +209,7 @@ def test_rows_that_another_command_has_judged_are_judged_again_with_the_images_o
     assert found["worst_of"] == ["class_0", "class_1", "class_2"]
 
 
+@pytest.mark.slow
 def test_only_the_weakest_of_all_rows_are_judged_where_the_budget_says_so(tables, monkeypatch):
     budgets = yaml.safe_load(BUDGETS)
     budgets["tiny"] |= {"weakest": None, "tables": {"small": {"only_weakest": 2}}}
@@ -239,6 +244,7 @@ def test_the_last_epoch_stands_beside_the_one_that_was_kept_and_further_evaluati
     assert (place / "quick-last-train").is_dir() and not (tables / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_folder_of_the_runs_may_have_any_name(tables):
     reproduce.main([*COMMAND, "rows=[faal]", "runs='a night, of=runs'"])
     place = tables / "a night, of=runs" / "small-tiny-width4"

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 import yaml
+from helpers import quick_for
 from torch import nn
 
 from fairat_lightning.attacks import PGD
@@ -47,7 +48,7 @@ KINDS = (
     *("plain", "faal", "memory", "count_weighted", "fairat", "frl", "frl_normalized", "bat", "wat", "cfa", "dafa"),
     *("cfol", "cfol_uniform", "csr", "fair_tat", "codat", "fair_ard", "floor"),
 )
-WORLDS = (3, 2)
+
 SHARES = {1: (0, 11), 2: (0, 7, 11), 3: (0, 5, 9, 11)}  # of the batch, where each process's begins and ends
 
 
@@ -228,28 +229,26 @@ def everything(kind: str, rank: int, world: int) -> dict[str, torch.Tensor]:
 ALL = (*KINDS, "metrics", "statistics")
 
 
-def worker(rank: int, folder: str) -> None:
+def worker(rank: int, folder: str, world: int) -> None:
     torch.set_num_threads(1)
-    for world in WORLDS:
-        if rank < world:
-            dist.init_process_group("gloo", init_method=f"file://{folder}/meet{world}", rank=rank, world_size=world)
-            torch.save({kind: everything(kind, rank, world) for kind in ALL}, f"{folder}/{world}-{rank}.pt")
-            dist.destroy_process_group()
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    torch.save({kind: everything(kind, rank, world) for kind in ALL}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def several(tmp_path_factory):
+@pytest.fixture(scope="module", params=quick_for([2, 3], 2))
+def several(tmp_path_factory, request):
+    """What each of so many processes found."""
     folder = tmp_path_factory.mktemp("gloo")
     multiprocessing.set_forkserver_preload(["lightning", "fairat_lightning.methods"])  # imported once, not by each of them
-    multiprocessing.start_processes(worker, (str(folder),), nprocs=max(WORLDS), start_method="forkserver")
-    return {world: [torch.load(folder / f"{world}-{rank}.pt") for rank in range(world)] for world in WORLDS}
+    multiprocessing.start_processes(worker, (str(folder), request.param), nprocs=request.param, start_method="forkserver")
+    return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
 
 
-@pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("kind", ALL)
-def test_several_processes_equal_one(several, kind, world):
+def test_several_processes_equal_one(several, kind):
     one = everything(kind, 0, 1)
-    for process in several[world]:
+    for process in several:
         assert set(process[kind]) == set(one)
         for name, value in one.items():
             torch.testing.assert_close(process[kind][name], value, rtol=0, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")

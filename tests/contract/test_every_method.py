@@ -19,7 +19,10 @@ COMPOSITIONS = [
 ]
 
 
-@pytest.mark.parametrize("method,objective,awp", COMPOSITIONS)
+@pytest.mark.parametrize(
+    "method,objective,awp",
+    quick_for(COMPOSITIONS, *((m, "at", "none") for m in METHODS), *((m, "trades", "awp") for m in METHODS)),
+)
 def test_it_trains_tests_and_saves_gradients_reach_every_parameter_modes_and_weights_come_back(
     compose, method, objective, awp, tmp_path
 ):
@@ -74,7 +77,7 @@ def test_the_cheap_attacks_serve_every_method(compose, method, attack, tmp_path)
     words = [word for word in SMALL if not word.startswith("attack.steps")]
     cfg = compose(*words, f"method={method}", f"attack={attack}", "trainer.max_epochs=1")
     job = runs.prepare(OmegaConf.create(resolved(cfg)), tmp_path / "run")
-    runs.execute(job)
+    job.trainer.fit(job.method, job.datamodule)
     assert job.method.attack.steps == {"pgd2": 2}.get(attack, 1)
     assert all(p.isfinite().all() for p in job.method.net.parameters())
 
@@ -85,7 +88,7 @@ def test_standard_takes_at_without_awp_only(compose, tmp_path):
             job_of(compose, tmp_path, "method=standard", wrong)
 
 
-@pytest.mark.parametrize("method", quick_for(METHODS, "fairat", "cfol", "floor", "faal"))
+@pytest.mark.parametrize("method", quick_for(METHODS, "fairat", "cfol", "floor"))
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(launch, method):
     words = (f"method={method}", "deterministic=true", "trainer.max_epochs=1")
     runs = [launch(*words, f"seed={seed}", folder=f"run{i}")[0] for i, seed in enumerate((3, 3, 4))]
@@ -96,7 +99,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(launch, metho
 
 
 LEARN = ("faal", "fairat", "cfol", "csr", "wat", "frl")  # a rule over classes or examples
-QUICK = [*((method, 2) for method in LEARN), ("faal", 200), ("fairat", 200), ("csr", 200)]
+QUICK = [("faal", 2), ("frl", 2), ("wat", 2), ("csr", 2), ("faal", 200)]
 
 
 @pytest.mark.parametrize("method,classes", quick_for([(method, classes) for method in METHODS for classes in (2, 200)], *QUICK))

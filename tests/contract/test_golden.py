@@ -37,7 +37,7 @@ CASES = {
     }.items()
 }
 STEPS = (
-    *("data=synthetic", "data.train_size=160", "data.test_size=40", "data.batch_size=32", "model.width=4", "optim.lr=0.02"),
+    *("data=synthetic", "data.train_size=160", "data.test_size=4", "data.batch_size=32", "model.width=4", "optim.lr=0.02"),
     *("trainer=cpu", "trainer.precision=64-true", "trainer.max_epochs=4", "attack.steps=3"),
 )
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import quick_for
 from torch import nn
 
 from fairat_lightning.attacks import PGD
@@ -111,7 +112,7 @@ def test_apgd_is_the_first_half_under_a_name_of_its_own(subject, tmp_path, targe
     assert not any("AutoAttack" in title for title in half.titles.values()) and "not AutoAttack" in half.notes[0]
 
 
-@pytest.mark.parametrize("finished", range(0, 13, 3))
+@pytest.mark.parametrize("finished", quick_for(list(range(0, 13, 3)), 0, 6))
 def test_a_kill_anywhere_leaves_the_same_record(subject, tmp_path, finished):
     AutoAttack(STEPS, QUERIES)(audit_of(subject, tmp_path / "whole.jsonl", THREATS[0]))
     whole = (tmp_path / "whole.jsonl").read_bytes()

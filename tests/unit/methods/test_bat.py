@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import network_weights
+from helpers import network_weights, quick_for
 from scipy.special import log_softmax, softmax
 from torch import nn
 
@@ -106,19 +106,19 @@ def test_the_loss_is_the_plain_objective_at_the_balanced_images_in_numpy(objecti
     assert torch.equal(seen[0], x) == (eps == 0)
 
 
-@pytest.mark.parametrize("words", [(), ("awp=awp",), ("attack.batch_norm=train",)])
-def test_without_pull_and_end_it_is_plain_adversarial_training_bit_for_bit(launch, words):
-    plain, metrics = launch("method=pgd_at", *words, folder="plain")
-    bat, same = launch("method=bat", "objective=at", "method.mu=0", "method.patience=1000", *words, folder="bat")
+@pytest.mark.parametrize("word", quick_for(["awp=none", "awp=awp", "attack.batch_norm=train"], "awp=awp"))
+def test_without_pull_and_end_it_is_plain_adversarial_training_bit_for_bit(trained, word):
+    plain, metrics = trained("method=pgd_at", word)
+    bat, same = trained("method=bat", "objective=at", "method.mu=0", "method.patience=1000", word)
     assert metrics == same
     a, b = network_weights(plain), network_weights(bat)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_each_part_changes_the_run(launch):
+def test_each_part_changes_the_run(trained):
     words = ("method=bat", "objective=at", "attack.steps=4")
     settings = [("0", "1000"), ("1", "1000"), ("0", "0"), ("1", "0")]
-    runs = [network_weights(launch(*words, f"method.mu={m}", f"method.patience={p}", folder=m + p)[0]) for m, p in settings]
+    runs = [network_weights(trained(*words, f"method.mu={m}", f"method.patience={p}")[0]) for m, p in settings]
     for k, a in enumerate(runs):
         assert all(any(not torch.equal(a[name], b[name]) for name in a) for b in runs[:k])
 

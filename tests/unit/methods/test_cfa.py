@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import network_weights
+from helpers import network_weights, quick_for
 from scipy.special import log_softmax
 from torch import nn
 
@@ -117,31 +117,33 @@ def test_the_calibrations_begin_after_the_warm_up(warmup, epochs, first):
     np.testing.assert_allclose(module.class_robust.numpy(), found, atol=1e-12)
 
 
-@pytest.mark.parametrize("words", [("objective=at",), ("objective=trades",), ("objective=at", "method.ccr=true")])
-def test_without_both_calibrations_it_is_plain_adversarial_training_bit_for_bit(launch, words):
+@pytest.mark.parametrize(
+    "words", quick_for(["objective=at", "objective=trades", "objective=at method.ccr=true"], "objective=trades")
+)
+def test_without_both_calibrations_it_is_plain_adversarial_training_bit_for_bit(trained, words):
     """The cross-entropy objective has no beta: there CCR is nothing."""
     cfa = ("method=cfa", "method.ccm=false", "method.ccr=false", "averaging=none")
-    plain, metrics = launch("method=pgd_at", words[0], folder="plain")
-    none, same = launch(*cfa, *words, folder="none")
+    plain, metrics = trained("method=pgd_at", words.split()[0])
+    none, same = trained(*cfa, *words.split())
     assert metrics == same
     a, b = network_weights(plain), network_weights(none)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_all_warm_up_with_ccr_is_trades_over_one_plus_beta(launch):
+def test_all_warm_up_with_ccr_is_trades_over_one_plus_beta(trained):
     """Which the learning rate and the weight decay can take back."""
     words = ("objective=trades", "trainer.precision=64-true")
     cfa = ("method=cfa", "averaging=none", "method.warmup=1.0", "optim.lr=0.14", "optim.weight_decay=1e-4")
-    a = network_weights(launch("method=pgd_at", "optim.lr=0.02", "optim.weight_decay=7e-4", *words, folder="plain")[0])
-    b = network_weights(launch(*cfa, *words, folder="cfa")[0])
+    a = network_weights(trained("method=pgd_at", "optim.lr=0.02", "optim.weight_decay=7e-4", *words)[0])
+    b = network_weights(trained(*cfa, *words)[0])
     assert all(torch.allclose(a[name], b[name], rtol=0, atol=1e-9) for name in a)
 
 
-def test_each_calibration_changes_the_run(launch):
+def test_each_calibration_changes_the_run(trained):
     words = ("method=cfa", "objective=trades", "averaging=none", "method.warmup=0")
     settings = [("false", "false"), ("true", "false"), ("false", "true"), ("true", "true")]
-    runs = [network_weights(launch(*words, f"method.ccm={m}", f"method.ccr={r}", folder=m + r)[0]) for m, r in settings]
-    runs.append(network_weights(launch(*words[:3], "method.warmup=1.0", folder="late")[0]))
+    runs = [network_weights(trained(*words, f"method.ccm={m}", f"method.ccr={r}")[0]) for m, r in settings]
+    runs.append(network_weights(trained(*words[:3], "method.warmup=1.0")[0]))
     for k, a in enumerate(runs):
         assert all(any(not torch.equal(a[name], b[name]) for name in a) for b in runs[:k])
 

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import network_weights
+from helpers import network_weights, quick_for
 from scipy.special import log_softmax
 from torch import nn
 
@@ -83,17 +83,17 @@ def test_the_weights_come_from_the_probabilities_at_the_adversarial_images_of_th
     assert module.transfer.class_weight[3] == 1 and expected[:3].std() > 0.01
 
 
-@pytest.mark.parametrize("objective", ["at", "trades"])
-def test_all_warm_up_and_strength_zero_are_plain_adversarial_training_bit_for_bit(launch, objective):
+@pytest.mark.parametrize("objective", quick_for(["at", "trades"], "trades"))
+def test_all_warm_up_and_strength_zero_are_plain_adversarial_training_bit_for_bit(trained, objective):
     words = (f"objective={objective}", "awp=awp")
-    plain, metrics = launch("method=pgd_at", *words, folder="plain")
+    plain, metrics = trained("method=pgd_at", *words)
     a = network_weights(plain)
-    for folder, setting in (("late", "method.warmup=1.0"), ("zero", "method.strength=0")):
-        other, same = launch("method=dafa", "method.warmup=0.5", setting, *words, folder=folder)
+    for setting in ("method.warmup=1.0", "method.strength=0"):
+        other, same = trained("method=dafa", "method.warmup=0.5", setting, *words)
         assert metrics == same
         b = network_weights(other)
         assert all(torch.equal(a[name], b[name]) for name in a)
-    moved = network_weights(launch("method=dafa", "method.warmup=0.5", *words, folder="moved")[0])
+    moved = network_weights(trained("method=dafa", "method.warmup=0.5", *words)[0])
     assert any(not torch.equal(a[name], moved[name]) for name in a)
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import network_weights
+from helpers import network_weights, quick_for
 from omegaconf import OmegaConf
 
 from fairat_lightning.attacks import PGD
@@ -10,25 +10,29 @@ from fairat_lightning.methods import FairAT
 from fairat_lightning.objectives import AT
 from fairat_lightning.training import run as runs
 
+NOTHING = ("subset=none", "hard_fraction=0.0", "hard_fraction=null method.hard_threshold=1e9")
 
-@pytest.mark.parametrize("words", [("subset=none",), ("hard_fraction=0.0",), ("hard_fraction=null", "hard_threshold=1e9")])
-@pytest.mark.parametrize("objective", ["at", "trades"])
-def test_with_nothing_hard_it_is_plain_adversarial_training_bit_for_bit(launch, words, objective):
-    fairat = [f"method.{word}" for word in words]
-    plain, metrics = launch("method=pgd_at", f"objective={objective}", folder="plain")
-    none, same = launch("method=fairat", f"objective={objective}", "method.augmentation=cutout", *fairat, folder="none")
+
+@pytest.mark.parametrize(
+    "words, objective",
+    quick_for([(words, objective) for words in NOTHING for objective in ("at", "trades")], *((words, "at") for words in NOTHING)),
+)
+def test_with_nothing_hard_it_is_plain_adversarial_training_bit_for_bit(trained, words, objective):
+    fairat = f"method.{words}".split()
+    plain, metrics = trained("method=pgd_at", f"objective={objective}")
+    none, same = trained("method=fairat", f"objective={objective}", "method.augmentation=cutout", *fairat)
     assert metrics == same
     a, b = network_weights(plain), network_weights(none)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_augmenting_changes_the_run_and_only_after_the_warm_up(launch):
+def test_augmenting_changes_the_run_and_only_after_the_warm_up(trained):
     words = ("method=fairat", "method.augmentation=cutout", "trainer.max_epochs=3")
-    first = network_weights(launch("method=pgd_at", "trainer.max_epochs=3", folder="plain")[0])
+    first = network_weights(trained("method=pgd_at", "trainer.max_epochs=3")[0])
     for subset in ("hard", "random", "all"):
-        other = network_weights(launch(*words, f"method.subset={subset}", folder=subset)[0])
+        other = network_weights(trained(*words, f"method.subset={subset}")[0])
         assert any(not torch.equal(first[name], other[name]) for name in first), subset
-    late = network_weights(launch(*words, "method.warmup_epochs=3", folder="late")[0])
+    late = network_weights(trained(*words, "method.warmup_epochs=3")[0])
     assert all(torch.equal(first[name], late[name]) for name in first)
 
 

@@ -37,26 +37,30 @@ ALONE = {  # the one ingredient that is left on -> the method that has no other
 
 
 @pytest.mark.parametrize(
-    "ingredient,objective", [*((name, "at") for name in ALONE), ("strength", "trades"), ("radius", "trades")]
+    "ingredient,objective",
+    quick_for(
+        [*((name, "at") for name in ALONE), ("strength", "trades"), ("radius", "trades")],
+        *((name, "at") for name in ALONE if name not in ("nothing", "radius")),
+    ),
 )
-def test_with_all_but_one_off_it_is_that_method_bit_for_bit(launch, ingredient, objective):
+def test_with_all_but_one_off_it_is_that_method_bit_for_bit(trained, ingredient, objective):
     on, other = ALONE[ingredient]
     given = {word.partition("=")[0].removeprefix("method.") for word in on}
     off = [word for name, word in OFF.items() if name not in given]
     common = (f"objective={objective}", "trainer.max_epochs=3")
-    floor, metrics = launch("method=floor", *off, *on, *common, folder="floor")
-    alone, same = launch(*other, *common, folder="alone")
+    floor, metrics = trained("method=floor", *off, *on, *common)
+    alone, same = trained(*other, *common)
     assert metrics == same
     a, b = network_weights(floor), network_weights(alone)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize("ingredient", quick_for([name for name in OFF if name != "head"], "radius", "strength"))
-def test_every_ingredient_changes_the_run(launch, ingredient):
+def test_every_ingredient_changes_the_run(trained, ingredient):
     words = ("method=floor", "method.augmentation=cutout", "method.warmup=0.4", *FAWA[1:], "trainer.max_epochs=3")
-    whole = torch.load(launch(*words, folder="whole")[0] / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    whole = torch.load(trained(*words)[0] / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     without = [word for word in words if not (ingredient == "averaging" and word in FAWA)]
-    folder, _ = launch(*without, OFF[ingredient], folder="without")
+    folder, _ = trained(*without, OFF[ingredient])
     other = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert any(not torch.equal(whole[name], other[name]) for name in whole if name.startswith("net."))
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import network_weights
+from helpers import network_weights, quick_for
 from scipy.special import log_softmax
 from torch import nn
 
@@ -130,20 +130,22 @@ def test_a_class_absent_from_validation_keeps_its_multipliers():
     torch.testing.assert_close(module.margin[three], before[three] + 0.2 * torch.tensor([0.1, -0.1, 0.0]).double())
 
 
-@pytest.mark.parametrize("words", [("objective=at",), ("objective=trades",), ("objective=trades", "awp=awp")])
-def test_rates_zero_is_plain_adversarial_training_bit_for_bit(launch, words):
+@pytest.mark.parametrize(
+    "words", quick_for(["objective=at", "objective=trades", "objective=trades awp=awp"], "objective=trades awp=awp")
+)
+def test_rates_zero_is_plain_adversarial_training_bit_for_bit(trained, words):
     frl = ("method=frl", "method.rate=0", "method.margin_rate=0")
-    plain, metrics = launch("method=pgd_at", *words, folder="plain")
-    zero, same = launch(*frl, *words, folder="zero")
+    plain, metrics = trained("method=pgd_at", *words.split())
+    zero, same = trained(*frl, *words.split())
     assert metrics == same
     a, b = network_weights(plain), network_weights(zero)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_every_mode_changes_the_run(launch):
+def test_every_mode_changes_the_run(trained):
     words = ("method=frl", "objective=trades", "method.tau=[0,0]", "method.rate=0.5", "method.margin_rate=1")
-    runs = [network_weights(launch("method=pgd_at", "objective=trades", folder="plain")[0])]
-    runs += [network_weights(launch(*words, f"method.mode={mode}", folder=mode)[0]) for mode in ("reweight", "remargin", "both")]
+    runs = [network_weights(trained("method=pgd_at", "objective=trades")[0])]
+    runs += [network_weights(trained(*words, f"method.mode={mode}")[0]) for mode in ("reweight", "remargin", "both")]
     for k, a in enumerate(runs):
         assert all(any(not torch.equal(a[name], b[name]) for name in a) for b in runs[:k])
 

@@ -112,34 +112,34 @@ def test_a_class_absent_from_validation_is_given_the_average_cost():
     assert module.cumulative_cost.tolist() == pytest.approx([2, 3, 7, 8, 5])
 
 
-def test_eta_zero_is_plain_adversarial_training(launch):
+def test_eta_zero_is_plain_adversarial_training(trained):
     for objective in ("at", "trades"):
         words = ("trainer.precision=64-true", f"objective={objective}")
-        plain, metrics = launch("method=pgd_at", *words, folder=f"plain_{objective}")
-        zero, same = launch("method=wat", "method.eta=0", *words, folder=f"zero_{objective}")
+        plain, metrics = trained("method=pgd_at", *words)
+        zero, same = trained("method=wat", "method.eta=0", *words)
         assert metrics == same
         a, b = network_weights(plain), network_weights(zero)
         assert all(torch.allclose(a[name], b[name], rtol=0, atol=1e-9) for name in a)
 
 
-def test_average_scale_classes_begins_at_twice_k_over_k_plus_one_times_the_plain_loss(launch):
+def test_average_scale_classes_begins_at_twice_k_over_k_plus_one_times_the_plain_loss(trained):
     """That is a factor of 1.6 of four classes, which the learning rate and the weight decay can take back."""
     words = ("trainer.precision=64-true", "objective=at")
     scaled = ("method=wat", "method.eta=0", "method.average_scale=classes", "optim.lr=0.0625", "optim.weight_decay=8e-4")
-    a = network_weights(launch("method=pgd_at", "optim.lr=0.1", "optim.weight_decay=5e-4", *words, folder="plain")[0])
-    b = network_weights(launch(*scaled, *words, folder="scaled")[0])
+    a = network_weights(trained("method=pgd_at", "optim.lr=0.1", "optim.weight_decay=5e-4", *words)[0])
+    b = network_weights(trained(*scaled, *words)[0])
     assert all(torch.allclose(a[name], b[name], rtol=0, atol=1e-9) for name in a)
     for classes in (2, 4, 200):
         found = method(classes=classes, average_scale="classes").class_weight()
         np.testing.assert_allclose(found, 2 * classes / (classes + 1))
 
 
-def test_eta_changes_the_run_after_the_first_epoch(launch):
+def test_eta_changes_the_run_after_the_first_epoch(trained):
     runs = {}
     for epochs in (1, 2):
         for eta in (0, 5):
             words = ("method=wat", f"method.eta={eta}", f"trainer.max_epochs={epochs}", "optim.milestones=[1.0]")
-            runs[epochs, eta] = network_weights(launch(*words, folder=f"{epochs}_{eta}")[0])
+            runs[epochs, eta] = network_weights(trained(*words)[0])
     assert all(torch.equal(runs[1, 0][name], runs[1, 5][name]) for name in runs[1, 0])
     assert any(not torch.equal(runs[2, 0][name], runs[2, 5][name]) for name in runs[2, 0])
 

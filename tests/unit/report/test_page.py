@@ -103,6 +103,7 @@ def test_it_says_what_was_run_and_how_to_read_it(words):
     assert "autoattack has begun and is not finished" in text and "tends to lie below the lowest true one" in text
 
 
+@pytest.mark.slow
 @pytest.mark.pictures
 def test_a_drawing_that_is_too_large_becomes_a_picture(words, monkeypatch):
     monkeypatch.setattr(module, "LARGEST_SVG", 1000)
@@ -161,6 +162,7 @@ SORTING = """
 """
 
 
+@pytest.mark.slow
 def test_the_table_sorts(words, browse):
     found = returned(browse(scripted(rendered(words), SORTING), "--dump-dom"))
     assert found[0] == [None, ["0.30", "0.45", "0.10"]]
@@ -169,6 +171,7 @@ def test_the_table_sorts(words, browse):
     assert found[3] == [1, ["<", "B", "C"]] and found[4] is True
 
 
+@pytest.mark.slow
 def test_the_differences_sort(words, browse):
     """Under PGD-20 and CW-20 B's worst class is 15 points above that of the first row, and C's 20 below."""
     script = SORTING.replace("rows-table", "against-table").replace("textContent.includes('PGD-20') && head.", "")
@@ -180,6 +183,7 @@ def test_the_differences_sort(words, browse):
     assert found[3] == [1, ["B", "B", "C", "C"]] and found[4] is True
 
 
+@pytest.mark.slow
 def test_missing_figures_sort_last_either_way(make_run, browse):
     a, b, c = (make_run(name, (0.5, worst, 0.7)) for name, worst in (("a", 0.3), ("b", 0.2), ("c", 0.4)))
     record = json.loads((b / "metrics.json").read_text())
@@ -188,6 +192,7 @@ def test_missing_figures_sort_last_either_way(make_run, browse):
     assert found[1][1] == ["0.40", "0.30", "NaN"] and found[2][1] == ["0.30", "0.40", "NaN"]
 
 
+@pytest.mark.slow
 def test_the_script_of_a_label_does_not_run_and_ours_does(words, browse):
     dom = browse(rendered(words), "--dump-dom")
     assert "<title>caught" not in dom and re.search(r'<button id="theme"[^>]*>(Dark|Light)</button>', dom)
@@ -204,6 +209,7 @@ OVERFLOW = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.pictures
 @pytest.mark.parametrize("unfolded", [False, True])
 def test_on_a_phone_only_tables_and_figures_scroll(words, browse, unfolded):
@@ -229,6 +235,7 @@ THEME = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.pictures
 @pytest.mark.parametrize("dark", [False, True])
 def test_dark_and_light(words, browse, dark):

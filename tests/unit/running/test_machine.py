@@ -69,6 +69,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
 def test_memory_is_kept_from_step_to_step():
     """Four tensors of 64 MB are 65,536 pages each step; kept, next to none of them is new."""

@@ -32,9 +32,9 @@ RESUMED = [
     *(f"pgd_at {average} head=balanced" for average in AVERAGED),
 ]
 STATEFUL = [  # of whose state the others have a part
-    *("cfa", "cfol", "fairat", "floor", "wat", "csr", "faal method.memory=0.9", "fair_tat trainer.accumulate_grad_batches=2"),
-    *("fairat averaging=ema method.augmentation=cutout", "floor averaging.threshold=0.0", "cfol method.sampling=uniform"),
-    *RESUMED[-3:],
+    *("cfa", "cfol", "wat", "csr", "faal method.memory=0.9", "fair_tat trainer.accumulate_grad_batches=2"),
+    *("fairat averaging=ema method.augmentation=cutout", "floor averaging.threshold=0.0"),
+    RESUMED[-2],
 ]
 FOUR_STEPS = ("data.batch_size=16", "trainer.max_epochs=3", "optim.milestones=[0.5]")  # in each epoch
 
@@ -86,10 +86,10 @@ def interrupted(monkeypatch, launch):
 
 
 @pytest.mark.parametrize("method", quick_for(RESUMED, *STATEFUL))
-def test_resumed_equals_uninterrupted(interrupted, tmp_path, launch, method):
+def test_resumed_equals_uninterrupted(interrupted, tmp_path, trained, launch, method):
     """Told to stop within the first epoch; killed within the second, which begins anew; killed before the third."""
     words = (f"method={method.split()[0]}", *method.split()[1:], *FOUR_STEPS)
-    whole, metrics = launch(*words, folder="whole")
+    whole, metrics = trained(*words)
     assert interrupted(words, 0, 2, told).code == 75
     assert isinstance(interrupted(words, 1, 3, crash), Crash)
     assert isinstance(interrupted(words, 2, 0, crash), Crash)
@@ -99,11 +99,14 @@ def test_resumed_equals_uninterrupted(interrupted, tmp_path, launch, method):
     same(whole, parts)
 
 
-@pytest.mark.parametrize("words", ["method=frl select=last", "method=faal averaging=ema select=sum", "head=balanced select=last"])
-def test_resumed_equals_uninterrupted_where_not_every_epoch_is_validated(interrupted, tmp_path, launch, words):
+SELDOM = ["method=frl select=last", "method=faal averaging=ema select=sum", "head=balanced select=last"]
+
+
+@pytest.mark.parametrize("words", quick_for(SELDOM, SELDOM[1]))
+def test_resumed_equals_uninterrupted_where_not_every_epoch_is_validated(interrupted, tmp_path, trained, launch, words):
     """Told and killed before there is a best.ckpt by validation, within an epoch without one, and in the last epoch."""
     words = (*words.split(), *FOUR_STEPS, "val_every=2")
-    whole, metrics = launch(*words, folder="whole")
+    whole, metrics = trained(*words)
     assert interrupted(words, 0, 2, told).code == 75
     assert isinstance(interrupted(words, 1, 1, crash), Crash)
     assert interrupted(words, 2, 3, told).code == 75
@@ -111,10 +114,10 @@ def test_resumed_equals_uninterrupted_where_not_every_epoch_is_validated(interru
     same(whole, tmp_path / "parts")
 
 
-@pytest.mark.parametrize("epoch,step", [(0, 1), (0, 4), (1, 2), (1, 3), (2, 4)])
-def test_told_to_stop_in_any_step(interrupted, launch, step, epoch, tmp_path, capsys):
+@pytest.mark.parametrize("epoch,step", quick_for([(0, 1), (0, 4), (1, 2), (1, 3), (2, 4)], (0, 4), (1, 2), (2, 4)))
+def test_told_to_stop_in_any_step(interrupted, trained, launch, step, epoch, tmp_path, capsys):
     words = ("method=faal", *FOUR_STEPS)
-    whole, metrics = launch(*words, folder="whole")
+    whole, metrics = trained(*words)
     assert interrupted(words, epoch, step, lambda: told(signal.SIGTERM)).code == 75
     assert "Told to stop" in capsys.readouterr().out
     saved = torch.load(tmp_path / "parts/checkpoints/last.ckpt", weights_only=True)
@@ -124,12 +127,12 @@ def test_told_to_stop_in_any_step(interrupted, launch, step, epoch, tmp_path, ca
     same(whole, tmp_path / "parts")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", quick_for([signal.SIGTERM, signal.SIGUSR1], signal.SIGTERM))
 @pytest.mark.parametrize("where", ["on_train_start", "on_validation_batch_end"])
-def test_told_to_stop_where_lightning_would_listen(monkeypatch, interrupted, launch, tmp_path, where, number):
+def test_told_to_stop_where_lightning_would_listen(monkeypatch, interrupted, trained, launch, tmp_path, where, number):
     """Lightning's own handler of SIGTERM would end these with exit code 0, unsaved."""
     words = ("method=pgd_at", *FOUR_STEPS, "data.eval_batch_size=16")  # several batches to validate
-    whole, metrics = launch(*words, folder="whole")
+    whole, metrics = trained(*words)
 
     def tell(self, trainer, *args):
         if trainer.state.fn == "fit" and not told_once:
@@ -166,9 +169,9 @@ def test_submitit_queues_again_what_is_saved(monkeypatch, interrupted, tmp_path,
         signal.signal(signal.SIGUSR2, before)
 
 
-def test_the_checkpoint_before_is_used_where_the_last_one_is_damaged(interrupted, launch, tmp_path, capsys):
+def test_the_checkpoint_before_is_used_where_the_last_one_is_damaged(interrupted, trained, launch, tmp_path, capsys):
     words = ("method=fairat", *FOUR_STEPS)
-    whole, metrics = launch(*words, folder="whole")
+    whole, metrics = trained(*words)
     interrupted(words, 2, 2, told)
     last, previous = (tmp_path / "parts/checkpoints" / name for name in ("last.ckpt", "previous.ckpt"))
     good = last.read_bytes()
@@ -226,9 +229,9 @@ class Malicious:
         return Path.touch, (self.path,)
 
 
-def test_a_full_disk_leaves_the_checkpoints_before_it(interrupted, compose, launch, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_leaves_the_checkpoints_before_it(interrupted, compose, trained, launch, tmp_path, monkeypatch, capsys):
     words = ("method=faal", *FOUR_STEPS)
-    whole, metrics = launch(*words, folder="whole")
+    whole, metrics = trained(*words)
     fsync, count = os.fsync, []
 
     def full(descriptor):
@@ -248,10 +251,10 @@ def test_a_full_disk_leaves_the_checkpoints_before_it(interrupted, compose, laun
     same(whole, tmp_path / "parts")
 
 
-def test_a_base_is_read_at_a_fresh_start_only_and_is_in_the_record(interrupted, launch, tmp_path):
+def test_a_base_is_read_at_a_fresh_start_only_and_is_in_the_record(interrupted, trained, launch, tmp_path):
     base, _ = launch(*FOUR_STEPS, folder="base")
     words = ("method=faal", f"init_from={base}", *FOUR_STEPS)
-    whole, metrics = launch(*words, folder="whole")
+    whole, metrics = trained(*words)
     found = json.loads((whole / "run.json").read_text())["init_from"]
     tested = json.loads((base / "samples.jsonl").read_text().splitlines()[0])
     assert found == {"path": str(base), "weights": tested["weights"]}
