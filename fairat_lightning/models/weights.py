@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fairat_lightning.models.normalized import Normalized
-from fairat_lightning.pretrained import located
+from fairat_lightning.record.reader import weights_file
 
 NESTED = ("state_dict", "model", "net")
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|model\.)+")  # DataParallel, torch.compile, Normalized
@@ -56,19 +56,6 @@ def load_weights(net: Normalized, path: str | os.PathLike[str]) -> None:
             )
     _check_statistics(net, statistics, path)
     net.load_state_dict(own | {names[name]: value for name, value in found.items()})
-
-
-def weights_file(path: str | os.PathLike[str]) -> Path:
-    """The file that the weights at `path` are in; ValueError where there is none."""
-    path = located(path)
-    if path.is_dir():
-        for file in (path / "checkpoints" / "best.ckpt", path / "model.safetensors"):
-            if file.is_file():
-                return file
-        raise ValueError(f"{path} holds no checkpoints/best.ckpt: give a run folder or a checkpoint")
-    if not path.exists():
-        raise ValueError(f"{path} does not exist: give a run folder or a checkpoint")
-    return path
 
 
 def _read(path: Path) -> Any:

@@ -43,7 +43,12 @@ def test_every_command_composes(compose, command):
 
 
 @pytest.mark.parametrize("line", re.findall(r"^    python -m fairat_lightning\.evaluate ([^#\n]*)", ONE_LINE, re.M))
-def test_every_evaluation_composes(line):
+def test_every_evaluation_composes(tmp_path, monkeypatch, line):
+    monkeypatch.chdir(tmp_path)
+    (checkpoint,) = re.findall(r"checkpoint=(\S+)", line)
+    if not checkpoint.startswith("pretrained:"):
+        Path(checkpoint).parent.mkdir(parents=True, exist_ok=True)
+        Path(checkpoint).touch()  # RUN, which only a training makes
     assert evaluation("evaluate", shlex.split(line)).suite["_target_"]
 
 
