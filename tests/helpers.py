@@ -38,7 +38,7 @@ LONG = "a" * 300  # a name too long for any file
 
 
 def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if path.stem != "custom")
 
 
 TABLES = [

@@ -28,11 +28,23 @@ def start(command: str | Callable[[list[str]], None], text: str) -> None:
     `text` is its help.
     """
     words = sys.argv[1:]
-    if not words or {"-h", "--help"} & set(words):
+    asked = not words or {"-h", "--help"} & set(words)
+    if asked:
         print(text.strip())
+    if not asked or len(words) > 1:
+        from fairat_lightning.config.words import own_options, with_config_dir
+
+        try:
+            own = own_options(words) if asked else []
+            words = with_config_dir(words)
+        except ValueError as error:
+            refuse(error)
+    if asked:
+        if len(words) > 1 and own:
+            print(f"\nof your own folder: {'  '.join(own)}")
         raise SystemExit(0 if words else 2)
     if flags := [word for word in words if word.startswith("-")]:
-        refuse(f"there is no flag {flags[0]}: this command takes key=value and --help")
+        refuse(f"there is no flag {flags[0]}: this command takes key=value, --config-dir FOLDER and --help")
     from fairat_lightning.config.compose import WRONG_INPUT
 
     def told(number: int, frame: Any) -> None:

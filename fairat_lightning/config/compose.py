@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from fairat_lightning.config.targets import allowed, stored
-from fairat_lightning.record.identity import identity
+from fairat_lightning.config.words import parse_word, with_own_parts
+from fairat_lightning.record.identity import formerly, identity
 from fairat_lightning.record.reader import read_config, run_folder
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -38,23 +37,27 @@ def compose_training(words: Sequence[str], *, say: bool = True) -> tuple[DictCon
     `say`: print a line where the run began in another precision than this machine would choose.
     """
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("config", list(words), return_hydra_config=True)
+        cfg = hydra.compose("config", with_own_parts(words), return_hydra_config=True)
     return as_begun(cfg, Path(cfg.hydra.run.dir).absolute(), cfg.hydra.runtime.choices, say=say)
 
 
 def as_begun(cfg: DictConfig, folder: Path, choices: Mapping[str, str], *, say: bool = True) -> tuple[DictConfig, Path]:
-    """The configuration and folder of a run that has begun keep its precision, wherever an automatic choice would differ now.
+    """The configuration and folder of a run that has begun: in the precision and under the name that it began with.
 
-    The choice is the machine's, and a part of the folder's name: the same command on another machine is the same run.
+    An automatic precision is the machine's choice and a part of the folder's name: the same command on another machine is the
+    same run. So is that of a run that 0.1 named with its logger.
     """
-    if not OmegaConf.is_interpolation(cfg.trainer, "precision") or cfg.overwrite:
-        return cfg, folder  # chosen by the user, or a run anew
+    if cfg.overwrite:
+        return cfg, folder  # a run anew
+    automatic = OmegaConf.is_interpolation(cfg.trainer, "precision")
     usual, named = cfg.trainer.precision, folder.name == name_of(cfg, choices)
-    for precision in (usual, *(other for other in AUTOMATIC if other != usual)):
+    for precision in (usual, *(other for other in AUTOMATIC if automatic and other != usual)):
         begun = cfg.copy()
-        begun.trainer.precision = precision
-        place = folder.with_name(name_of(begun, choices)) if named else folder
-        if begun_with(place) == precision:
+        if automatic:
+            begun.trainer.precision = precision
+        for place in [folder.with_name(name) for name in names_of(begun, choices)] if named else [folder]:
+            if (found := begun_with(place)) is None or (automatic and found != precision):
+                continue
             if say and precision != usual and not (place / "metrics.json").exists():
                 here = f"a new one here would have {usual}"
                 print(f"This run began with trainer.precision={precision} and goes on with it; {here}.", flush=True)
@@ -78,7 +81,7 @@ def compose_classifier(name: str, words: Sequence[str]) -> DictConfig:
 
     Raises what WRONG_INPUT lists.
     """
-    parsed = [(word, parse_word(word)) for word in words]
+    parsed = [(word, parse_word(word)) for word in with_own_parts(words)]
     given = {o.key_or_group: (word, o.value()) for word, o in parsed}
     run = run_folder(given["checkpoint"][1]) if "checkpoint" in given else None
     own_class = "model._target_" in given
@@ -104,16 +107,6 @@ def compose_classifier(name: str, words: Sequence[str]) -> DictConfig:
     return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[return-value]
 
 
-def parse_word(word: str) -> Override:
-    try:
-        override = OverridesParser.create().parse_override(word)
-    except HydraException as error:
-        raise ValueError(f"cannot read {word}, each word must be key=value: {error}") from error
-    if override.is_sweep_override():
-        raise ValueError(f"{word}: this command takes one value a key, write a list as [a,b]")
-    return override
-
-
 def resolved(cfg: DictConfig) -> dict[str, Any]:
     """The configuration that makes a run what it is, as a plain dictionary without interpolations."""
     keys = [str(k) for k in cfg if k not in NOT_IDENTITY]
@@ -129,14 +122,22 @@ def run_name(*, _root_: DictConfig) -> str:
 
 def name_of(cfg: DictConfig, choices: Mapping[str, str]) -> str:
     """`run_name` of a configuration and the options that were chosen for it."""
+    return names_of(cfg, choices)[0]
+
+
+def names_of(cfg: DictConfig, choices: Mapping[str, str]) -> list[str]:
+    """The name of a run, and the one that 0.1 gave it where that was another."""
     config = resolved(cfg)
     if unset := [group for group in ("data", "model", "method", "objective", "awp", "averaging", "head") if group not in choices]:
         raise ValueError(f"{unset[0]} must be one option of its group: {unset[0]}=NAME, --help lists them")
     parts = [choices[group] for group in ("data", "model", "method", "objective")]
     parts += [choices[group] for group in ("awp", "averaging", "head") if choices[group] != "none"]
-    digest = hashlib.sha256(json.dumps(identity(config), sort_keys=True, default=str).encode()).hexdigest()
-    name = "-".join([*map(str, parts), f"s{config['seed']}", digest[:8]])
-    return re.sub(r"[^\w.-]", "-", name).lstrip(".")  # a folder's name and no path
+    found = []
+    for same in (identity(config), formerly(config)):
+        digest = hashlib.sha256(json.dumps(same, sort_keys=True, default=str).encode()).hexdigest()
+        name = "-".join([*map(str, parts), f"s{config['seed']}", digest[:8]])
+        found.append(re.sub(r"[^\w.-]", "-", name).lstrip("."))  # a folder's name and no path
+    return list(dict.fromkeys(found))
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

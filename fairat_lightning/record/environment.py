@@ -18,18 +18,23 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "
 
 def environment(seed: int, module: str = "fairat_lightning") -> dict[str, Any]:
     """What a reader needs to repeat the run: command, versions, seed, hardware, git revision and start time."""
-    import torch
-
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "command": shlex.join(["python", "-m", module, *map(redacted, sys.argv[1:])]),
         "seed": seed,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "versions": {"fairat_lightning": __version__, **{name: version(name) for name in PACKAGES}},
-        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu},
+        "hardware": hardware(),
         "git": _git_revision(),
     }
+
+
+def hardware() -> dict[str, Any]:
+    """The processor, its cores, the threads that torch takes, and the GPU, None without one."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
 
 
 def peak_memory() -> dict[str, float]:

@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from fairat_lightning.config.build import build_part
+from fairat_lightning.config.build import build_part, loggers
+from fairat_lightning.config.build import callbacks as own_callbacks
 from fairat_lightning.running.checkpoints import Last, Whole
 from fairat_lightning.running.processes import check_strategy, join
 from fairat_lightning.running.slurm import GPU
@@ -49,14 +50,12 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     ]
     if cfg.get("averaging"):
         callbacks.append(build_part(cfg, "averaging"))
-    logger: Any = False
-    if cfg.get("logger"):
-        name = {} if "name" in cfg.logger else {"name": folder.name}
-        logger = build_part(cfg, "logger", save_dir=folder, **name)
-        if isinstance(logger, WandbLogger):
-            from fairat_lightning.training.wandb import WandbFigures
+    logger: Any = loggers(cfg, folder) or False
+    if logger and any(isinstance(one, WandbLogger) for one in logger):
+        from fairat_lightning.training.wandb import WandbFigures
 
-            callbacks.append(WandbFigures())
+        callbacks.append(WandbFigures())
+    callbacks += own_callbacks(cfg)
     bar = sys.stdout.isatty()
     if bar:
         callbacks.append(Bar())

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from fairat_lightning.config.compose import compose_training, parse_word, resolved
+from fairat_lightning.config.compose import compose_training, resolved
+from fairat_lightning.config.words import parse_word
 from fairat_lightning.record import writer as record
 from fairat_lightning.settings import different, seed_list
 
