@@ -21,14 +21,20 @@ class Stop(SystemExit):
 
 def refuse(error: Exception | str, folder: Path | None = None) -> NoReturn:
     """One line on stderr, exit code 2, and no empty folder left behind."""
-    from hydra.errors import InstantiationException
-
-    while isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
-        error = error.__cause__
+    error = behind(error) if isinstance(error, Exception) else error
     with suppress(OSError):  # it is not empty, not there, or not ours
         if folder is not None:
             folder.rmdir()
     raise Stop(2, one_line(str(error))) from None
+
+
+def behind(error: Exception) -> Exception:
+    """What Hydra met when it built a part, instead of its own words for that."""
+    from hydra.errors import InstantiationException
+
+    while isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
 
 
 def one_line(text: str) -> str:

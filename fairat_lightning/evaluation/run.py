@@ -95,8 +95,8 @@ def _evaluate(cfg: DictConfig, audit: Audit, folder: Path, suite: Suite) -> None
         print("This evaluation is finished: overwrite=true runs it anew.\n")
         return
     resumed = bool(audit.journal.batches)
-    findings = _run(audit, suite)
-    _close(folder, cfg, audit, findings, seconds=None if resumed else round(audit.progress.spent, 1))
+    findings = run_suite(audit, suite)
+    record_findings(folder, cfg, audit, findings, seconds=None if resumed else round(audit.progress.spent, 1))
 
 
 def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]:
@@ -151,7 +151,8 @@ def _device(cfg: DictConfig) -> str:
     return str(cfg.device) if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _run(audit: Audit, suite: Suite) -> Findings:
+def run_suite(audit: Audit, suite: Suite) -> Findings:
+    """What the suite finds; what it is about is printed first, and on a terminal how far it is."""
     size, eps = len(audit.labels), audit.threat.eps
     print(f"{size:,} images, {audit.threat.norm} eps {eps:.4g}, batches of {audit.batch_size}, {audit.device}", flush=True)
     if audit.journal.batches:
@@ -163,7 +164,7 @@ def _run(audit: Audit, suite: Suite) -> Findings:
         return suite(audit)
 
 
-def _close(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings, *, seconds: float | None) -> None:
+def record_findings(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings, *, seconds: float | None) -> None:
     """Write what was found; metrics.json last, whose presence says that the evaluation is finished.
 
     `seconds` is None where earlier sessions have taken some of them.

@@ -7,7 +7,6 @@ A batch is `(x, y, index)`: images (B,C,H,W) in [0,1], labels (B,), positions in
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -16,6 +15,7 @@ from fairat_lightning.attacks import PGD, crafting
 from fairat_lightning.awp import AWP
 from fairat_lightning.classwise import ClassMeans, VerdictMeter, global_mean, share_statistics
 from fairat_lightning.evaluation.attacks import class_means, class_robust, predict, seeded_start
+from fairat_lightning.methods.parts.checked_batches import CheckedBatches
 from fairat_lightning.methods.parts.cuda_graph import Captured
 from fairat_lightning.metrics import average, class_accuracy, selection_score, split_errors, summary, worst
 from fairat_lightning.objectives import Objective, Terms
@@ -28,7 +28,7 @@ SELECT = (*SCORES, "last")
 Inner = Callable[[nn.Module, Tensor, Tensor], Callable[[Tensor], Tensor]]  # (net, x, y) -> (image (B,C,H,W) -> (B,))
 
 
-class Method(L.LightningModule):
+class Method(CheckedBatches):
     """A training method around a network that maps images in [0,1] to logits.
 
     `classes`: class names, or their number. `attack`: the training attack, whose norm and eps are the threat model of every

@@ -58,6 +58,14 @@ def load_weights(net: Normalized, path: str | os.PathLike[str]) -> None:
     net.load_state_dict(own | {names[name]: value for name, value in found.items()})
 
 
+def stored_channels(path: str | os.PathLike[str]) -> int:
+    """How many channels the images of one of our own networks have, by the mean that its file holds."""
+    found = _network(_read(weights_file(path)), {}, weights_file(path))
+    if "mean" not in found:
+        raise ValueError(f"{path} holds no mean: it is no network of fairat_lightning")
+    return len(found["mean"].flatten())
+
+
 def weights_file(path: str | os.PathLike[str]) -> Path:
     """The file that the weights at `path` are in; ValueError where there is none."""
     path = located(path)

@@ -90,21 +90,7 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Traini
     if cfg.checkpointing:
         checkpoint_blocks(net)
     teacher = {"teacher": trained(cfg.method.teacher, cfg, datamodule)} if "teacher" in cfg.method else {}
-    method: Method = build_part(
-        cfg,
-        "method",
-        **teacher,
-        net=net,
-        classes=datamodule.classes,
-        attack=build_part(cfg, "attack"),
-        objective=build_part(cfg, "objective"),
-        optim=optimiser(cfg),
-        awp=build_part(cfg, "awp") if cfg.get("awp") else None,
-        select=cfg.select,
-        num_samples=datamodule.num_train,
-    )
-    if not isinstance(method, Method):
-        raise ValueError(f"method._target_={cfg.method._target_} must be a subclass of {Method.__module__}.Method")
+    method = build_method(cfg, net, datamodule.classes, datamodule.num_train, **teacher)
     with naming("optim"):  # built once, so that a wrong value is found now and not in the middle of fit
         method.optim(net.parameters(), epochs=cfg.trainer.max_epochs, steps=100)
         try_optimiser(method.optim, cfg.trainer.max_epochs)
@@ -127,6 +113,26 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Traini
     except OSError as error:
         raise ValueError(f"hydra.run.dir={folder} cannot be made: {error.strerror}") from error
     return Training(cfg, folder, datamodule, method, trainer, head, resume, anew=overwrite)
+
+
+def build_method(cfg: DictConfig, net: torch.nn.Module, classes: list[str], num_samples: int, **teacher: Any) -> Method:
+    """The method that `cfg.method` names, with its attack, objective, optimiser and AWP, for `net` and a training set."""
+    method = build_part(
+        cfg,
+        "method",
+        **teacher,
+        net=net,
+        classes=classes,
+        attack=build_part(cfg, "attack"),
+        objective=build_part(cfg, "objective"),
+        optim=optimiser(cfg),
+        awp=build_part(cfg, "awp") if cfg.get("awp") else None,
+        select=cfg.select,
+        num_samples=num_samples,
+    )
+    if not isinstance(method, Method):
+        raise ValueError(f"method._target_={cfg.method._target_} must be a subclass of {Method.__module__}.Method")
+    return method
 
 
 def _try_one(net: torch.nn.Module, data: DataModule) -> None:

@@ -12,7 +12,7 @@ INGREDIENTS = (  # one idea of the field each
     *("attacks", "augment", "averaging", "awp", "bootstrap", "classwise", "dro", "head", "metrics", "objectives", "optim"),
 )
 ORDER = (  # each may import what stands in a later line
-    ENTRIES,
+    (*ENTRIES, "api"),
     ("commands",),
     ("training", "standalone"),
     ("methods",),

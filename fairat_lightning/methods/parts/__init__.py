@@ -1,3 +1,3 @@
 """What several methods are made of."""
 
-__all__ = ["class_transfer", "cuda_graph", "hard_examples", "worst_case"]
+__all__ = ["checked_batches", "class_transfer", "cuda_graph", "hard_examples", "worst_case"]
