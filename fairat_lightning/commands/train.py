@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fairat_lightning.commands.errors import refuse
 from fairat_lightning.commands.one_run import run
 from fairat_lightning.config.compose import CONF, as_begun, compose_training
+from fairat_lightning.config.home import expanded
 
 FLAGS = {
     *("-h", "--help", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
@@ -23,7 +24,10 @@ FLAGS = {
 
 def main() -> None:
     """Compose the configuration with Hydra and run it; wrong input is one line and exit code 2."""
-    words = sys.argv[1:]
+    try:
+        words = expanded(sys.argv[1:])
+    except ValueError as error:
+        refuse(error)
     flags = [word for word in words if word.startswith("-")]
     if unknown := [flag for flag in flags if flag.partition("=")[0] not in FLAGS]:
         refuse(f"there is no flag {unknown[0]}: --help and --hydra-help list them; a value is given as key=value")
