@@ -1,8 +1,8 @@
 """`~` in the words of a command, which a shell leaves alone after most keys and Hydra's grammar refuses outside of quotes.
 
-The words are changed before Hydra reads them: a run's configuration, and with it its name, holds the whole path, as if the
-shell had expanded it; its record holds the command as it was typed. What stands in quotes stays as it is written, because names of
-runs were made from it: whoever reads such a path expands it then. Hydra's own paths, which are in no name, are expanded there too.
+The words are changed before Hydra reads them: a run's configuration, and with it its name, holds the whole path, as if the shell
+had expanded it; its record holds the command as it was typed. What stands in quotes stays as it is written, because names of runs
+were made from it: whoever reads such a path expands it then. Hydra's own paths, which are in no name, are expanded there too.
 """
 
 import os
