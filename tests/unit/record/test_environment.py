@@ -56,7 +56,7 @@ def test_a_logger_and_a_launcher_whose_package_is_missing(monkeypatch, capsys, t
     monkeypatch.setattr("lightning.pytorch.loggers.TensorBoardLogger.__init__", absent)
     code, _, err = call(monkeypatch, capsys, tmp_path, *SMALL, "logger=tensorboard")
     refused(code, err, f"TensorBoard is not installed: {install('tensorboard')}")
-    text = "In 'config': Could not find 'hydra/launcher/{}'\n\nAvailable options in 'hydra/launcher':\n\tbasic{}\nConfig search path:"
+    text = "In 'x': Could not find 'hydra/launcher/{}'\n\nAvailable options in 'hydra/launcher':\n\tbasic{}\nConfig search path"
     for launcher in ("joblib", "submitit_slurm"):
         assert one_line(text.format(launcher, "")).endswith(f"is not installed: {install('sweeps')}")
     assert one_line(text.format("joblibb", "\n\tjoblib")).endswith("choose one of basic, joblib")
