@@ -46,6 +46,7 @@ def start(command: str | Callable[[list[str]], None], text: str) -> None:
     if flags := [word for word in words if word.startswith("-")]:
         refuse(f"there is no flag {flags[0]}: this command takes key=value, --config-dir FOLDER and --help")
     from fairat_lightning.config.compose import WRONG_INPUT
+    from fairat_lightning.config.home import expanded
 
     def told(number: int, frame: Any) -> None:
         raise Stop(os.EX_TEMPFAIL, TOLD)  # from the last batch or epoch on the disk
@@ -54,7 +55,7 @@ def start(command: str | Callable[[list[str]], None], text: str) -> None:
         signal.signal(number, told)
     try:
         run = import_module(f"fairat_lightning.commands.{command}").main if isinstance(command, str) else command
-        run(words)
+        run(expanded(words))
     except WRONG_INPUT as error:
         refuse(error)
 

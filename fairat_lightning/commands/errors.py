@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from fairat_lightning.record.environment import install
+
 
 class Stop(SystemExit):
     """The end of the command with an exit code other than 0, and the line that says why."""
@@ -42,6 +44,9 @@ def one_line(text: str) -> str:
     if found := re.match(r"Could not override '(.+)'", text):
         return f"there is no key {found[1]}: --help lists the usual ones"
     if found := re.match(r"(?s).*?Could not find '(\S+)/(\S+)'.*?Available options in '\S+':(.+?)(Config search path|$)", text):
+        launchers = [name for name in ("joblib", "submitit") if name not in found[3]]
+        if found[1] == "hydra/launcher" and found[2].startswith(tuple(launchers)):
+            return f"{found[1]}={found[2]} is not installed: {install('sweeps')}"
         return f"{found[1]}={found[2]} is unknown: choose one of {', '.join(found[3].split())}"
     if re.match(r"Config group override must be a string|argument of type '\w+' is not iterable", text):
         return "a group was given something else than the name of one of its options, group=NAME: --help lists them"

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from fairat_lightning.config.home import expanded_plainly
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -20,7 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", metavar="[LABEL=]RUN", help="folders of finished runs; runs of one label are seeds")
     parser.add_argument("--sort", action="store_true", help="highest worst class first; the first run stays the baseline")
     parser.add_argument("--to", type=Path, default=Path("report"), metavar="FOLDER", help="where the report goes (report)")
-    options = parser.parse_args(arguments)
+    try:
+        options = parser.parse_args(expanded_plainly(sys.argv[1:] if arguments is None else arguments))
+    except ValueError as error:
+        parser.error(str(error))
     from fairat_lightning.report import compare  # matplotlib and SciPy take a second to import
     from fairat_lightning.report.groups import gather
     from fairat_lightning.report.terminal import show

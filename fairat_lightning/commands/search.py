@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from fairat_lightning.commands.one_run import run
 from fairat_lightning.config.compose import compose_training
+from fairat_lightning.record.environment import install
 from fairat_lightning.record.reader import read_history
 from fairat_lightning.record.secrets import redacted
 from fairat_lightning.running.errors import Diverged
@@ -41,7 +42,7 @@ def main(words: list[str]) -> None:
     try:
         import optuna
     except ModuleNotFoundError:
-        raise ValueError("the search needs Optuna: pip install fairat-lightning[sweeps]") from None
+        raise ValueError(f"the search needs Optuna: {install('sweeps')}") from None
     from fairat_lightning.training.optuna_trial import Seen
 
     study = _study(optuna, settings)

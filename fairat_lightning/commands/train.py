@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fairat_lightning.commands.errors import refuse
 from fairat_lightning.commands.one_run import run
 from fairat_lightning.config.compose import CONF, as_begun, compose_training
+from fairat_lightning.config.home import expanded
 from fairat_lightning.config.words import with_config_dir, with_own_parts
 
 FLAGS = {
@@ -24,12 +25,12 @@ FLAGS = {
 
 def main() -> None:
     """Compose the configuration with Hydra and run it; wrong input is one line and exit code 2."""
-    words = sys.argv[1:]
-    if not {"-h", "--help"} & set(words):  # Hydra lists the options of its own flag alone
-        try:
+    try:
+        words = expanded(sys.argv[1:])
+        if not {"-h", "--help"} & set(words):  # Hydra lists the options of its own flag alone
             words = with_own_parts(with_config_dir(words))
-        except ValueError as error:
-            refuse(error)
+    except ValueError as error:
+        refuse(error)
     flags = [word for word in words if word.startswith("-")]
     if unknown := [flag for flag in flags if flag.partition("=")[0] not in FLAGS]:
         refuse(f"there is no flag {unknown[0]}: --help and --hydra-help list them; a value is given as key=value")

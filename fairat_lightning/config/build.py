@@ -26,6 +26,7 @@ from fairat_lightning.models import Normalized
 from fairat_lightning.models.weights import load_weights
 from fairat_lightning.objectives import AT
 from fairat_lightning.optim import scheduled
+from fairat_lightning.record.environment import install
 from fairat_lightning.record.reader import run_folder
 
 OURS = ("suggests", "suite")  # keys that the configuration keeps beside a constructor's
@@ -160,6 +161,10 @@ def naming(group: str) -> Iterator[None]:
         yield
     except TypeError as error:
         raise ValueError(f"{group}: {error}; see the keys of each option in conf/{group}/, and what a recipe sets") from error
+    except ModuleNotFoundError as error:
+        if "tensorboard" in str(error):
+            raise ValueError(f"{group}: TensorBoard is not installed: {install('tensorboard')}") from error
+        raise
     except MisconfigurationException as error:  # of Lightning's Trainer
         raise ValueError(str(error)) from error
     except (RuntimeError, MemoryError, OverflowError) as error:  # torch's and NumPy's words for a number that is far too large

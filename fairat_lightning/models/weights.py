@@ -56,6 +56,7 @@ def load_weights(net: Normalized, path: str | os.PathLike[str]) -> None:
             )
     _check_statistics(net, statistics, path)
     net.load_state_dict(own | {names[name]: value for name, value in found.items()})
+    torch.clear_autocast_cache()  # which keeps casts of the weights from before
 
 
 def stored_channels(path: str | os.PathLike[str]) -> int:

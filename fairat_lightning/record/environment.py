@@ -1,12 +1,13 @@
-"""What a reader needs to repeat a run: its command, versions, seed, hardware and git revision."""
+"""What a reader needs to repeat a run: its command, versions, seed, hardware and git revision; and how an extra is installed."""
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,23 @@ from fairat_lightning import __version__
 from fairat_lightning.record.secrets import redacted
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
+
+DISTRIBUTION = "fairat-lightning"
+ROOT = Path(__file__).resolve().parents[2]  # of a checkout
+
+
+def install(extra: str) -> str:
+    """The command that installs what an extra needs: this package is on no index, so from its checkout, else by the packages."""
+    project = ROOT / "pyproject.toml"
+    if project.is_file() and f'name = "{DISTRIBUTION}"' in project.read_text():
+        return f'pip install -e "{"." if Path.cwd() == ROOT else ROOT}[{extra}]"'
+    try:
+        needed = [re.split(r"\s*;\s*", line, maxsplit=1) for line in requires(DISTRIBUTION) or ()]
+    except PackageNotFoundError:
+        needed = []
+    of_extra = re.compile(rf"extra\s*==\s*['\"]{extra}['\"]")
+    packages = [f'"{package}"' for package, *marker in needed if marker and of_extra.search(marker[0])]
+    return f"pip install {' '.join(packages)}" if packages else f"install the packages of the extra {extra} in its pyproject.toml"
 
 
 def environment(seed: int, module: str = "fairat_lightning") -> dict[str, Any]:

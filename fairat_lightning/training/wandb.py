@@ -66,6 +66,7 @@ class Dashboard(WandbLogger):
     def experiment(self) -> Any:
         if wandb_run(self) is None:
             given = wandb_settings(self)
+            given.pop("anonymous", None)  # W&B warns of it, whatever its value, and Lightning hands it on
             place = Path(str(self.save_dir)) / "wandb" / "id"
             place.parent.mkdir(parents=True, exist_ok=True)
             given |= {"id": _identity(place), "settings": wandb.Settings(init_timeout=TIMEOUT)}

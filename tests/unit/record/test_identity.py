@@ -177,3 +177,25 @@ def test_an_unfinished_run_goes_on_on_another_machine_with_one_line(tmp_path, mo
     (tmp_path / "mine" / "run.json").write_text(json.dumps(facts))
     code, out, err = call(monkeypatch, capsys, tmp_path, *words, "trainer=auto", "trainer.precision=32-true")
     assert (code, err) == (0, "") and out.count("not to the same bits") == 1, out + err
+
+
+@pytest.mark.parametrize("here", ["bf16-mixed", "32-true"])
+def test_a_run_of_a_recipe_that_once_fixed_its_precision_is_found(tmp_path, monkeypatch, here):
+    """`experiment=cifar10_cpu` asked for bf16-mixed before it left the choice to the machine."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(speed, "best_precision", lambda accelerator: here)
+    folder = tmp_path / "runs" / "cifar10-preactresnet18-pgd_at-at-s0-5b35699e"  # as commit b9ef833 named it
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("trainer: {precision: bf16-mixed}")
+    cfg, found = compose_training(["experiment=cifar10_cpu", "trainer=cpu"])
+    assert (found, cfg.trainer.precision) == (folder, "bf16-mixed")
+
+
+def test_who_asks_for_a_precision_that_the_machine_lacks_is_told_so_once_and_not_at_a_resume(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(speed, "best_precision", lambda accelerator: "32-true")
+    words = [*WORDS, "trainer.precision=bf16-mixed", "hydra.run.dir=run"]
+    code, out, err = call(monkeypatch, capsys, tmp_path, *words)
+    assert (code, err, out.count("warning: trainer.precision=bf16-mixed, but")) == (0, "", 1)
+    (tmp_path / "run" / "metrics.json").unlink()
+    code, out, err = call(monkeypatch, capsys, tmp_path, *words)
+    assert (code, err) == (0, "") and ", resumed" in out and "warning" not in out

@@ -1,11 +1,14 @@
 """W&B offline: what is logged is read back from the run's own file."""
 
+import inspect
 import json
 import time
 
 import pytest
 import wandb
 from wandb.proto import wandb_internal_pb2
+
+from fairat_lightning.training.wandb import wandb_logger
 
 
 def records(path):
@@ -44,6 +47,23 @@ def _nobody_is_logged_in(monkeypatch, tmp_path):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.setenv("WANDB_SILENT", "true")
+
+
+def test_wandb_is_given_what_it_takes_and_warns_of_nothing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("WANDB_SILENT", "false")
+    given = {}
+    begin = wandb.init
+
+    def init(**settings):
+        given.update(settings)
+        return begin(**settings)
+
+    monkeypatch.setattr(wandb, "init", init)
+    assert wandb_logger(project="x", entity=None, offline=True, save_dir=tmp_path, name="y").experiment is not None
+    wandb.finish()
+    assert given.keys() <= inspect.signature(begin).parameters.keys() - {"anonymous"} and given["project"] == "x"
+    said = capsys.readouterr()
+    assert "WARNING" not in said.out + said.err
 
 
 def test_a_run_logs_bars_confusion_and_weights_and_is_finished(launch):
