@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from fairat_lightning.commands.errors import ending
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}: --help lists what there is\n")
 
 
+@ending()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Gather, draw and write; SystemExit(2) after one line on stderr for wrong input."""
     parser = _Parser(

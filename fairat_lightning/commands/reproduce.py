@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from fairat_lightning.commands.errors import Stop
-from fairat_lightning.commands.tables.recipes import parse
+from fairat_lightning.commands.tables.recipes import OWN, parse
 from fairat_lightning.config.compose import compose_training
+
+__all__ = ["OWN", "main"]
 
 
 def main(words: list[str]) -> None:

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fairat_lightning.config.targets import allowed, stored
 from fairat_lightning.record.identity import identity
 from fairat_lightning.record.reader import read_config, run_folder
+from fairat_lightning.settings import nearest_key
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # installed, and in a checkout
@@ -99,7 +100,8 @@ def compose_classifier(name: str, words: Sequence[str]) -> DictConfig:
             if not (own_class and key.startswith("model.")) and not word.startswith("+"):
                 parent, _, leaf = key.rpartition(".")
                 if leaf not in (OmegaConf.select(cfg, parent) or {}):
-                    raise ValueError(f"there is no key {key} in the configuration of {run}")
+                    like = nearest_key(key, [f"{parent}.{name}" for name in OmegaConf.select(cfg, parent) or {}])
+                    raise ValueError(f"there is no key {key} in the configuration of {run}{like}")
             OmegaConf.update(cfg, key, value)
     return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[return-value]
 
