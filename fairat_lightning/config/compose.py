@@ -129,6 +129,14 @@ def run_name(*, _root_: DictConfig) -> str:
     return name_of(_root_, _root_.hydra.runtime.choices)
 
 
+def job_name(*, _root_: DictConfig) -> str:
+    """`run_name` for a job of a sweep. Where its configuration has none, the job is what is refused, and not the whole sweep."""
+    try:
+        return run_name(_root_=_root_)
+    except WRONG_INPUT:
+        return f"job-{OmegaConf.select(_root_, 'hydra.job.num', default=0)}"
+
+
 def name_of(cfg: DictConfig, choices: Mapping[str, str]) -> str:
     """`run_name` of a configuration and the options that were chosen for it."""
     config = resolved(cfg)
@@ -168,5 +176,5 @@ def other_eps(*, _root_: DictConfig) -> Any:
     return OmegaConf.select(_root_, f"data.suggests.eps.{norm}")
 
 
-for resolver in (run_name, base, teacher, precision, other_eps):
+for resolver in (run_name, job_name, base, teacher, precision, other_eps):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
