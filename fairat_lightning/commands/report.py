@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from fairat_lightning.commands.errors import ending
 from fairat_lightning.config.home import expanded_plainly
 
 
@@ -14,6 +15,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}: --help lists what there is\n")
 
 
+@ending()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Gather, draw and write; SystemExit(2) after one line on stderr for wrong input."""
     parser = _Parser(

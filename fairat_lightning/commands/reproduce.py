@@ -1,9 +1,11 @@
 """Reproduce a table of the papers: check the words, run what they ask for (`tables/queue.py`), show ours beside theirs."""
 
 from fairat_lightning.commands.errors import Stop
-from fairat_lightning.commands.tables.recipes import parse
+from fairat_lightning.commands.tables.recipes import OWN, parse
 from fairat_lightning.config.compose import compose_training
 from fairat_lightning.settings import reachable
+
+__all__ = ["OWN", "main"]
 
 
 def main(words: list[str]) -> None:

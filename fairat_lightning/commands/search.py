@@ -21,6 +21,7 @@ from fairat_lightning.running.errors import Diverged
 from fairat_lightning.settings import seed_list, switch, whole
 
 DEFAULTS = {"trials": 20, "seeds": [0], "study": "search", "storage": "sqlite:///runs/search.db", "prune": True, "heartbeat": 60}
+OWN = tuple(DEFAULTS)
 PAUSE = 10  # seconds before another point is asked for
 PLAIN = ("study=", "storage=")
 SCORE = "val/select"

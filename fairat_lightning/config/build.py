@@ -38,12 +38,12 @@ KINDS: dict[str, type] = {  # what a part must be
 PATHS = ("teacher",)  # keys whose path is loaded first: the constructor gets what lies there
 
 
-def build_part(cfg: DictConfig, group: str, **values: Any) -> Any:
-    """Call what `cfg[group]._target_` names. `values` go past Hydra, which would turn our dataclasses into configurations."""
+def build_part(cfg: DictConfig, group: str, instead: Mapping[str, str] | None = None, /, **values: Any) -> Any:
+    """Call what `cfg[group]._target_` names, see `build_node`."""
     node = {key: value for key, value in (cfg[group] or {}).items() if key not in OURS}
     if not node:
         raise ValueError(f"{group}=none chooses nothing: choose an option of {group}")
-    part = build_node(node, group, **values)
+    part = build_node(node, group, instead, **values)
     wanted = KINDS.get(group)
     if wanted is not None and not isinstance(part, wanted):
         what = f"{wanted.__module__}.{wanted.__name__}"
@@ -51,14 +51,20 @@ def build_part(cfg: DictConfig, group: str, **values: Any) -> Any:
     return part
 
 
-def build_node(node: Mapping[Any, Any], group: str, **values: Any) -> Any:
-    """Call what the `_target_` of a part of the configuration names; `group` is what the user calls that part."""
+def build_node(node: Mapping[Any, Any], group: str, instead: Mapping[str, str] | None = None, /, **values: Any) -> Any:
+    """Call what the `_target_` of a part of the configuration names; `group` is what the user calls that part.
+
+    `values` go past Hydra, which would turn our dataclasses into configurations. Raises ValueError where the configuration says
+    something else than `values`; `instead` says for a key what to set then.
+    """
     if "_target_" not in node:
         raise ValueError(f"{group}.{next(iter(node))} is set, but the chosen option of {group} takes none: a recipe's leftover?")
     if clash := [key for key in values if key not in PATHS and node.get(key) not in (None, values[key])]:
-        here = values[clash[0]]
-        instead = f": here it is {here}" if isinstance(here, bool | int | str | Path) else ""
-        raise ValueError(f"{group}.{clash[0]}={node[clash[0]]} is not yours to set{instead}")
+        key, here = clash[0], values[clash[0]]
+        way_out = f": here it is {here}" if isinstance(here, bool | int | str | Path) else ""
+        if instead and key in instead:
+            way_out = f": {instead[key]}"
+        raise ValueError(f"{group}.{key}={node[key]} is not yours to set{way_out}")
     with naming(group):
         rest = {key: value for key, value in node.items() if key not in PATHS}
         return instantiate(rest, _partial_=True, _convert_="all")(**values)

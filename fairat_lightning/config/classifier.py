@@ -24,6 +24,7 @@ from fairat_lightning.models.checked_logits import Checked
 from fairat_lightning.pretrained import is_pretrained
 from fairat_lightning.record.reader import run_folder
 from fairat_lightning.running.terminal import quieten
+from fairat_lightning.settings import nearest
 
 
 @dataclass
@@ -66,7 +67,7 @@ def places(cfg: DictConfig, data: DataModule) -> Tensor:
         for name in map(str, cfg[key]):
             if name not in names:
                 few = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-                raise ValueError(f"{key}={name} is unknown: the data has {few}")
+                raise ValueError(f"{key}={name} is unknown: the data has {few}{nearest(name, names)}")
             if not sizes[names.index(name)]:
                 raise ValueError(f"{key}={name}: there is no {cfg.split} image of this class")
         return torch.tensor([name in map(str, cfg[key]) for name in names])

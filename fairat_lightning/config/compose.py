@@ -21,6 +21,7 @@ from fairat_lightning.config.targets import allowed, stored
 from fairat_lightning.config.words import parse_word, with_own_parts
 from fairat_lightning.record.identity import formerly, identity
 from fairat_lightning.record.reader import read_config, run_folder
+from fairat_lightning.settings import nearest_key
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # installed, and in a checkout
@@ -102,7 +103,8 @@ def compose_classifier(name: str, words: Sequence[str]) -> DictConfig:
             if not (own_class and key.startswith("model.")) and not word.startswith("+"):
                 parent, _, leaf = key.rpartition(".")
                 if leaf not in (OmegaConf.select(cfg, parent) or {}):
-                    raise ValueError(f"there is no key {key} in the configuration of {run}")
+                    like = nearest_key(key, [f"{parent}.{name}" for name in OmegaConf.select(cfg, parent) or {}])
+                    raise ValueError(f"there is no key {key} in the configuration of {run}{like}")
             OmegaConf.update(cfg, key, value)
     return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[return-value]
 
@@ -118,6 +120,14 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
 def run_name(*, _root_: DictConfig) -> str:
     """`<data>-<model>-<method>-<objective>-s<seed>-<hash of the resolved configuration>` for `hydra.run.dir`."""
     return name_of(_root_, _root_.hydra.runtime.choices)
+
+
+def job_name(*, _root_: DictConfig) -> str:
+    """`run_name` for a job of a sweep. Where its configuration has none, the job is what is refused, and not the whole sweep."""
+    try:
+        return run_name(_root_=_root_)
+    except WRONG_INPUT:
+        return f"job-{OmegaConf.select(_root_, 'hydra.job.num', default=0)}"
 
 
 def name_of(cfg: DictConfig, choices: Mapping[str, str]) -> str:
@@ -167,5 +177,5 @@ def other_eps(*, _root_: DictConfig) -> Any:
     return OmegaConf.select(_root_, f"data.suggests.eps.{norm}")
 
 
-for resolver in (run_name, base, teacher, precision, other_eps):
+for resolver in (run_name, job_name, base, teacher, precision, other_eps):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fairat_lightning.models.normalized import Normalized
 from fairat_lightning.pretrained import located
+from fairat_lightning.settings import nearest_path
 
 NESTED = ("state_dict", "model", "net")
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|model\.)+")  # DataParallel, torch.compile, Normalized
@@ -76,7 +77,7 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
                 return file
         raise ValueError(f"{path} holds no checkpoints/best.ckpt: give a run folder or a checkpoint")
     if not path.exists():
-        raise ValueError(f"{path} does not exist: give a run folder or a checkpoint")
+        raise ValueError(f"{path} does not exist: give a run folder or a checkpoint{nearest_path(path)}")
     return path
 
 

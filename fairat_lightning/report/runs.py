@@ -23,6 +23,7 @@ from fairat_lightning.record.reader import (
     read_verdicts,
 )
 from fairat_lightning.report.verdicts import Verdicts, verdicts_of
+from fairat_lightning.settings import nearest_path
 
 LAST = "@last"  # behind the key of an attack on the last epoch's weights, where others were kept
 LAYOUT = ("titles", "headline", "classes", "curve", "checks", "notes")  # of run.json: said elsewhere in a report
@@ -90,7 +91,8 @@ def read_run(folder: Path, without: Collection[str] = ()) -> Run:
         else:
             run.notes.append(f"The evaluation {place.name} has begun and is not finished: its figures are missing.")
     if not run.summaries:
-        raise ValueError(f"{folder} holds no finished run: there is no metrics.json in it")
+        like = "" if folder.exists() else nearest_path(folder)
+        raise ValueError(f"{folder} holds no finished run: there is no metrics.json in it{like}")
     if (epoch := run.facts.get("collapsed_epoch")) is not None:
         run.notes.append(
             f"Catastrophic overfitting: the robustness to several steps collapsed in epoch {epoch + 1} (on_collapse)."
