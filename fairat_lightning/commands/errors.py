@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
+from fairat_lightning.record.environment import install
 from fairat_lightning.running.signals import TOLD, leave_next, listen
 from fairat_lightning.settings import nearest, nearest_key
 
@@ -123,9 +124,9 @@ def one_line(text: str) -> str:
     if found := re.match(r"Could not override '(.+)'", text):
         return f"there is no key {found[1]}: --help lists the usual ones"
     if found := re.match(r"(?s).*?Could not find '(\S+)/(\S+)'.*?Available options in '\S+':(.+?)(Config search path|$)", text):
-        launchers = [name for name in ("joblib", "submitit") if name not in found[3]]
-        if found[1] == "hydra/launcher" and found[2].startswith(tuple(launchers)):
-            options = found[3].split()
+        options = found[3].split()
+        if found[1] == "hydra/launcher" and found[2].startswith(("joblib", "submitit")) and found[2].split("_")[0] not in options:
+            return f"{found[1]}={found[2]} is not installed: {install('sweeps')}"
         return f"{found[1]}={found[2]} is unknown: choose one of {', '.join(options)}{nearest(found[2], options)}"
     if re.match(r"Config group override must be a string|argument of type '\w+' is not iterable", text):
         return "a group was given something else than the name of one of its options, group=NAME: --help lists them"

@@ -73,7 +73,7 @@ def begun_with(folder: Path) -> Any:
     """The precision in a run's folder; None where there is none."""
     try:
         return (read_config(folder) or {})["trainer"]["precision"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OSError):  # OSError: a path that cannot be, which is refused where it is used
         return None
 
 
