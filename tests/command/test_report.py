@@ -24,14 +24,19 @@ def test_the_command_writes_everything(make_run, full_run, tmp_path, capsys):
     assert out.startswith("FAILED CHECK B") and "worst class" in out and str(to / "index.html") in out.replace("\n", "")
     assert {path.name for path in to.iterdir()} == FILES
     names = {path.stem for path in (to / "figures").iterdir()}
-    assert {path.suffix for path in (to / "figures").iterdir()} == {".png", ".pdf"} and "class_errors" in names
+    assert {path.suffix for path in (to / "figures").iterdir()} == {".png", ".pdf"} and "class_accuracies" in names
     record = json.loads((to / "table.json").read_text())
     assert [row["label"] for row in record["rows"]] == ["A", "B"] and record["common"] == {"versions": {"torch": "2"}}
     assert [(run["label"], run["seed"]) for run in record["runs"]] == [("A", 0), ("A", 1), ("B", 0)]
     assert record["rows"][0]["pgd20_worst"]["values"] == pytest.approx([0.3, 0.32]) and len(record["failed_checks"]) == 1
     assert "against" not in record["rows"][0] and record["rows"][1]["against"]["label"] == "A"
-    assert record["rows"][1]["against"]["pgd20"]["worst"]["test"] is None and "A test takes" in record["tests"][0]
-    assert "difference to the" in out and "not tested" in out and "A test takes" in out
+    assert (
+        record["rows"][1]["against"]["pgd20"]["worst"]["test"] is None
+        and "B has figures of 1 run and A of 2 runs" in record["tests"][0]
+    )
+    assert (
+        "difference to the" in out and "not tested" in out and "B has figures of 1 run and A of 2 runs" in out.replace("\n", " ")
+    )
     assert not list(tmp_path.rglob(".report.*"))
 
 
