@@ -61,6 +61,8 @@ def read_card(folder: Path) -> Card:
             raise ValueError("it holds no figures: the network was never evaluated before its export")
         configuration = "\n".join(line for line in parts.get("Resolved configuration", []) if not line.startswith("```"))
         config = yaml.safe_load(configuration) or None
+        if not isinstance(config, dict | None):
+            raise ValueError("its resolved configuration is no mapping")
         training, attacks = parts.get("Training", []), parts.get("Threat model and attacks", [])
         return Card(measured, headline, list(_checks(attacks)), [NOTE, *_notes(attacks)], _facts(training), config)
     except (OSError, ValueError, KeyError, IndexError, AttributeError, yaml.YAMLError) as error:
@@ -93,7 +95,7 @@ def _tables(lines: list[str]) -> Iterator[tuple[str, list[tuple[str, dict[str, A
 
 
 def _columns(table: list[list[str]]) -> list[tuple[str, dict[str, Any]]]:
-    end = next(k for k, row in enumerate(table) if row[0] == "**average**")
+    end = [row[0] for row in table].index("**average**")
     names = [_plain(row[0]) for row in table[2:end]]
     average, inside, worst, around, bias, images = table[end : end + 6]
     found = []
