@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 from filelock import FileLock, Timeout
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.live import Live
@@ -34,7 +35,7 @@ from fairat_lightning.record.fingerprint import fingerprint
 from fairat_lightning.record.journal import NAME, Journal
 from fairat_lightning.record.reader import read_config, read_facts, read_metrics
 from fairat_lightning.record.writer import FILES, close_folder, evaluation_name
-from fairat_lightning.report import class_bars, class_table, save
+from fairat_lightning.report import Group, Run, class_bars, class_table, eps_curve, save
 from fairat_lightning.running.machine import largest_batch
 from fairat_lightning.running.terminal import short
 from fairat_lightning.settings import reachable
@@ -186,7 +187,7 @@ def record_findings(folder: Path, cfg: DictConfig, audit: Audit, findings: Findi
         notes.append(f"{many} images of {', '.join(full)}: the worst class is the worst of these{_below(findings)}.")
     split_errors(findings.metrics)
     shown = {key: findings.metrics[key] for key in findings.headline or list(findings.metrics)[:3]}
-    save(class_bars({folder.name: shown}, tuple(shown), findings.titles), folder / "classes.png")
+    save(_picture(folder.name, findings, shown), folder / "classes.png")
     close_folder(
         folder,
         findings.metrics,
@@ -205,6 +206,14 @@ def record_findings(folder: Path, cfg: DictConfig, audit: Audit, findings: Findi
     )
 
 
+def _picture(name: str, findings: Findings, shown: dict[str, Any]) -> Figure:
+    """The classes under the attacks `shown`; of a sweep a curve for each class, over every eps."""
+    if (curve := findings.extra.get("curve")) is None:
+        return class_bars({name: shown}, tuple(shown), findings.titles)
+    keys = dict(zip(curve["eps"], curve["keys"], strict=True))
+    return eps_curve(Group(name, [Run(Path(name), summaries=findings.metrics, curves={"": keys})]), "")
+
+
 def _below(findings: Findings) -> str:
     """Which other classes have less than the worst, on the few images of theirs."""
     found = findings.metrics[(findings.headline or list(findings.metrics))[-1]]
@@ -221,8 +230,10 @@ def show(folder: Path) -> None:
         console.print(f"[bold red]{len(failed)} of {len(run['checks'])} sanity checks failed: do not trust this robustness")
         for check in failed:
             console.print(Text(f"  {check['name']}: {check['detail']}", style="red"))
-    keys = list(run["titles"]) if len(run["titles"]) <= WIDE else run["headline"]
-    console.print(class_table({folder.name: metrics}, keys, run["titles"]))
+    keys = list(run["titles"]) if len(run["titles"]) <= WIDE or not run["headline"] else run["headline"]
+    wide = WIDE if run["headline"] else WIDE // 2  # a sweep has a column for every eps
+    for k in range(0, len(keys), wide):
+        console.print(class_table({folder.name: metrics}, keys[k : k + wide], run["titles"]))
     for check in run["checks"]:
         detail = escape(f"({check['detail']})")
         console.print(f"{MARKS[check['passed']]}  {check['name']} [dim]{detail}[/]", highlight=False, soft_wrap=True)

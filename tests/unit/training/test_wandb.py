@@ -81,7 +81,7 @@ def test_a_run_logs_bars_confusion_and_weights_and_is_finished(launch):
     assert keys["val/classes/_type"] == 2 and keys["test/classes/_type"] == 1
     shown = {key.removesuffix("/_type") for key in keys}
     assert {"test/examples", "report/table"} <= shown
-    assert {f"report/{name}" for name in ("class_errors", "training", "confusion", "class_weights")} <= shown
+    assert {f"report/{name}" for name in ("class_accuracies", "training", "confusion", "class_weights")} <= shown
     (media,) = folder.glob("wandb/offline-run-*/files/media")
     assert len(list((media / "images" / "test").iterdir())) == 4, "an image of each class"
     table = json.loads(next((media / "table" / "val").glob("classes_*")).read_text())
