@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 SCORES = ("sum", "worst", "average")  # of an epoch's validation: `select`
+ONE_SE = "sum_1se"  # `select`: the latest epoch within one standard error of the best by sum
 
 
 def within(name: str, value: Any, interval: str) -> None:

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from fairat_lightning.commands.one_run import run
 from fairat_lightning.config.compose import compose_training
 from fairat_lightning.record.environment import install
-from fairat_lightning.record.reader import read_history
+from fairat_lightning.record.reader import read_facts, read_history
 from fairat_lightning.record.secrets import redacted
 from fairat_lightning.running.errors import Diverged
 from fairat_lightning.settings import seed_list, switch, whole
@@ -100,8 +100,8 @@ def _run(words: list[str], seen: Any) -> float:
     run(cfg, folder, sweep=True, callbacks=[seen])
     rows = read_history(folder)
     seen.tell(rows)
-    scores = [row[SCORE] for row in rows if SCORE in row]
-    return scores[-1] if cfg.select == "last" else max(scores)
+    kept = read_facts(folder)["selected_epoch"]
+    return next(row[SCORE] for row in rows if row["epoch"] == kept)
 
 
 def _settings(overrides: list[Override]) -> dict[str, Any]:

@@ -100,7 +100,12 @@ def test_resumed_equals_uninterrupted(interrupted, tmp_path, trained, launch, me
     same(whole, parts)
 
 
-SELDOM = ["method=frl select=last", "method=faal averaging=ema select=sum", "head=balanced select=last"]
+SELDOM = [
+    "method=frl select=last",
+    "method=faal averaging=ema select=sum",
+    "head=balanced select=last",
+    "method=cfa select=sum_1se",
+]
 
 
 @pytest.mark.parametrize("words", quick_for(SELDOM, SELDOM[1]))
