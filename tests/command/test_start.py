@@ -111,6 +111,18 @@ def test_a_reader_that_has_gone_is_no_error(tmp_path, words, unbuffered):
     assert not done.stderr and done.returncode in ((0, 75) if unbuffered else (0,))  # 75 where it had more to say
 
 
+@pytest.mark.slow
+def test_a_training_whose_reader_has_gone_is_stopped_and_goes_on(tmp_path):
+    read, written = os.pipe()
+    os.close(read)
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "fairat_lightning", *SMALL, "hydra.run.dir=run"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, stdout=written, stderr=subprocess.PIPE, text=True)
+    os.close(written)
+    assert done.returncode == 75 and not done.stderr and not (tmp_path / "run" / "metrics.json").exists()
+    assert subprocess.run(command, cwd=tmp_path, env=env, capture_output=True).returncode == 0
+
+
 def test_another_pipe_that_breaks_keeps_its_traceback(capfd):
     with pytest.raises(BrokenPipeError), ending():
         raise BrokenPipeError

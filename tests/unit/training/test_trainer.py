@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from lightning.fabric.accelerators import MPSAccelerator
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.accelerators.mps import MPSAccelerator
 
 from fairat_lightning.training.trainer import build_trainer
 
