@@ -122,7 +122,7 @@ def benchmark(
         pixels, labels, names = gather(data)
         words = [f"suite={suite}", f"attack.norm={norm}", f"attack.eps={number('eps', eps)}", f"batch_size={batch_size}"]
         words += [] if suite != "standard" or any("other_eps" in word for word in overrides) else ["suite.other_eps=null"]
-        cfg = compose_classifier("evaluate", [*words, f"device={device}", *overrides])
+        cfg = compose_classifier("evaluate", [*words, f"device={device}", *overrides], check=None)
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         model = nn.Sequential(_normalise(normalisation, pixels.shape[1]), net) if normalisation is not None else net
         handle = None

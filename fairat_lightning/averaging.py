@@ -18,16 +18,16 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
 from fairat_lightning.metrics import worst
+from fairat_lightning.running.lightning_internals import PartialAveraging
 from fairat_lightning.settings import within
 
 Share = Callable[[int], float]  # updates so far, 1 or more -> the share that the current weights get
 
 
-class Averaging(WeightAveraging):
+class Averaging(PartialAveraging):
     """What the three share: only the module's `net` is averaged and swapped; a checkpoint holds everything else as it is."""
 
     def __init__(self, share: Share):
@@ -57,12 +57,10 @@ class Averaging(WeightAveraging):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and trainer.precision == "64-true":  # the module itself becomes float64 only later
-            assert self._average_model is not None
-            self._average_model.double()
+            self.average.double()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert self._average_model is not None
-        self._average_model.to(pl_module.device)
+        self.average.to(pl_module.device)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
@@ -73,21 +71,20 @@ class Averaging(WeightAveraging):
         if trainer.state.fn == "fit":  # in a test Lightning's would put the current weights in the place of the average
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
-    def _swap_models(self, pl_module: L.LightningModule) -> None:
+    def swap(self, pl_module: L.LightningModule) -> None:
         for average, current in self._pairs(pl_module):
             held = average.data.clone()
             average.data.copy_(current.data)
             current.data.copy_(held)
         torch.clear_autocast_cache()
 
-    def _copy_average_to_current(self, pl_module: L.LightningModule) -> None:
+    def take_average(self, pl_module: L.LightningModule) -> None:
         for average, current in self._pairs(pl_module):
             current.data.copy_(average.data)
         torch.clear_autocast_cache()
 
     def _pairs(self, pl_module: L.LightningModule) -> Iterator[tuple[Tensor, Tensor]]:
-        assert self._average_model is not None
-        average, current = cast(nn.Module, self._average_model.module.net), cast(nn.Module, pl_module.net)
+        average, current = cast(nn.Module, self.average.module.net), cast(nn.Module, pl_module.net)
         yield from zip(average.parameters(), current.parameters(), strict=True)
         yield from zip(average.buffers(), current.buffers(), strict=True)
 
@@ -102,9 +99,9 @@ class EMA(Averaging):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step > self._latest_update_step:
+        if trainer.global_step > self.last_step:
             self.update(pl_module)
-            self._latest_update_step = trainer.global_step
+            self.last_step = trainer.global_step
 
 
 class EpochAveraging(Averaging):

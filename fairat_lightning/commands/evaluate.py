@@ -10,8 +10,7 @@ SPLITS = ("test", "val", "train")
 
 def main(words: list[str]) -> None:
     """Evaluate what the words say, or show the evaluation if it is finished. Raises what `compose.WRONG_INPUT` lists."""
-    cfg = compose_classifier("evaluate", words)
-    _check(cfg)
+    cfg = compose_classifier("evaluate", words, _check)
     from fairat_lightning.evaluation.run import evaluate  # torch takes seconds to import
 
     evaluate(cfg)

@@ -1,4 +1,4 @@
-"""Search for hyper-parameters with Optuna; the trainings are those of `train.py`."""
+"""Search for hyper-parameters with Optuna; the trainings are those of `one_run.py`."""
 
 import os
 import time

@@ -41,12 +41,6 @@ class Classifier:
 def load(cfg: DictConfig) -> Classifier:
     """Build the network, load the weights of `cfg.checkpoint` into it, and read the data."""
     quieten()
-    if cfg.checkpoint is None:
-        raise ValueError("checkpoint=PATH must be given: a run folder, a checkpoint, a state dict or pretrained:NAME")
-    if not isinstance(cfg.checkpoint, str) or not cfg.checkpoint:
-        raise ValueError(f"checkpoint={cfg.checkpoint} must be a path")
-    if Path(cfg.checkpoint).expanduser().is_dir() and run_folder(cfg.checkpoint) is None:
-        raise ValueError(f"checkpoint={cfg.checkpoint} has no config.yaml: name the file with the weights, model= and data=")
     check_targets(plain(cfg), allowed(cfg))
     data: DataModule = build_part(cfg, "data")
     data.prepare()

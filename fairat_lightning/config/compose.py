@@ -7,7 +7,7 @@ here imports torch: a mistyped word is refused at once.
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fairat_lightning.config.targets import allowed, stored
 from fairat_lightning.config.words import parse_word, with_own_parts
 from fairat_lightning.record.identity import formerly, identity
-from fairat_lightning.record.reader import read_config, run_folder
+from fairat_lightning.record.reader import check_checkpoint, read_config, run_folder
 from fairat_lightning.settings import nearest_key
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -77,9 +77,13 @@ def begun_with(folder: Path) -> Any:
         return None
 
 
-def compose_classifier(name: str, words: Sequence[str]) -> DictConfig:
+def compose_classifier(
+    name: str, words: Sequence[str], check: Callable[[DictConfig], Any] | None = lambda cfg: None
+) -> DictConfig:
     """`conf/<name>.yaml` with the command's words, on top of the model, data and attack of the run that `checkpoint` names.
 
+    `check` looks at the command's own keys before those of the run are read: to see whose these are takes torch, and seconds.
+    None where there is no checkpoint, because the network is in memory.
     Raises what WRONG_INPUT lists.
     """
     parsed = [(word, parse_word(word)) for word in with_own_parts(words)]
@@ -90,6 +94,9 @@ def compose_classifier(name: str, words: Sequence[str]) -> DictConfig:
     dotted = [key for key in given if "." in key and (key.split(".")[0] in ours or (own_class and key.startswith("model.")))]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose(name, [word for key, (word, _) in given.items() if key not in dotted])
+    if check is not None:
+        check_checkpoint(cfg.checkpoint)
+        check(cfg)
     with open_dict(cfg):
         if run is not None:
             replaced = {"model"} if own_class else set()

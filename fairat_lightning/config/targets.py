@@ -23,6 +23,7 @@ OURS_TO_CALL = tuple(
     f"fairat_lightning.{name}."
     for name in ("evaluation.suites", "evaluation.autoattack", "evaluation.corruptions", "training.wandb")
 )
+PIECES = ("fairat_lightning.methods.parts.", "fairat_lightning.models.checked_logits.")  # no part of a configuration is one
 TARGETS = (*OURS_TO_CALL, "torch.nn.", "torch.optim.", "torchvision.models.", "torchmetrics.", "timm.")
 LIGHTNING = ("lightning.Trainer", *(f"lightning.pytorch.{name}." for name in ("callbacks", "loggers", "profilers", "strategies")))
 
@@ -39,7 +40,8 @@ def check_targets(node: Any, allow: Sequence[str] = (), base: Sequence[str] = (*
 
 
 def _check_target(target: str, prefixes: tuple[str, ...]) -> None:
-    if not target.startswith(prefixes):
+    fits = tuple(prefix for prefix in prefixes if prefix not in OURS_TO_CALL) if target.startswith(PIECES) else prefixes
+    if not target.startswith(fits):
         others = sorted({prefix.rstrip(".") for prefix in prefixes if prefix not in (*OURS_TO_CALL, *LIGHTNING)})
         parts = ", ".join(["a part of fairat_lightning", *(["Lightning's"] if LIGHTNING[0] in prefixes else []), *others])
         package = f"{target.partition('.')[0]}."

@@ -173,9 +173,9 @@ class Method(CheckedBatches):
     # -- what a method may know of its current weights, between epochs
 
     def measure(self, loader: Iterable[Any], values: Callable[..., Tensor], width: int | None = None) -> Tensor:
-        """`evaluation.class_means` of `values(x, y, index)` over `loader`, in the training's precision: (C,) or (C,width).
+        """`evaluation.attacks.class_means` of `values(x, y, index)` over `loader`, in the training's precision.
 
-        No random number is drawn here: `values` must not either, see `craft_fixed`.
+        (C,) or (C,width). No random number is drawn here: `values` must not either, see `craft_fixed`.
         """
         context = self.trainer.precision_plugin.forward_context
         return class_means(self.net, loader, self.num_classes, values, width, context)

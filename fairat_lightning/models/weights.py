@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fairat_lightning.models.normalized import Normalized
-from fairat_lightning.pretrained import located
-from fairat_lightning.settings import nearest_path
+from fairat_lightning.record.reader import weights_file
 
 NESTED = ("state_dict", "model", "net")
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|model\.)+")  # DataParallel, torch.compile, Normalized
@@ -66,19 +65,6 @@ def stored_channels(path: str | os.PathLike[str]) -> int:
     if "mean" not in found:
         raise ValueError(f"{path} holds no mean: it is no network of fairat_lightning")
     return len(found["mean"].flatten())
-
-
-def weights_file(path: str | os.PathLike[str]) -> Path:
-    """The file that the weights at `path` are in; ValueError where there is none."""
-    path = located(path)
-    if path.is_dir():
-        for file in (path / "checkpoints" / "best.ckpt", path / "model.safetensors"):
-            if file.is_file():
-                return file
-        raise ValueError(f"{path} holds no checkpoints/best.ckpt: give a run folder or a checkpoint")
-    if not path.exists():
-        raise ValueError(f"{path} does not exist: give a run folder or a checkpoint{nearest_path(path)}")
-    return path
 
 
 def _read(path: Path) -> Any:

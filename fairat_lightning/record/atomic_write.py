@@ -12,7 +12,7 @@ def write(path: Path, content: str | bytes | memoryview, *, before: Callable[[],
 
     `before` is called when the new file is complete, and not yet in its place.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _partial(path)
     try:
         with partial.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -26,5 +26,16 @@ def write(path: Path, content: str | bytes | memoryview, *, before: Callable[[],
         raise
 
 
+def try_place(path: Path) -> None:
+    """OSError where `write` could not put a file at `path`; nothing is left of the attempt."""
+    partial = _partial(path)
+    partial.touch()
+    partial.unlink()
+
+
 def write_json(path: Path, value: Any) -> None:
     write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -19,6 +20,7 @@ from fairat_lightning.pretrained import located
 from fairat_lightning.record import journal
 from fairat_lightning.record.journal import Batch
 from fairat_lightning.record.old_names import today
+from fairat_lightning.settings import nearest_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,6 +136,30 @@ def run_folder(checkpoint: Any) -> Path | None:
         if (folder / "config.yaml").is_file():
             return folder
     return None
+
+
+def weights_file(path: str | os.PathLike[str]) -> Path:
+    """The file that the weights at `path` are in; ValueError where there is none."""
+    path = located(path)
+    if path.is_dir():
+        for file in (path / "checkpoints" / "best.ckpt", path / "model.safetensors"):
+            if file.is_file():
+                return file
+        raise ValueError(f"{path} holds no checkpoints/best.ckpt: give a run folder or a checkpoint")
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: give a run folder or a checkpoint{nearest_path(path)}")
+    return path
+
+
+def check_checkpoint(checkpoint: Any) -> None:
+    """ValueError unless `checkpoint`, the word of a command, names weights that are there and says whose they are."""
+    if checkpoint is None:
+        raise ValueError("checkpoint=PATH must be given: a run folder, a checkpoint, a state dict or pretrained:NAME")
+    if not isinstance(checkpoint, str) or not checkpoint:
+        raise ValueError(f"checkpoint={checkpoint} must be a path")
+    if Path(checkpoint).expanduser().is_dir() and run_folder(checkpoint) is None:
+        raise ValueError(f"checkpoint={checkpoint} has no config.yaml: name the file with the weights, model= and data=")
+    weights_file(checkpoint)
 
 
 def _checked(path: Path, read: Callable[[Path], T], missing: T) -> T:

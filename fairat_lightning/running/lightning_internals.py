@@ -1,15 +1,18 @@
 """Every private name of Lightning and torchmetrics that this package cannot do without; a test looks at each of them.
 
 What they are needed for has no public way: which processes a Trainer starts and how it watches them, who hears its signals, the
-step it is at, a metric's count of updates, and the W&B run of a logger. `pyproject.toml` bounds Lightning's version for them.
+step it is at, an average of weights that leaves a part of the module out, a metric's count of updates, and the W&B run of a
+logger. `pyproject.toml` bounds the versions of both for them.
 """
 
 from collections.abc import Callable
 from typing import Any, cast
 
 import lightning as L
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch.optim.swa_utils import AveragedModel
 from torchmetrics import Metric
 
 ScriptLauncher = _SubprocessScriptLauncher  # starts the other processes of a node by the words of the command
@@ -24,6 +27,43 @@ class WatchedLauncher(_SubprocessScriptLauncher):
 
     def _call_children_scripts(self) -> None:
         self.start(super()._call_children_scripts)
+
+
+class PartialAveraging(WeightAveraging):
+    """Lightning's, where a subclass gives which weights are exchanged with the average, and sees the average."""
+
+    @property
+    def average(self) -> AveragedModel:
+        """The copy of the module that holds the average, there from `setup` on."""
+        assert self._average_model is not None
+        return self._average_model
+
+    @average.setter
+    def average(self, model: AveragedModel) -> None:
+        self._average_model = model
+
+    @property
+    def last_step(self) -> int:
+        """The optimiser's step at which the average was last brought up to date; in checkpoints."""
+        return self._latest_update_step
+
+    @last_step.setter
+    def last_step(self, step: int) -> None:
+        self._latest_update_step = step
+
+    def swap(self, pl_module: L.LightningModule) -> None:
+        """Exchange the average and the current weights: before and after a validation."""
+        raise NotImplementedError
+
+    def take_average(self, pl_module: L.LightningModule) -> None:
+        """Put the average into the place of the current weights: at the end of the training."""
+        raise NotImplementedError
+
+    def _swap_models(self, pl_module: L.LightningModule) -> None:
+        self.swap(pl_module)
+
+    def _copy_average_to_current(self, pl_module: L.LightningModule) -> None:
+        self.take_average(pl_module)
 
 
 def set_launcher(trainer: L.Trainer, launcher: WatchedLauncher) -> None:

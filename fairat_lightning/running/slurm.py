@@ -1,7 +1,8 @@
 """Jobs that submitit has given to SLURM (`-m hydra/launcher=submitit_slurm`), queued again when SLURM stops them.
 
 Before the time limit SLURM sends SIGUSR2, which submitit answers by queueing the job again and ending it in the middle of a step;
-when it pre-empts, SIGTERM, which submitit passes over. `resume.py` hears both in its place, saves, and then comes here.
+when it pre-empts, SIGTERM, which submitit passes over. `signals.py` hears both in its place, `checkpoints.py` saves and then
+comes here.
 """
 
 import os

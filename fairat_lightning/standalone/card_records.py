@@ -32,7 +32,7 @@ class Records:
 
 
 def read_records(run: Path, checkpoint: Path, weights: str) -> Records:
-    """The records of `run` that concern `checkpoint`, whose `weights` have this `audit.fingerprint`.
+    """The records of `run` that concern `checkpoint`, whose `weights` have this fingerprint (`record/fingerprint.py`).
 
     ValueError, one line with the path, for a file that cannot be read.
     """

@@ -17,11 +17,9 @@ from fairat_lightning.evaluation.attacks import class_robust
 from fairat_lightning.head import BalancedHead
 from fairat_lightning.methods.base import Method
 from fairat_lightning.metrics import average, none_if_nan, selection_score, worst
-from fairat_lightning.models.weights import weights_file
 from fairat_lightning.record.atomic_write import write
 from fairat_lightning.running.checkpoints import Whole
 from fairat_lightning.running.terminal import short
-from fairat_lightning.settings import reachable
 
 
 def balance_best(method: Method, data: DataModule, head: BalancedHead, trainer: L.Trainer, best: Path) -> dict[str, Any]:
@@ -48,18 +46,9 @@ def balance_best(method: Method, data: DataModule, head: BalancedHead, trainer: 
     return kept
 
 
-def balance(cfg: DictConfig) -> None:
-    """Find the strength on validation, write the balanced weights, and show what was tried. Raises ValueError."""
+def balance(cfg: DictConfig, to: Path) -> None:
+    """Find the strength on validation, write the balanced weights to `to`, and show what was tried. Raises ValueError."""
     found = load(cfg)
-    if cfg.to is None and found.run is None:
-        raise ValueError("to=FILE must be given: this checkpoint belongs to no run")
-    to = reachable(cfg.to) if cfg.to is not None else found.run / "checkpoints" / "balanced.ckpt"  # type: ignore[operator]
-    if to.is_dir() or not to.absolute().parent.is_dir():
-        raise ValueError(f"to={to} must be a file in a folder that exists")
-    if to.resolve() == weights_file(cfg.checkpoint).resolve():
-        raise ValueError(f"to={to} is the checkpoint itself: name another file")
-    if to.exists() and not cfg.overwrite:
-        raise ValueError(f"to={to} exists: name another file, or overwrite=true")
     net, data, attack = found.net.to("cuda" if torch.cuda.is_available() else "cpu"), found.data, build_part(cfg, "attack")
     accuracies = []
 
@@ -73,7 +62,10 @@ def balance(cfg: DictConfig) -> None:
     content = state if cfg.to is not None else {"state_dict": {f"net.{name}": v for name, v in state.items()}, "head": result}
     written = io.BytesIO()
     torch.save(content, written)
-    write(to, written.getbuffer())
+    try:
+        write(to, written.getbuffer())
+    except OSError as error:  # the disk is full, or the folder has gone
+        raise ValueError(f"to={to} cannot be written: {error.strerror}") from error
     table = Table("strength", "PGD-10 average", "worst class", title="Validation", title_justify="left")
     for strength, accuracy in zip(head.strengths, accuracies, strict=True):
         mark = " *" if strength == result["strength"] else ""

@@ -103,7 +103,8 @@ def export(monkeypatch, capsys, tmp_path):
 
 def weights(path: Path, *words: str) -> torch.nn.Module:
     """A network with weights and statistics like no other's, whose state dict is saved at `path`."""
-    cfg = compose_classifier("classifier", words)
+    path.touch()
+    cfg = compose_classifier("classifier", [f"checkpoint={path}", *words])
     data = build_part(cfg, "data")
     data.prepare()
     net = network(cfg, data).eval()

@@ -94,6 +94,9 @@ OUTSIDE = (
     *("torch.optim.optimizer.functools.partial", "fairat_lightning.record.writer.open_folder", "fairat_lightning.data.sets.Path"),
     *("fairat_lightning.record.writer.subprocess.run", "fairat_lightning.data.sets.os.remove"),
     "fairat_lightning.models.weights.torch.load",
+    *("fairat_lightning.methods.parts.cuda_graph.Captured", "fairat_lightning.methods.parts.hard_examples.HardExamples"),
+    *("fairat_lightning.methods.parts.worst_case.WorstCase", "fairat_lightning.methods.parts.class_transfer.Transfer"),
+    *("fairat_lightning.methods.parts.HardExamples", "fairat_lightning.models.checked_logits.Checked"),
 )
 
 

@@ -30,24 +30,40 @@ sys.meta_path.insert(0, Watch)
 runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
 COMMANDS = ("", ".evaluate", ".export", ".search", ".balance", ".reproduce", ".report")
-JUDGED = ["checkpoint=pretrained:digits_faal"]
-LIGHT = {  # a mistyped word or a usage error -> what is said of it
-    "": ["metod=faal", "metod"],
-    ".evaluate": ["checkpoint=pretrained:digits_faal", "sute=quick", "sute"],
-    ".export": ["chekpoint=x", "chekpoint"],
-    ".search": ["optim.lr=interval(0.1,0.2)", "metod=faal", "metod"],
-    ".balance": ["select=best", "select=best"],
-    ".reproduce": ["table=foal", "table=foal"],
-    ".report": ["x", "--srt", "--srt"],
+PRETRAINED = "checkpoint=pretrained:digits_faal"
+LIGHT = {  # a mistyped word, and usage errors -> what is said of them
+    "": [("metod=faal", "metod")],
+    ".evaluate": [
+        (f"{PRETRAINED} sute=quick", "sute"),
+        ("suite=quick", "checkpoint=PATH must be given"),
+        ("checkpoint=nowhere", "nowhere does not exist"),
+        (f"{PRETRAINED} seed=-1", "seed=-1"),
+    ],
+    ".export": [
+        ("chekpoint=x", "chekpoint"),
+        ("to=x", "checkpoint=PATH must be given"),
+        ("checkpoint=nowhere to=x", "nowhere does not exist"),
+        (PRETRAINED, "to=FOLDER must be given"),
+    ],
+    ".search": [("optim.lr=interval(0.1,0.2) metod=faal", "metod")],
+    ".balance": [
+        ("select=best", "checkpoint=PATH must be given"),
+        (f"{PRETRAINED} select=best", "select=best"),
+        ("checkpoint=. to=x", "has no config.yaml"),
+        (PRETRAINED, "to=FILE must be given"),
+    ],
+    ".reproduce": [("table=foal", "table=foal")],
+    ".report": [("x --srt", "--srt")],
 }
 FAR = {  # words that are fine or refused late: torch is needed
     "": ["seed=-1"],
     "-m": ["seed=-1,-2"],
-    ".evaluate": ["checkpoint=nowhere", "data=synthetic", "model=preactresnet_tiny"],
-    ".export": ["checkpoint=nowhere", "to=x", "data=synthetic", "model=preactresnet_tiny"],
-    ".balance": ["checkpoint=nowhere", "to=x", "data=synthetic", "model=preactresnet_tiny"],
+    ".evaluate": [PRETRAINED],
+    ".export": [PRETRAINED, "to=x"],
+    ".balance": [PRETRAINED, "to=x"],
     ".search": ["optim.lr=interval(0.1,0.2)", "data=synthetic", "trials=1", "storage=nothing://"],
     ".reproduce": ["table=faal", "rows=[pgd_at]", "data=synthetic", "val_every=0"],
+    ".report": ["nowhere"],
 }
 
 
@@ -70,9 +86,9 @@ def started(cwd, module: str, *words: str, **more: str) -> tuple[int, str, dict[
 def test_help_and_the_refusal_of_a_mistyped_word_need_nothing_heavy(tmp_path, command):
     code, said, heavy = started(tmp_path, f"fairat_lightning{command}", "--help")
     assert code == 0 and len(said.splitlines()) > 5 and not heavy
-    *words, what = LIGHT[command]
-    code, said, heavy = started(tmp_path, f"fairat_lightning{command}", *words)
-    assert code == 2 and said.startswith("error: ") and said.count("\n") == 1 and what in said and not heavy
+    for words, what in LIGHT[command]:
+        code, said, heavy = started(tmp_path, f"fairat_lightning{command}", *words.split())
+        assert code == 2 and said.startswith("error: ") and said.count("\n") == 1 and what in said and not heavy, said
     assert list(tmp_path.iterdir()) == []
 
 

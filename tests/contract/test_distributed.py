@@ -157,13 +157,13 @@ def gradients(kind: str, rank: int, world: int) -> dict[str, torch.Tensor]:
 def averages(method, gradient: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A step of descent, EMA over it, and what FAWA's gate says; the weights go back."""
     ema, fawa, before = EMA(0.9), FAWA(0.5, 0.1, 0.0), deepcopy(method.net.state_dict())
-    ema._average_model = SimpleNamespace(module=SimpleNamespace(net=deepcopy(method.net)))
+    ema.average = SimpleNamespace(module=SimpleNamespace(net=deepcopy(method.net)))
     ema.update(method)
     with torch.no_grad():
         for name, p in method.net.named_parameters():
             p -= 0.1 * gradient[name]
     ema.update(method)
-    found = {f"average {name}": p.detach() for name, p in ema._average_model.module.net.named_parameters()}
+    found = {f"average {name}": p.detach() for name, p in ema.average.module.net.named_parameters()}
     found["admitted"] = torch.tensor(float(fawa.admits(method)))
     method.net.load_state_dict(before)
     return found

@@ -1,4 +1,7 @@
-"""20 steps of every method in float64 on a tiny network, against silent change. `python tests/test_golden.py` rewrites them."""
+"""20 steps of every method in float64 on a tiny network, against silent change.
+
+`python tests/contract/test_golden.py` rewrites them.
+"""
 
 import csv
 import json

@@ -7,6 +7,7 @@ import shlex
 import sys
 import types
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 import yaml
@@ -44,7 +45,12 @@ def test_every_command_composes(compose, command):
 
 
 @pytest.mark.parametrize("line", re.findall(r"^    python -m fairat_lightning\.evaluate ([^#\n]*)", ONE_LINE, re.M))
-def test_every_evaluation_composes(line):
+def test_every_evaluation_composes(tmp_path, monkeypatch, line):
+    monkeypatch.chdir(tmp_path)
+    (checkpoint,) = re.findall(r"checkpoint=(\S+)", line)
+    if not checkpoint.startswith("pretrained:"):
+        Path(checkpoint).parent.mkdir(parents=True, exist_ok=True)
+        Path(checkpoint).touch()  # RUN, which only a training makes
     assert evaluation("evaluate", shlex.split(line)).suite["_target_"]
 
 
@@ -58,12 +64,87 @@ def test_there_are_commands_to_test():
     assert len(COMMANDS) >= 10
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_every_file_that_is_named_exists(name):
-    text = (ROOT / name).read_text()
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text) + re.findall(r"`((?:tests|conf|docs|results)/[\w./-]*\w)`", text):
-        if "foo" not in target:
-            assert (ROOT / target).exists(), target
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "results" / "README.md"])
+PLACES = [
+    (ROOT / place, kind) for place in ("fairat_lightning", "conf", "tests", "studies") for kind in ("*.py", "*.yaml", "*.sh")
+]
+FILES = [f"/{path.relative_to(ROOT).as_posix()}" for place, kind in PLACES for path in place.rglob(kind)]
+WRITTEN = [ROOT / name.lstrip("/") for name in FILES if not name.startswith("/tests/runs/")]
+WRITTEN += [ROOT / "Makefile", ROOT / "studies" / "Makefile"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_path_that_a_page_names_is_there(page):
+    text = page.read_text()
+    paths = [page.parent / target for target in re.findall(r"\]\((?!http)([^)#]+)\)", text)]
+    paths += [ROOT / path for path in re.findall(r"`((?:tests|conf|docs|results|studies|fairat_lightning)/[\w./-]*)`", text)]
+    assert not [path for path in paths if "foo" not in path.name and not path.exists()]
+
+
+def test_every_module_script_and_test_that_is_named_is_there():
+    """On pages, in docstrings and comments: by its name alone or with folders above it, and what a module is said to hold."""
+    missing = []
+    for page in [*PAGES, *WRITTEN]:
+        text = page.read_text()
+        for name in set(re.findall(r"(?<![\w/.$])([a-z][\w/]*\.(?:py|sh))\b", text)) - INVENTED:
+            if not any(file.endswith(f"/{name}") for file in FILES):
+                missing.append((page.name, name))
+        for module, name in re.findall(r"`([a-z_]+)\.([a-z]\w*(?:\.\w+)*)`", text):
+            known = module in MODULES and name not in ENDINGS and not (CONF / module).is_dir()
+            if known and not any(holds(path, name) for path in MODULES[module]):
+                missing.append((page.name, f"{module}.{name}"))
+    assert not missing
+
+
+ENDINGS = ("py", "json", "md", "yaml", "csv")
+INVENTED = {
+    "foo.py",
+    "test_foo.py",
+    "fairat_lightning/methods/foo.py",
+    "tests/unit/methods/test_foo.py",
+    "job.sh",
+    "mypackage.py",
+}
+MODULES: dict[str, list[str]] = {}
+for file in FILES:
+    if file.startswith("/fairat_lightning/") and file.endswith(".py"):
+        dotted = file[1:-3].replace("/", ".").removesuffix(".__init__")
+        MODULES.setdefault(dotted.rpartition(".")[2], []).append(dotted)
+
+
+def holds(module: str, name: str) -> bool:
+    try:
+        return resolve_name(f"{module}.{name}") is not None
+    except (ImportError, AttributeError):
+        return False
+
+
+def test_every_test_that_the_page_of_reliability_names_is_there():
+    defined = {
+        name for file in FILES if "/test_" in file for name in re.findall(r"def (test_\w+)", (ROOT / file[1:]).read_text())
+    }
+    named = re.findall(r"`([a-z]+(?:_[a-z]+){2,})(?:_\.\.\.)?`", (ROOT / "docs" / "reliability.md").read_text())
+    assert len(named) > 8
+    assert not [name for name in named if not any(name in test for test in defined)]
+
+
+def test_the_paths_of_the_plan_are_there():
+    """Every file and folder of the table of docs/architecture.md, below the package or at the top."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    table = "".join(re.findall(r"(?m)^\|.*\|$", text))
+    paths = [path for path in re.findall(r"`([\w/]+(?:\.py|\.yaml|/))`", table) if "." in path or "/" in path]
+    assert len(paths) > 25
+    assert not [path for path in paths if not (ROOT / "fairat_lightning" / path).exists() and not (ROOT / path).exists()]
+
+
+def test_what_there_is_to_build_a_method_with_can_be_imported():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    parts = {"classwise": {"class_sums", "keep"}, "dro": {"kl_worst_weights"}, "methods.parts": {"HardExamples", "Transfer"}}
+    for module, some in parts.items():
+        (row,) = re.findall(rf"(?m)^\| `{module}`(.*)$", text)
+        names = set(re.findall(r"`(\w+)(?:`|\()", row))
+        assert some <= names
+        assert all(hasattr(importlib.import_module(f"fairat_lightning.{module}"), name) for name in names)
 
 
 def test_the_method_of_the_contributing_page_works(launch):

@@ -1,15 +1,21 @@
 """The plan of `docs/architecture.md`: imports run down one way, files have their places and stay short."""
 
 import ast
+import inspect
+import io
 import re
+import tokenize
+from importlib import import_module
 from pathlib import Path
 
 from helpers import ROOT
+from lightning.pytorch.callbacks import WeightAveraging
 
 PACKAGE = ROOT / "fairat_lightning"
+INTERNALS = "fairat_lightning.running.lightning_internals"
 ENTRIES = ("__main__", "balance", "evaluate", "export", "report.__main__", "reproduce", "search")
 INGREDIENTS = (  # one idea of the field each
-    *("attacks", "augment", "averaging", "awp", "bootstrap", "classwise", "dro", "head", "metrics", "objectives", "optim"),
+    *("attacks", "augment", "awp", "bootstrap", "classwise", "dro", "head", "metrics", "objectives", "optim"),
 )
 ORDER = (  # each may import what stands in a later line
     (*ENTRIES, "api"),
@@ -17,7 +23,7 @@ ORDER = (  # each may import what stands in a later line
     ("training", "standalone"),
     ("methods",),
     ("evaluation",),
-    ("config",),
+    ("config", "averaging"),
     ("report", "running"),
     ("data", "models", *INGREDIENTS),
     ("record",),
@@ -26,7 +32,6 @@ ORDER = (  # each may import what stands in a later line
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 WITHIN = {  # what may import another of its own line
-    "averaging": {"metrics"},
     "awp": {"classwise"},
     "data": {"augment"},
     "metrics": {"bootstrap", "dro"},
@@ -95,12 +100,12 @@ def test_no_method_imports_another():
         assert not IMPORTS[module] & methods - {"fairat_lightning.methods.base"}, module
 
 
-def test_nothing_imports_from_a_door():
+def test_nothing_imports_from_the_module_of_a_command():
     entries = {f"fairat_lightning.{entry}" for entry in ENTRIES}
     assert not any(names & entries for names in IMPORTS.values())
 
 
-def test_a_door_is_a_help_and_one_call():
+def test_the_module_of_a_command_is_a_help_and_one_call():
     for entry in ENTRIES:
         module = f"fairat_lightning.{entry}"
         assert len(MODULES[module].read_text().splitlines()) <= 30
@@ -117,7 +122,37 @@ def test_private_names_of_lightning_are_in_one_file():
     for module, path in MODULES.items():
         text = path.read_text()
         private = re.findall(r"\b(?:trainer|strategy|metric|logger)\._(?!_)\w+|import _\w*Launcher\w*", text)
-        assert not private or module == "fairat_lightning.running.lightning_internals", (module, private)
+        assert not private or module == INTERNALS, (module, private)
+
+
+def test_no_class_of_ours_takes_a_private_name_of_its_base():
+    """Of Lightning or torchmetrics: neither used on self nor given anew."""
+    bases = set()
+    for module in MODULES.keys() - {INTERNALS}:
+        if not module.endswith("__main__"):
+            for node in ast.walk(ast.parse(MODULES[module].read_text())):
+                if isinstance(node, ast.ClassDef) and (theirs := foreign(getattr(import_module(module), node.name, object))):
+                    bases |= theirs
+                    own = {n.name for n in ast.walk(node) if isinstance(n, ast.FunctionDef)}
+                    own |= {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute) and ast.unparse(n.value) in SELF}
+                    taken = own & {name for base in theirs for name in private_names(base)}
+                    assert not taken, f"{module}.{node.name} has private names of its base: {taken}"
+    assert len(bases) > 5
+    assert {"_average_model", "_swap_models"} <= private_names(WeightAveraging)
+
+
+SELF = ("self", "cls", "super()")
+
+
+def foreign(thing: type) -> set[type]:
+    """The classes of Lightning and torchmetrics that a class is made from."""
+    return {base for base in thing.__mro__ if base.__module__.split(".")[0] in ("lightning", "torchmetrics")}
+
+
+def private_names(base: type) -> set[str]:
+    """What a class defines, and what its methods put on self."""
+    names = {*vars(base), *re.findall(r"self\.(_\w+)", inspect.getsource(base))}
+    return {name for name in names if re.match(r"_(?!_|abc_)", name)}
 
 
 def test_what_a_refusal_needs_is_light():
@@ -145,6 +180,15 @@ def test_no_file_is_too_long_to_read_in_one_sitting():
         assert len(path.read_text().splitlines()) <= 260, name
     for path in (ROOT / "tests").rglob("*.py"):
         assert len(path.read_text().splitlines()) <= 500, path
+
+
+def test_no_name_is_a_private_idiom():
+    """Whole, or as a part of an identifier: test_a_door_is_closed."""
+    for path in (path for place in ("fairat_lightning", "tests", "studies") for path in (ROOT / place).rglob("*.py")):
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+            if token.type == tokenize.NAME:
+                words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", token.string)}
+                assert not words & {"door", "doors", "room", "rooms", "house", "houses"}, (path, token.string)
 
 
 def test_results_are_records():

@@ -147,6 +147,16 @@ def test_the_command_balances_a_run_or_any_state_dict(command, tmp_path, capsys)
     assert set(torch.load("out.pt", weights_only=True)) == set(state)
 
 
+def test_a_disk_that_is_full_at_the_end_is_one_line_and_code_2(command, monkeypatch, capsys):
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fairat_lightning.training.balance.write", full)
+    with pytest.raises(SystemExit) as stopped:
+        command("checkpoint=base", "to=out.pt", "head.strengths=[1.0]")
+    assert stopped.value.code == 2 and capsys.readouterr().err == "error: to=out.pt cannot be written: No space left on device\n"
+
+
 @pytest.mark.parametrize(
     "words,message",
     [
@@ -159,6 +169,7 @@ def test_the_command_balances_a_run_or_any_state_dict(command, tmp_path, capsys)
         (("checkpoint=base", "to=base/checkpoints/best.ckpt", "overwrite=true"), "the checkpoint itself"),
         (("checkpoint=base", "to=base/config.yaml"), "exists"),
         (("checkpoint=base", "to=5"), "to=5"),
+        (("checkpoint=base", f"to={'a' * 250}"), "cannot be written: File name too long"),  # beside it is written first
         (("checkpoint=base", "head=none"), "head=none"),
         ((), None),
     ],

@@ -7,6 +7,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch.optim.swa_utils import AveragedModel
 from torchmetrics import SumMetric
 
 from fairat_lightning.running import lightning_internals as internals
@@ -59,6 +60,32 @@ def test_lightning_hears_no_signal():
     assert callable(built._signal_connector.register_signal_handlers)
     internals.leave_signals_alone(built)
     assert built._signal_connector.register_signal_handlers() is None
+
+
+def test_an_average_is_exchanged_as_a_subclass_gives_it():
+    """At the start and the end of a validation, and at the end of the training; the step is Lightning's own, in checkpoints."""
+    calls = []
+
+    class Noted(internals.PartialAveraging):
+        def swap(self, pl_module):
+            calls.append("swap")
+
+        def take_average(self, pl_module):
+            calls.append("take")
+
+    module, noted = Steps(), Noted()
+    module.validation_step = lambda batch, batch_idx: None
+    batches = torch.utils.data.DataLoader(torch.ones(2), batch_size=1)
+    options = {"num_sanity_val_steps": 0, "enable_model_summary": False}
+    trainer(max_epochs=1, callbacks=[noted], **options).fit(module, batches, batches)
+    assert calls == ["swap", "swap", "take"] and noted.last_step == 2
+    assert isinstance(noted.average, AveragedModel) and isinstance(noted.average.module, Steps)
+    noted.last_step = 7
+    assert noted.state_dict() == {"latest_update_step": 7}
+    noted.load_state_dict({"latest_update_step": 3})
+    assert noted.last_step == 3
+    noted.average = other = AveragedModel(module)
+    assert noted.average is other
 
 
 def test_updates_of_a_metric_are_counted():

@@ -15,9 +15,9 @@ def records(path):
     """The records of an offline run: a 7-byte head, then 32 KiB blocks of chunks (checksum, length, kind), as in LevelDB."""
     data, place, part = path.read_bytes(), 7, b""
     while place + 7 <= len(data):
-        room = 32768 - place % 32768
-        if room < 7:
-            place += room
+        left = 32768 - place % 32768
+        if left < 7:
+            place += left
             continue
         length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
         part += data[place + 7 : place + 7 + length]
