@@ -25,6 +25,7 @@ place: a cutout of odd side is odd (3 of 8 pixels), where the authors' loses a r
 
 from collections.abc import Callable
 from functools import cache
+from pkgutil import resolve_name
 
 import torch
 import torch.nn.functional as F
@@ -141,7 +142,13 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 
 
 def named(name: str) -> Augmentation:
-    """The function (x, *, generator=None) -> x called `name`; ValueError for an unknown name."""
+    """The function (x, *, generator=None) -> x called `name`, or that of another's module; ValueError for an unknown name."""
+    if "." in str(name):
+        try:
+            own: Augmentation = resolve_name(name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(f"augmentation={name} cannot be imported: {error}") from error
+        return own
     if name not in AUGMENTATIONS:
         raise ValueError(f"augmentation={name} is unknown: choose one of {', '.join(AUGMENTATIONS)}")
     return AUGMENTATIONS[name]

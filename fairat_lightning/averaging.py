@@ -10,7 +10,7 @@ Until SWA and FAWA have begun, the average is the current weights: the released 
 passes. An epoch's average is taken before its validation, so that what is selected is what was seen. Validation, selection and
 the test see the average; a method's own rules (FairAT's scoring, FAWA's gate, costs on validation) see the current weights, and
 its state is never averaged. Batch statistics are averaged with the weights (the field's code does so; SWA's paper measures them
-anew); what is not a floating tensor is copied.
+anew); what is not a floating tensor is copied. Casts that torch.autocast keeps are dropped whenever weights change in place.
 """
 
 from collections.abc import Callable, Iterator
@@ -44,6 +44,7 @@ class Averaging(PartialAveraging):
         for mean, current in pairs:
             if not mean.is_floating_point():
                 mean.copy_(current)
+        torch.clear_autocast_cache()
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -75,10 +76,12 @@ class Averaging(PartialAveraging):
             held = average.data.clone()
             average.data.copy_(current.data)
             current.data.copy_(held)
+        torch.clear_autocast_cache()
 
     def take_average(self, pl_module: L.LightningModule) -> None:
         for average, current in self._pairs(pl_module):
             current.data.copy_(average.data)
+        torch.clear_autocast_cache()
 
     def _pairs(self, pl_module: L.LightningModule) -> Iterator[tuple[Tensor, Tensor]]:
         average, current = cast(nn.Module, self.average.module.net), cast(nn.Module, pl_module.net)

@@ -8,6 +8,9 @@ loss is taken, every weight tensor (not biases, not batch norms) moves to where 
 and after backward it moves back. The authors' proxy copy takes one SGD step, of which only this direction remains. They
 undo the perturbation after the optimiser's step; we copy the saved tensors back before it, which differs by weight decay
 alone and is exact.
+
+Within torch.autocast the weights are cast to low precision once and the casts are kept: they are dropped whenever weights change
+here, or the next forward would use the weights from before.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,13 +43,17 @@ class AWP:
                 self._saved.append((weight, weight.detach().clone()))
                 gradient = global_sum(gradient) / world_size()
                 weight.add_(gradient * (self.gamma * weight.norm() / gradient.norm().clamp(min=1e-20)))
+        torch.clear_autocast_cache()
 
     def restore(self) -> None:
         """Copy the saved weights back, bit for bit; nothing where nothing is perturbed."""
+        if not self._saved:
+            return
         with torch.no_grad():
             for weight, saved in self._saved:
                 weight.copy_(saved)
         self._saved.clear()
+        torch.clear_autocast_cache()
 
 
 @contextmanager

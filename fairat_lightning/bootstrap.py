@@ -84,6 +84,26 @@ def interval(correct: ArrayLike, counts: ArrayLike, figure: str = "worst", *, dr
     return Interval(value, float(max(low, 0.0)), float(min(high, 1.0)), float(drawn.mean() - value))
 
 
+def standard_error(correct: ArrayLike, counts: ArrayLike, figure: str) -> float:
+    """The standard error of "average", "worst" or their "sum" from correct images and images per class, both (C,).
+
+    Of the class that is worst here, whichever else might be. Each class is a binomial with p = (correct + 1) / (n + 2), the rule
+    of Laplace, after which none of a few images right is no certainty. Classes without images take no part; ValueError if there
+    are no others, and for any other figure.
+    """
+    if figure not in ("average", "worst", "sum"):
+        raise ValueError(f"there is no standard error of {figure}: give average, worst or sum")
+    right, n = np.asarray(correct, np.float64), np.asarray(counts, np.float64)
+    right, n = right[n > 0], n[n > 0]
+    if not len(n):
+        raise ValueError(NOTHING)
+    p = (right + 1) / (n + 2)
+    share = np.full(len(n), 0.0 if figure == "worst" else 1 / len(n))
+    if figure != "average":
+        share[(right / n).argmin()] += 1
+    return float(np.sqrt((share**2 * p * (1 - p) / n).sum()))
+
+
 def compare(
     a: ArrayLike,
     b: ArrayLike,

@@ -35,9 +35,11 @@ class BalancedHead:
         with torch.no_grad():
             for strength in self.strengths:
                 head.weight.copy_(balanced(original, strength))
+                torch.clear_autocast_cache()  # `score` may be within torch.autocast, which keeps the casts of weights
                 scores[strength] = score()
             chosen = max(self.strengths, key=lambda s: (scores[s], -s))
             head.weight.copy_(balanced(original, chosen))
+            torch.clear_autocast_cache()
         return {"strength": chosen, "scores": {str(s): score for s, score in scores.items()}}
 
 

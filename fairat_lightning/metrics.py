@@ -154,7 +154,7 @@ def shift_risk(class_risk: Tensor, radii: Sequence[float] = RADII) -> list[float
 def selection_score(accuracy: Tensor, select: str) -> Tensor:
     """What the best checkpoint maximises: the validation robust "worst", "average", or their "sum" (CFA's rule).
 
-    With "last" the last epoch is kept whatever its score; what else is chosen on validation (a head's strength) goes by the sum.
+    With "last" the last epoch is kept whatever its score, with "sum_1se" a late one; what else is chosen then goes by the sum.
     """
     if select in ("worst", "average"):
         return worst(accuracy) if select == "worst" else average(accuracy)

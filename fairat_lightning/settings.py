@@ -1,15 +1,18 @@
-"""The checks of a setting: a number, true or false, a seed, a path.
+"""The checks of a setting: a number, true or false, a seed, a path. And what a mistyped word was perhaps meant to be.
 
-Each raises ValueError with one line that names the setting.
+Each check raises ValueError with one line that names the setting.
 """
 
+import difflib
 import os
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 SCORES = ("sum", "worst", "average")  # of an epoch's validation: `select`
+ONE_SE = "sum_1se"  # `select`: the latest epoch within one standard error of the best by sum
 
 
 def within(name: str, value: Any, interval: str) -> None:
@@ -45,6 +48,43 @@ def reachable(path: str | os.PathLike[str]) -> Path:
     except (OSError, RuntimeError) as error:  # too long, not ours to enter, or the home of somebody unknown
         raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return place
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """What goes behind the line that refuses `word`: "; did you mean NAME?", or "" where none of `names` is like it."""
+    return asked(_like(word, names))
+
+
+def nearest_key(key: str, keys: Iterable[str]) -> str:
+    """`nearest` of a configuration's key, which is also found by its last part alone: lr is optim.lr. Up to three are named."""
+    keys = list(keys)
+    if found := _like(key, keys):
+        return asked(found)
+    ends = _like(key.rpartition(".")[2], {name.rpartition(".")[2] for name in keys})
+    return asked([name for name in keys if name.rpartition(".")[2] in ends][:3])
+
+
+def nearest_path(path: Path) -> str:
+    """`nearest` of a path that does not exist: of those that do, with another name in the place of the first missing one."""
+    missing = path
+    while not missing.parent.exists() and missing.parent != missing:
+        missing = missing.parent
+    try:
+        there = [place for place in missing.parent.iterdir() if (place / path.relative_to(missing)).exists()]
+    except OSError:
+        return ""
+    found = _like(missing.name, [place.name for place in there if not place.name.startswith(".")])
+    return asked([str(missing.with_name(name) / path.relative_to(missing)) for name in found])
+
+
+def asked(found: Sequence[str]) -> str:
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def _like(word: str, names: Iterable[str]) -> list[str]:
+    """The name that `word` is most like, whatever its case; none where all are far from it."""
+    known = {name.lower(): name for name in names}
+    return [known[name] for name in difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.7)]
 
 
 def number(name: str, value: float | str) -> float:

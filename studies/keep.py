@@ -2,8 +2,8 @@
 
     python studies/keep.py RUN NAME        NAME is <data>_<method>_s<seed>, as in cifar10_faal_s0
 
-Written are model.safetensors and the card of the export, and model, data and attack of the run's configuration. Give the command
-where the run was trained if its data.root is relative.
+Written are model.safetensors and the card of the export, model, data and attack of the run's configuration, and the classes. Give
+the command where the run was trained if its data.root is relative.
 """
 
 import re
@@ -36,7 +36,8 @@ def keep(words: list[str]) -> None:
     if len(words) != 2:
         raise ValueError("two words are needed: RUN NAME")
     run, name = reachable(words[0]), words[1]
-    if read_metrics(run) is None:
+    metrics = read_metrics(run)
+    if metrics is None:
         raise ValueError(f"{run} is not a finished run")
     seed = read_facts(run)["seed"]
     if not re.fullmatch(rf"[a-z0-9]+(_[a-z0-9]+)+_s{seed}", name):
@@ -51,6 +52,7 @@ def keep(words: list[str]) -> None:
     write(folder / CARD, card)
     config = stored(run, GROUPS)
     config["data"]["root"] = None  # of another machine
+    config["classes"] = list(metrics["clean"]["per_class"])
     write(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))  # last: with it the name is there
 
 

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fairat_lightning.commands.one_run import run
 from fairat_lightning.config.compose import CONF
+from fairat_lightning.config.words import with_own_parts
 from fairat_lightning.models import preactresnet_tiny
 
 torch.set_num_threads(1)
@@ -79,7 +80,7 @@ def compose(teacher):
         if "method=fair_ard" in overrides and not any(word.startswith("method.teacher=") for word in overrides):
             overrides = (*overrides, f"method.teacher={teacher}")
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra.compose("config", list(overrides), return_hydra_config=True)
+            return hydra.compose("config", with_own_parts(overrides), return_hydra_config=True)
 
     return compose
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -17,6 +18,7 @@ from fairat_lightning import metrics
 from fairat_lightning.commands import cli
 from fairat_lightning.config.compose import CONF
 from fairat_lightning.record import journal as samples
+from fairat_lightning.running.signals import SIGNALS
 
 ROOT = Path(__file__).resolve().parent.parent
 # A run of seconds: two epochs of a few batches.
@@ -38,7 +40,7 @@ LONG = "a" * 300  # a name too long for any file
 
 
 def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if path.stem != "custom")
 
 
 TABLES = [
@@ -66,6 +68,7 @@ def call(monkeypatch, capsys, cwd: Path, *words: str, command: str = "train") ->
     """A command in this process: exit code, stdout, stderr."""
     monkeypatch.chdir(cwd)
     monkeypatch.setattr(sys, "argv", ["fairat_lightning", *words])
+    answers = {number: signal.getsignal(number) for number in SIGNALS}
     code = 0
     try:
         if command in ("train", "report"):
@@ -74,6 +77,9 @@ def call(monkeypatch, capsys, cwd: Path, *words: str, command: str = "train") ->
             cli.start(command, "help")
     except SystemExit as stop:
         code = int(stop.code or 0)
+    finally:
+        for number, handler in answers.items():  # a command is the process's last work, and leaves its own
+            signal.signal(number, handler)
     out, err = capsys.readouterr()
     return code, out, err
 

@@ -1,6 +1,11 @@
 """What the commands do, one module each. To import it sets the process's environment, before anything heavy is imported."""
 
 import os
+import sys
+
+if sys.platform == "win32":  # no SIGUSR1, no processes by fork, no file locks as they are used here
+    print("error: the commands run on Linux, on macOS and in WSL (`wsl --install`), and not on Windows itself", file=sys.stderr)
+    raise SystemExit(1)
 
 # Threads that spin while they wait make a shared machine crawl: an epoch on digits took 78 s instead of 1 s beside another
 # job on two cores. OpenMP reads this when torch is imported.

@@ -1,15 +1,13 @@
 """From the words of a line to a command that runs; and `fairat`, which opens every command."""
 
-import os
 import runpy
-import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from fairat_lightning.commands.errors import Stop, refuse
-from fairat_lightning.running.signals import SIGNALS, TOLD
+from fairat_lightning.commands.errors import ending, refuse
+from fairat_lightning.settings import nearest
 
 COMMANDS = {
     "train": "train a classifier, or a sweep of them with -m",
@@ -22,31 +20,46 @@ COMMANDS = {
 }
 
 
+@ending()
 def start(command: str | Callable[[list[str]], None], text: str) -> None:
     """Run a command that takes key=value, by the words of its line: the module beside this one that has the name, or a function.
 
     `text` is its help.
     """
     words = sys.argv[1:]
-    if not words or {"-h", "--help"} & set(words):
+    asked = not words or {"-h", "--help"} & set(words)
+    if asked:
         print(text.strip())
+    if not asked or len(words) > 1:
+        from fairat_lightning.config.words import own_options, with_config_dir
+
+        try:
+            own = own_options(words) if asked else []
+            words = with_config_dir(words)
+        except ValueError as error:
+            refuse(error)
+    if asked:
+        if len(words) > 1 and own:
+            print(f"\nof your own folder: {'  '.join(own)}")
         raise SystemExit(0 if words else 2)
     if flags := [word for word in words if word.startswith("-")]:
-        refuse(f"there is no flag {flags[0]}: this command takes key=value and --help")
+        refuse(f"there is no flag {flags[0]}: this command takes key=value, --config-dir FOLDER and --help")
     from fairat_lightning.config.compose import WRONG_INPUT
+    from fairat_lightning.config.home import expanded
 
-    def told(number: int, frame: Any) -> None:
-        raise Stop(os.EX_TEMPFAIL, TOLD)  # from the last batch or epoch on the disk
-
-    for number in SIGNALS:
-        signal.signal(number, told)
+    keys: Any = ()
     try:
-        run = import_module(f"fairat_lightning.commands.{command}").main if isinstance(command, str) else command
-        run(words)
+        if isinstance(command, str):
+            module = import_module(f"fairat_lightning.commands.{command}")
+            keys = getattr(module, "OWN", ())  # beside those that it hands on to trainings
+            module.main(expanded(words))
+        else:
+            command(expanded(words))
     except WRONG_INPUT as error:
-        refuse(error)
+        refuse(error, keys=keys)
 
 
+@ending()
 def fairat() -> None:
     """The console script: `fairat COMMAND WORDS` is `python -m fairat_lightning.COMMAND WORDS`."""
     name, words = sys.argv[1] if len(sys.argv) > 1 else "", sys.argv[2:]
@@ -56,7 +69,7 @@ def fairat() -> None:
         runpy.run_module(module, run_name="__main__", alter_sys=True)  # so that other processes are started by its name
         return
     if name and name not in ("-h", "--help"):
-        refuse(f"there is no command {name}: choose one of {', '.join(COMMANDS)}")
+        refuse(f"there is no command {name}: choose one of {', '.join(COMMANDS)}{nearest(name, COMMANDS)}")
     print("fairat COMMAND [key=value ...]: image classifiers that are adversarially robust for every class\n")
     for command, what in COMMANDS.items():
         print(f"  fairat {command:10} {what}")

@@ -1,34 +1,122 @@
-"""An error of a command as one line and an exit code.
+"""An error of a command, a signal or a reader that has gone, as at most one line and an exit code.
 
 Exit codes: 0 done, 1 it could not be done, 2 wrong input, 75 stopped: the same command goes on.
 """
 
+import os
 import re
+import select
 import sys
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, ClassVar, NoReturn
+
+from fairat_lightning.record.environment import install
+from fairat_lightning.running.signals import TOLD, leave_next, listen
+from fairat_lightning.settings import nearest, nearest_key
 
 
 class Stop(SystemExit):
     """The end of the command with an exit code other than 0, and the line that says why."""
 
+    of: ClassVar[str] = ""  # which job of a sweep it is the end of
+
     def __init__(self, code: int, line: str):
         super().__init__(code)
         self.line = line
-        print(f"error: {line}", file=sys.stderr, flush=True)
+        print(f"error: {self.of}{line}", file=sys.stderr, flush=True)
 
 
-def refuse(error: Exception | str, folder: Path | None = None) -> NoReturn:
-    """One line on stderr, exit code 2, and no empty folder left behind."""
+@contextmanager
+def ending() -> Iterator[None]:
+    """Around a command: a signal ends it with a line, and a reader of what it prints that has gone (`| head`) with none."""
+    listen(_told)
+    code: Any = os.EX_TEMPFAIL  # where it was stopped in the middle
+    try:
+        try:
+            yield
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+            raise
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not (gone := [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]):
+            raise  # it was another pipe
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in gone:
+            os.dup2(nowhere, stream.fileno())  # for what Python itself writes when it ends
+        raise SystemExit(code) from None
+
+
+def _told(number: int, frame: Any) -> None:
+    leave_next()
+    raise Stop(os.EX_TEMPFAIL, TOLD)  # from the last batch or epoch on the disk
+
+
+def _has_no_reader(stream: Any) -> bool:
+    watch = select.poll()
+    watch.register(stream.fileno(), select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in watch.poll(0))
+
+
+def refuse(error: Exception | str, folder: Path | None = None, keys: Iterable[str] = ()) -> NoReturn:
+    """One line on stderr, exit code 2, and no empty folder left behind. `keys`: those of the command itself."""
+    with suppress(OSError):  # it is not empty, not there, or not ours
+        if folder is not None:
+            folder.rmdir()
+    raise Stop(2, explained(error, keys)) from None
+
+
+def explained(error: Exception | str, keys: Iterable[str] = ()) -> str:
+    """The line that says what was wrong with the input, and what was perhaps meant."""
+    error = behind(error) if isinstance(error, Exception) else error
+    line = one_line(str(error))
+    if found := re.match(r"Could not override '(.+?)'", str(error)):
+        if options := _options_with(found[1]):
+            return f"there is no key {found[1]} here: it goes with {', '.join(options)}"
+        cause = getattr(error, "__cause__", None)  # OmegaConf's, which knows the configuration
+        line += nearest_key(found[1], [*keys, *_keys(getattr(cause, "parent_node", None))])
+    return line
+
+
+def _options_with(key: str) -> list[str]:
+    """The options of its group that have a key, as words of the command."""
+    from fairat_lightning.config.compose import CONF
+
+    group, _, name = key.partition(".")
+    files = sorted((CONF / group).glob("*.yaml")) if group.isidentifier() else []
+    return [f"{group}={file.stem}" for file in files if re.search(rf"(?m)^{re.escape(name)}:", file.read_text())]
+
+
+def _keys(node: Any) -> list[str]:
+    """Every key of the configuration that `node`, a part of it, is from; Hydra's own but for the usual ones are left out."""
+    from omegaconf import OmegaConf
+
+    if node is None:
+        return []
+    whole = OmegaConf.to_container(node._get_root(), resolve=False)
+    assert isinstance(whole, dict)
+
+    def below(values: Mapping[Any, Any], above: str) -> Iterator[str]:
+        for key, value in values.items():
+            yield f"{above}{key}"
+            if isinstance(value, dict):
+                yield from below(value, f"{above}{key}.")
+
+    found = [key for key in below(whole, "") if not key.startswith("hydra.") or key in ("hydra.run.dir", "hydra.sweep.dir")]
+    return [*found, "experiment"] if "method" in whole else found  # a group that leaves no key of its own
+
+
+def behind(error: Exception) -> Exception:
+    """What Hydra met when it built a part, instead of its own words for that."""
     from hydra.errors import InstantiationException
 
     while isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    with suppress(OSError):  # it is not empty, not there, or not ours
-        if folder is not None:
-            folder.rmdir()
-    raise Stop(2, one_line(str(error))) from None
+    return error
 
 
 def one_line(text: str) -> str:
@@ -36,7 +124,10 @@ def one_line(text: str) -> str:
     if found := re.match(r"Could not override '(.+)'", text):
         return f"there is no key {found[1]}: --help lists the usual ones"
     if found := re.match(r"(?s).*?Could not find '(\S+)/(\S+)'.*?Available options in '\S+':(.+?)(Config search path|$)", text):
-        return f"{found[1]}={found[2]} is unknown: choose one of {', '.join(found[3].split())}"
+        options = found[3].split()
+        if found[1] == "hydra/launcher" and found[2].startswith(("joblib", "submitit")) and found[2].split("_")[0] not in options:
+            return f"{found[1]}={found[2]} is not installed: {install('sweeps')}"
+        return f"{found[1]}={found[2]} is unknown: choose one of {', '.join(options)}{nearest(found[2], options)}"
     if re.match(r"Config group override must be a string|argument of type '\w+' is not iterable", text):
         return "a group was given something else than the name of one of its options, group=NAME: --help lists them"
     if "override_grammar" in text:

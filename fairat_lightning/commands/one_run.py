@@ -16,6 +16,8 @@ from fairat_lightning.settings import switch
 def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequence[Any] = ()) -> None:
     """One run of the composed configuration in `folder`, which need not exist yet; `callbacks` come after all others."""
     from fairat_lightning.running.errors import explain
+    from fairat_lightning.running.machine import slow_precision
+    from fairat_lightning.running.terminal import say
     from fairat_lightning.training import run as runs  # torch and Lightning take seconds to import: not for --help
 
     try:
@@ -31,6 +33,8 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequen
         print("This run is finished: overwrite=true runs it anew.\n")
         runs.show(folder)
         return
+    if training.resume is None and (warning := slow_precision(cfg)) is not None:  # a run that has begun keeps its precision
+        say(training.trainer, warning)
     cast(Any, training.trainer).callbacks.extend(callbacks)
     try:
         runs.execute(training)

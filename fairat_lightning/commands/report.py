@@ -1,4 +1,4 @@
-"""Compare finished runs: read the words, and hand them to `report/`."""
+"""Compare what was judged: read the words, and hand them to `report/`."""
 
 import argparse
 import sys
@@ -6,21 +6,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from fairat_lightning.commands.errors import ending
+from fairat_lightning.config.home import expanded_plainly
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}: --help lists what there is\n")
 
 
+@ending()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Gather, draw and write; SystemExit(2) after one line on stderr for wrong input."""
     parser = _Parser(
         prog="python -m fairat_lightning.report", description="Compare finished runs class by class: tables, figures, one page."
     )
-    parser.add_argument("runs", nargs="+", metavar="[LABEL=]RUN", help="folders of finished runs; runs of one label are seeds")
+    what = "a finished run, one evaluation (RUN/evaluation/NAME), a saved result, an export, or pretrained:NAME; one label: seeds"
+    parser.add_argument("runs", nargs="+", metavar="[LABEL=]FOLDER", help=what)
     parser.add_argument("--sort", action="store_true", help="highest worst class first; the first run stays the baseline")
     parser.add_argument("--to", type=Path, default=Path("report"), metavar="FOLDER", help="where the report goes (report)")
-    options = parser.parse_args(arguments)
+    try:
+        options = parser.parse_args(expanded_plainly(sys.argv[1:] if arguments is None else arguments))
+    except ValueError as error:
+        parser.error(str(error))
     from fairat_lightning.report import compare  # matplotlib and SciPy take a second to import
     from fairat_lightning.report.groups import gather
     from fairat_lightning.report.terminal import show

@@ -1,16 +1,17 @@
 """Reproduce a table of the papers: check the words, run what they ask for (`tables/queue.py`), show ours beside theirs."""
 
-from pathlib import Path
-
 from fairat_lightning.commands.errors import Stop
-from fairat_lightning.commands.tables.recipes import parse
+from fairat_lightning.commands.tables.recipes import OWN, parse
 from fairat_lightning.config.compose import compose_training
+from fairat_lightning.settings import reachable
+
+__all__ = ["OWN", "main"]
 
 
 def main(words: list[str]) -> None:
     """Run what the words of the command say; ValueError for wrong ones, SystemExit(1) where a row could not be run."""
     plan = parse(words)
-    to = Path(plan.settings.get("to") or plan.place / "report")
+    to = reachable(plan.settings.get("to") or plan.place / "report")
     if to.exists() and not to.is_dir():
         raise ValueError(f"to={to} is a file: name a folder")
     if plan.place.exists() and not plan.place.is_dir():

@@ -14,12 +14,14 @@ from omegaconf import OmegaConf
 
 from fairat_lightning.commands.one_run import run
 from fairat_lightning.config.compose import compose_training
-from fairat_lightning.record.reader import read_history
+from fairat_lightning.record.environment import install
+from fairat_lightning.record.reader import read_facts, read_history
 from fairat_lightning.record.secrets import redacted
 from fairat_lightning.running.errors import Diverged
 from fairat_lightning.settings import seed_list, switch, whole
 
 DEFAULTS = {"trials": 20, "seeds": [0], "study": "search", "storage": "sqlite:///runs/search.db", "prune": True, "heartbeat": 60}
+OWN = tuple(DEFAULTS)
 PAUSE = 10  # seconds before another point is asked for
 PLAIN = ("study=", "storage=")
 SCORE = "val/select"
@@ -41,7 +43,7 @@ def main(words: list[str]) -> None:
     try:
         import optuna
     except ModuleNotFoundError:
-        raise ValueError("the search needs Optuna: pip install fairat-lightning[sweeps]") from None
+        raise ValueError(f"the search needs Optuna: {install('sweeps')}") from None
     from fairat_lightning.training.optuna_trial import Seen
 
     study = _study(optuna, settings)
@@ -98,8 +100,8 @@ def _run(words: list[str], seen: Any) -> float:
     run(cfg, folder, sweep=True, callbacks=[seen])
     rows = read_history(folder)
     seen.tell(rows)
-    scores = [row[SCORE] for row in rows if SCORE in row]
-    return scores[-1] if cfg.select == "last" else max(scores)
+    kept = read_facts(folder)["selected_epoch"]
+    return next(row[SCORE] for row in rows if row["epoch"] == kept)
 
 
 def _settings(overrides: list[Override]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Many runs by one command: Hydra's sweep (-m), in this process or through a launcher.
 
 Each job is the run of its own folder, so that a sweep started again skips what is finished and goes on with the rest, and
-several sweeps may share one grid. A job that fails leaves the others alone; its line is said again at the end.
+several sweeps may share one grid. A job that fails leaves the others alone. The last that is printed is a table of all jobs.
 """
 
 import multiprocessing
@@ -9,12 +9,13 @@ import os
 import signal
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import hydra
 from filelock import FileLock, Timeout
@@ -26,12 +27,32 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fairat_lightning.commands.errors import Stop, refuse
 from fairat_lightning.commands.one_run import run
-from fairat_lightning.config.compose import CONF, as_begun
-from fairat_lightning.running.signals import SIGNALS, TOLD
+from fairat_lightning.config.compose import CONF, WRONG_INPUT, as_begun
+from fairat_lightning.record.atomic_write import write
+from fairat_lightning.record.reader import read_facts, read_history, read_metrics
+from fairat_lightning.running.signals import TOLD, leave_next, listen, say_saving
 from fairat_lightning.running.slurm import GPU, QUEUED
+from fairat_lightning.running.terminal import short
 
 if os.environ.get("SUBMITIT_EXECUTOR") == "local":  # which hides the GPUs from its jobs, or gives all of them the first
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+
+TRACEBACK = "traceback.txt"  # in the folder of a run that a fault of this package has ended
+LOST = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "FailedJobError")  # of the launchers' libraries
+HEAD = """Validation: average + worst class, robust, in the epoch that is kept. Test: PGD-20.
+
+                       test
+validation  clean  average  worst   run"""
+
+
+class Ended(NamedTuple):
+    """A job: the words that are its own, its exit code and the line that goes with it, its folder, and where more is written."""
+
+    words: str
+    code: int
+    line: str = ""
+    folder: Path | None = None
+    log: Path | None = None
 
 
 @dataclass
@@ -51,46 +72,99 @@ def sweep(words: list[str]) -> NoReturn:
         try:
             with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
                 command: Any = GlobalHydra.instance().hydra
-                batches = command.multirun("config", job, words, with_log_configuration=False)
+                batches = command.multirun("config", partial(job, given=tuple(words)), words, with_log_configuration=False)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             refuse(error)
-        except Exception:
-            if not THIS.told:
-                raise
-            raise Stop(os.EX_TEMPFAIL, TOLD) from None  # a launcher misses a process that ended between two jobs
-    results = [result.return_value for batch in batches for result in batch]
-    failed = [(code, line) for code, line in results if code]
-    print(f"\n{len(results)} runs, {len(results) - len(failed)} of them finished")
-    for line, times in Counter(line for _, line in failed).items():
-        print(f"error: {line}" + (f" ({times} runs)" if times > 1 else ""), file=sys.stderr)
-    codes = {code for code, _ in failed}
+        except Exception as error:
+            if THIS.told:
+                raise Stop(os.EX_TEMPFAIL, TOLD) from None  # a launcher misses a process that ended between two jobs
+            if type(error).__name__ in LOST:
+                why = "a process of the launcher has been killed, perhaps for want of memory"
+                raise Stop(1, f"{why}: the same command skips what is finished and goes on with the rest") from None
+            raise
+    jobs = [result.return_value for batch in batches for result in batch]
+    show(jobs)
+    codes = [ended.code for ended in jobs if ended.code]
+    if codes:
+        print(f"error: {len(codes)} of {len(jobs)} runs not finished", file=sys.stderr)
     raise SystemExit(os.EX_TEMPFAIL if os.EX_TEMPFAIL in codes else max(codes, default=0))
 
 
-def job(cfg: DictConfig) -> tuple[int, str]:
-    """One job, in whatever process its launcher has put it: its exit code, and the line that goes with it."""
+def job(cfg: DictConfig, given: tuple[str, ...] = ()) -> Ended:
+    """One job, in whatever process its launcher has put it; `given` are the words of the sweep's command."""
     settings = HydraConfig.get()
+    words = " ".join(word for word in settings.overrides.task if word not in given) or " ".join(given)
     if THIS.told:
-        return os.EX_TEMPFAIL, TOLD
+        return Ended(words, os.EX_TEMPFAIL, TOLD)
     if multiprocessing.parent_process() is not None:
-        for number in SIGNALS:
-            signal.signal(number, end)
+        listen(end)
+    Stop.of, folder = f"{words}: ", Path(settings.runtime.output_dir)
     try:
         share(settings)
-        begun, folder = as_begun(cfg, Path(settings.runtime.output_dir), settings.runtime.choices)
-        run(begun, folder, sweep=True)
+        try:
+            cfg, folder = as_begun(cfg, folder, settings.runtime.choices)
+        except WRONG_INPUT as error:
+            refuse(error, folder)
+        (folder / TRACEBACK).unlink(missing_ok=True)
+        run(cfg, folder, sweep=True)
     except SystemExit as stop:
         if stop.code == QUEUED:
             raise
         line = stop.line if isinstance(stop, Stop) else TOLD
         THIS.told = THIS.told or not isinstance(stop, Stop)
-        return int(stop.code or 0), line
-    return 0, ""
+        return Ended(words, int(stop.code or 0), line, folder, log(folder))
+    except Exception as error:  # a fault of this package, which the other jobs may not have
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"{traceback.format_exc()}error: {Stop.of}{line}", file=sys.stderr, flush=True)
+        with suppress(OSError):
+            write(folder / TRACEBACK, traceback.format_exc())
+        return Ended(words, 1, line, folder, log(folder))
+    finally:
+        Stop.of = ""
+    return Ended(words, 0, "", folder)
 
 
 def end(number: int, frame: Any) -> None:
-    """What a signal does in a launcher's process while no training listens to it."""
-    raise SystemExit(os.EX_TEMPFAIL)
+    """What a signal does in a launcher's process while no training listens to it. Of a Ctrl-C it hears twice: by itself too."""
+    if not THIS.told:
+        THIS.told = True
+        raise SystemExit(os.EX_TEMPFAIL)
+
+
+def log(folder: Path) -> Path | None:
+    """Where more is written of a job than its line: what submitit has caught, or the traceback."""
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        from submitit import JobEnvironment
+
+        return Path(JobEnvironment().paths.stderr)
+    return folder / TRACEBACK if (folder / TRACEBACK).exists() else None
+
+
+def show(jobs: Sequence[Ended]) -> None:
+    """Print a line for each job: the finished ones, best on validation first, then what was stopped or failed, and why."""
+    done = [(*judged(ended.folder), ended) for ended in jobs if ended.code == 0 and ended.folder is not None]
+    done.sort(key=lambda row: -row[0])
+    print(f"\n{len(jobs)} runs, {len(done)} of them finished")
+    if done:
+        print(HEAD)
+    for score, clean, average, worst, ended in done:
+        print(f"{100 * score:10.1f}  {100 * clean:5.1f}  {100 * average:7.1f}  {100 * worst:5.1f}   {ended.words}")
+    for ended in sorted((ended for ended in jobs if ended.code), key=lambda ended: ended.code != os.EX_TEMPFAIL):
+        state = "stopped" if ended.code == os.EX_TEMPFAIL else "failed"
+        more = f" (log: {short(ended.log)})" if ended.log else ""
+        print(f"{state:>10}  {ended.words}: {ended.line}{more}")
+    if len(done) > 1 and (first := done[0][-1].folder):
+        print(f"The first run of the table: {short(first)}")
+    sys.stdout.flush()
+
+
+def judged(folder: Path) -> tuple[float, float, float, float]:
+    """Of a finished run: average + worst class on validation in the kept epoch, then the test's clean, PGD-20 and worst class."""
+    metrics, epoch = read_metrics(folder), read_facts(folder).get("selected_epoch")
+    assert metrics is not None
+    kept = next((row for row in read_history(folder) if row["epoch"] == epoch), {})
+    score = sum(kept.get(key, float("-inf")) for key in ("val/robust", "val/robust_worst"))
+    return score, metrics["clean"]["average"], metrics["pgd20"]["average"], metrics["pgd20"]["worst"]
 
 
 def share(settings: Any) -> None:
@@ -120,17 +194,21 @@ def claim(count: int, number: int) -> int:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Hand SIGTERM and SIGUSR1 on to the processes that a launcher has started, and begin no further job."""
+    """Hand a signal on to the processes that a launcher has started, and begin no further job."""
 
     def hear(number: int, frame: Any) -> None:
         THIS.told = True
         children = [child.pid for child in multiprocessing.active_children() if child.pid]
         for child in children:
-            os.kill(child, number)
+            os.kill(child, signal.SIGTERM if number == signal.SIGINT else number)  # a terminal's Ctrl-C has reached them too
+        if number == signal.SIGINT:
+            leave_next()
         if not children:  # no training of this process listens, or its jobs stand in other places and go on
             raise Stop(os.EX_TEMPFAIL, TOLD)
+        if number == signal.SIGINT:
+            say_saving()
 
-    before = {number: signal.signal(number, hear) for number in SIGNALS}
+    before = listen(hear)
     try:
         yield
     finally:

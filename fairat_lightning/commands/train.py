@@ -10,9 +10,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from fairat_lightning.commands.errors import refuse
+from fairat_lightning.commands.errors import ending, refuse
 from fairat_lightning.commands.one_run import run
 from fairat_lightning.config.compose import CONF, as_begun, compose_training
+from fairat_lightning.config.home import expanded
+from fairat_lightning.config.words import with_config_dir, with_own_parts
+from fairat_lightning.settings import nearest
 
 FLAGS = {
     *("-h", "--help", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
@@ -21,12 +24,19 @@ FLAGS = {
 }  # Hydra's own
 
 
+@ending()
 def main() -> None:
     """Compose the configuration with Hydra and run it; wrong input is one line and exit code 2."""
-    words = sys.argv[1:]
+    try:
+        words = expanded(sys.argv[1:])
+        if not {"-h", "--help"} & set(words):  # Hydra lists the options of its own flag alone
+            words = with_own_parts(with_config_dir(words))
+    except ValueError as error:
+        refuse(error)
     flags = [word for word in words if word.startswith("-")]
     if unknown := [flag for flag in flags if flag.partition("=")[0] not in FLAGS]:
-        refuse(f"there is no flag {unknown[0]}: --help and --hydra-help list them; a value is given as key=value")
+        like = nearest(unknown[0], FLAGS)
+        refuse(f"there is no flag {unknown[0]}: --help and --hydra-help list them; a value is given as key=value{like}")
     if flags and set(flags) <= {"-m", "--multirun"}:
         from fairat_lightning.commands.sweep import sweep
 

@@ -1,35 +1,70 @@
 """From a resolved configuration to its parts, for every command; `targets.py` says what they may be."""
 
-from collections.abc import Iterator
+import inspect
+import pkgutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
-from fairat_lightning.config.targets import stored
+from fairat_lightning.attacks import PGD
+from fairat_lightning.averaging import Averaging
+from fairat_lightning.awp import AWP
+from fairat_lightning.config.compose import plain
+from fairat_lightning.config.targets import allowed, stored
 from fairat_lightning.data import DataModule
+from fairat_lightning.head import BalancedHead
+from fairat_lightning.models import Normalized
 from fairat_lightning.models.weights import load_weights
+from fairat_lightning.objectives import AT
+from fairat_lightning.optim import scheduled
+from fairat_lightning.record.environment import install
 from fairat_lightning.record.reader import run_folder
 
 OURS = ("suggests", "suite")  # keys that the configuration keeps beside a constructor's
+OWN = "fairat_lightning."
+RECIPES = ("fairat_lightning.optim.multistep", "fairat_lightning.optim.onecycle")  # with a schedule of their own
+KINDS: dict[str, type] = {  # what a part must be
+    **{"data": DataModule, "attack": PGD, "objective": AT, "awp": AWP, "averaging": Averaging, "head": BalancedHead},
+}
 PATHS = ("teacher",)  # keys whose path is loaded first: the constructor gets what lies there
 
 
-def build_part(cfg: DictConfig, group: str, **values: Any) -> Any:
-    """Call what `cfg[group]._target_` names. `values` go past Hydra, which would turn our dataclasses into configurations."""
+def build_part(cfg: DictConfig, group: str, instead: Mapping[str, str] | None = None, /, **values: Any) -> Any:
+    """Call what `cfg[group]._target_` names, see `build_node`."""
     node = {key: value for key, value in (cfg[group] or {}).items() if key not in OURS}
     if not node:
         raise ValueError(f"{group}=none chooses nothing: choose an option of {group}")
+    part = build_node(node, group, instead, **values)
+    wanted = KINDS.get(group)
+    if wanted is not None and not isinstance(part, wanted):
+        what = f"{wanted.__module__}.{wanted.__name__}"
+        raise ValueError(f"{group}._target_={node['_target_']} gives {type(part).__name__}: it must be a subclass of {what}")
+    return part
+
+
+def build_node(node: Mapping[Any, Any], group: str, instead: Mapping[str, str] | None = None, /, **values: Any) -> Any:
+    """Call what the `_target_` of a part of the configuration names; `group` is what the user calls that part.
+
+    `values` go past Hydra, which would turn our dataclasses into configurations. Raises ValueError where the configuration says
+    something else than `values`; `instead` says for a key what to set then.
+    """
     if "_target_" not in node:
         raise ValueError(f"{group}.{next(iter(node))} is set, but the chosen option of {group} takes none: a recipe's leftover?")
     if clash := [key for key in values if key not in PATHS and node.get(key) not in (None, values[key])]:
-        here = values[clash[0]]
-        instead = f": here it is {here}" if isinstance(here, bool | int | str | Path) else ""
-        raise ValueError(f"{group}.{clash[0]}={node[clash[0]]} is not yours to set{instead}")
+        key, here = clash[0], values[clash[0]]
+        way_out = f": here it is {here}" if isinstance(here, bool | int | str | Path) else ""
+        if instead and key in instead:
+            way_out = f": {instead[key]}"
+        raise ValueError(f"{group}.{key}={node[key]} is not yours to set{way_out}")
     with naming(group):
         rest = {key: value for key, value in node.items() if key not in PATHS}
         return instantiate(rest, _partial_=True, _convert_="all")(**values)
@@ -37,17 +72,81 @@ def build_part(cfg: DictConfig, group: str, **values: Any) -> Any:
 
 def network(cfg: DictConfig, data: DataModule) -> Any:
     """The network that `cfg.model` names, for the classes, channels and image size of `data`."""
+    if not str(cfg.model.get("_target_", OWN)).startswith(OWN):
+        return foreign_network(cfg, data)
     shape = {"num_classes": data.num_classes, "in_channels": data.channels}
     if "image_size" in cfg.model:
         shape["image_size"] = data.image_size
     return build_part(cfg, "model", **shape)
 
 
+def foreign_network(cfg: DictConfig, data: DataModule) -> Normalized:
+    """A network of somebody else's class, called with the `model.*` values alone, and with `num_classes` and `in_channels` where
+    it takes them; `model.mean` and `model.std`, where it does not take them, are put in front of it.
+    """
+    values = {str(key): value for key, value in plain(cfg)["model"].items() if key != "_target_"}
+    module, _, name = str(cfg.model._target_).rpartition(".")
+    try:
+        target = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"model._target_={cfg.model._target_} cannot be imported: {error}") from error
+    takes = inspect.signature(target).parameters
+    shape = {"num_classes": data.num_classes, "in_channels": data.channels}
+    values |= {key: value for key, value in shape.items() if key in takes and key not in values}
+    front = {key: values.pop(key) for key in ("mean", "std") if key in values and key not in takes}
+    try:
+        net = target(**values)
+    except Exception as error:  # another's class, and whatever it raises
+        raise ValueError(f"model: {name} cannot be built: {type(error).__name__}: {error}") from error
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}, not a torch.nn.Module")
+    return Normalized(net.float(), front.get("mean", [0.0]), front.get("std", [1.0]), in_channels=data.channels)
+
+
 def optimiser(cfg: DictConfig) -> Any:
-    """The function that makes the optimiser, see `optim.py`."""
+    """The function (parameters, epochs=, steps=) that makes the optimiser and its schedule, see `optim.py`."""
+    recipe, has_schedule = str(cfg.optim._target_) in RECIPES, bool(cfg.get("schedule"))
+    if recipe and has_schedule:
+        own = str(cfg.optim._target_).rpartition(".")[2]
+        raise ValueError(f"schedule= goes with optim=sgd, optim=adamw or an optimiser of your own: optim={own} has its schedule")
+    if not recipe and not has_schedule:
+        raise ValueError("schedule=none with an optimiser that has none: choose constant, cosine, multistep or onecycle")
     optim = instantiate(cfg.optim, _partial_=True, _convert_="all")
-    clipped = cfg.trainer.get("gradient_clip_val") is not None and cfg.optim._target_.startswith("fairat_lightning.")
+    if not recipe:
+        optim = partial(scheduled, optimizer=optim, schedule=instantiate(cfg.schedule, _partial_=True, _convert_="all"))
+    clipped = cfg.trainer.get("gradient_clip_val") is not None
     return partial(optim, fused=False) if clipped else optim  # Lightning clips no fused optimiser's gradients in mixed precision
+
+
+def loggers(cfg: DictConfig, folder: Path) -> list[Any]:
+    """The loggers of a run, each under a name of its own in `cfg.logger`; they write into the run's `folder`."""
+    found = []
+    for name, node in (cfg.get("logger") or {}).items():
+        if not OmegaConf.is_dict(node) or "_target_" not in node:
+            raise ValueError(f"logger.{name} is no logger: logger.NAME.key=value sets the values of logger=NAME")
+        takes = inspect.signature(pkgutil.resolve_name(str(node._target_))).parameters
+        values: dict[str, Any] = {"save_dir": folder} if "save_dir" in takes and node.get("save_dir") is None else {}
+        if "name" in takes and node.get("name") is None:
+            values["name"] = folder.name
+        found.append(build_node(node, f"logger.{name}", **values))
+    return found
+
+
+def callbacks(cfg: DictConfig) -> list[Any]:
+    """The callbacks of `cfg.callbacks`: names of classes, or `_target_` with their values. ValueError for anything else."""
+    listed = cfg.get("callbacks")
+    if not OmegaConf.is_list(listed):
+        raise ValueError(f"callbacks={listed} must be a list: callbacks=[mypackage.Mine]")
+    found = []
+    for item in listed:
+        node = {"_target_": item} if isinstance(item, str) else item
+        if not OmegaConf.is_dict(node) and not isinstance(node, dict) or "_target_" not in node:
+            raise ValueError(f"callbacks: {item} must be the name of a class, or {{_target_: NAME, key: value}}")
+        made = build_node(node, "callbacks")
+        if not isinstance(made, Callback):
+            raise ValueError(f"callbacks: {node['_target_']} gives {type(made).__name__}: it must be a Lightning Callback")
+        found.append(made)
+    return found
 
 
 def trained(path: Any, cfg: DictConfig, data: DataModule) -> Any:
@@ -55,7 +154,7 @@ def trained(path: Any, cfg: DictConfig, data: DataModule) -> Any:
     if not isinstance(path, str) or not path:
         raise ValueError(f"method.teacher={path} must be a path: a run folder, checkpoint or state dict")
     if (run := run_folder(path)) is not None:
-        cfg = OmegaConf.create(stored(run, ["model"]))
+        cfg = OmegaConf.create(stored(run, ["model"], allowed(cfg)))
     net = network(cfg, data)
     load_weights(net, path)
     return net
@@ -68,6 +167,10 @@ def naming(group: str) -> Iterator[None]:
         yield
     except TypeError as error:
         raise ValueError(f"{group}: {error}; see the keys of each option in conf/{group}/, and what a recipe sets") from error
+    except ModuleNotFoundError as error:
+        if "tensorboard" in str(error):
+            raise ValueError(f"{group}: TensorBoard is not installed: {install('tensorboard')}") from error
+        raise
     except MisconfigurationException as error:  # of Lightning's Trainer
         raise ValueError(str(error)) from error
     except (RuntimeError, MemoryError, OverflowError) as error:  # torch's and NumPy's words for a number that is far too large

@@ -7,9 +7,7 @@ timm, or with `allow=[mypackage.]` of one's own. It is called with the `model.*`
 images are in [0,1].
 """
 
-import inspect
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -26,8 +24,7 @@ from fairat_lightning.models.checked_logits import Checked
 from fairat_lightning.pretrained import is_pretrained
 from fairat_lightning.record.reader import run_folder
 from fairat_lightning.running.terminal import quieten
-
-OWN = "fairat_lightning."
+from fairat_lightning.settings import nearest
 
 
 @dataclass
@@ -47,8 +44,7 @@ def load(cfg: DictConfig) -> Classifier:
     check_targets(plain(cfg), allowed(cfg))
     data: DataModule = build_part(cfg, "data")
     data.prepare()
-    ours = str(cfg.model.get("_target_", OWN)).startswith(OWN)
-    net = network(cfg, data) if ours else _foreign(cfg, data)
+    net = network(cfg, data)
     if not isinstance(net, Normalized):
         raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}: name one of conf/model's functions")
     load_weights(net, cfg.checkpoint)
@@ -65,7 +61,7 @@ def places(cfg: DictConfig, data: DataModule) -> Tensor:
         for name in map(str, cfg[key]):
             if name not in names:
                 few = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-                raise ValueError(f"{key}={name} is unknown: the data has {few}")
+                raise ValueError(f"{key}={name} is unknown: the data has {few}{nearest(name, names)}")
             if not sizes[names.index(name)]:
                 raise ValueError(f"{key}={name}: there is no {cfg.split} image of this class")
         return torch.tensor([name in map(str, cfg[key]) for name in names])
@@ -100,23 +96,3 @@ def _try(net: nn.Module, data: DataModule) -> list[float]:
             "the network is random in eval mode: asked twice it answers differently, and no verdict on it would hold"
         )
     return [float(f"{v:.3g}") for v in first.flatten().tolist()]
-
-
-def _foreign(cfg: DictConfig, data: DataModule) -> Normalized:
-    values = {str(key): value for key, value in plain(cfg)["model"].items() if key != "_target_"}
-    module, _, name = str(cfg.model._target_).rpartition(".")
-    try:
-        target = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"model._target_={cfg.model._target_} cannot be imported: {error}") from error
-    takes = inspect.signature(target).parameters
-    shape = {"num_classes": data.num_classes, "in_channels": data.channels}
-    values |= {key: value for key, value in shape.items() if key in takes and key not in values}
-    front = {key: values.pop(key) for key in ("mean", "std") if key in values and key not in takes}
-    try:
-        net = target(**values)
-    except Exception as error:  # another's class, and whatever it raises
-        raise ValueError(f"model: {name} cannot be built: {type(error).__name__}: {error}") from error
-    if not isinstance(net, nn.Module):
-        raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}, not a torch.nn.Module")
-    return Normalized(net.float(), front.get("mean", [0.0]), front.get("std", [1.0]), in_channels=data.channels)

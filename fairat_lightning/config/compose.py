@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from fairat_lightning.config.targets import allowed, stored
-from fairat_lightning.record.identity import identity
+from fairat_lightning.config.words import parse_word, with_own_parts
+from fairat_lightning.record.identity import formerly, identity
 from fairat_lightning.record.reader import check_checkpoint, read_config, run_folder
+from fairat_lightning.settings import nearest_key
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # installed, and in a checkout
@@ -38,23 +38,27 @@ def compose_training(words: Sequence[str], *, say: bool = True) -> tuple[DictCon
     `say`: print a line where the run began in another precision than this machine would choose.
     """
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("config", list(words), return_hydra_config=True)
+        cfg = hydra.compose("config", with_own_parts(words), return_hydra_config=True)
     return as_begun(cfg, Path(cfg.hydra.run.dir).absolute(), cfg.hydra.runtime.choices, say=say)
 
 
 def as_begun(cfg: DictConfig, folder: Path, choices: Mapping[str, str], *, say: bool = True) -> tuple[DictConfig, Path]:
-    """The configuration and folder of a run that has begun keep its precision, wherever an automatic choice would differ now.
+    """The configuration and folder of a run that has begun: in the precision and under the name that it began with.
 
-    The choice is the machine's, and a part of the folder's name: the same command on another machine is the same run.
+    An automatic precision is the machine's choice and a part of the folder's name: the same command on another machine is the
+    same run. So is that of a run that 0.1 named with its logger.
     """
-    if not OmegaConf.is_interpolation(cfg.trainer, "precision") or cfg.overwrite:
-        return cfg, folder  # chosen by the user, or a run anew
+    if cfg.overwrite:
+        return cfg, folder  # a run anew
+    automatic = OmegaConf.is_interpolation(cfg.trainer, "precision")
     usual, named = cfg.trainer.precision, folder.name == name_of(cfg, choices)
-    for precision in (usual, *(other for other in AUTOMATIC if other != usual)):
+    for precision in (usual, *(other for other in AUTOMATIC if automatic and other != usual)):
         begun = cfg.copy()
-        begun.trainer.precision = precision
-        place = folder.with_name(name_of(begun, choices)) if named else folder
-        if begun_with(place) == precision:
+        if automatic:
+            begun.trainer.precision = precision
+        for place in [folder.with_name(name) for name in names_of(begun, choices)] if named else [folder]:
+            if (found := begun_with(place)) is None or (automatic and found != precision):
+                continue
             if say and precision != usual and not (place / "metrics.json").exists():
                 here = f"a new one here would have {usual}"
                 print(f"This run began with trainer.precision={precision} and goes on with it; {here}.", flush=True)
@@ -69,17 +73,20 @@ def begun_with(folder: Path) -> Any:
     """The precision in a run's folder; None where there is none."""
     try:
         return (read_config(folder) or {})["trainer"]["precision"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OSError):  # OSError: a path that cannot be, which is refused where it is used
         return None
 
 
-def compose_classifier(name: str, words: Sequence[str], check: Callable[[DictConfig], Any] = lambda cfg: None) -> DictConfig:
+def compose_classifier(
+    name: str, words: Sequence[str], check: Callable[[DictConfig], Any] | None = lambda cfg: None
+) -> DictConfig:
     """`conf/<name>.yaml` with the command's words, on top of the model, data and attack of the run that `checkpoint` names.
 
     `check` looks at the command's own keys before those of the run are read: to see whose these are takes torch, and seconds.
+    None where there is no checkpoint, because the network is in memory.
     Raises what WRONG_INPUT lists.
     """
-    parsed = [(word, parse_word(word)) for word in words]
+    parsed = [(word, parse_word(word)) for word in with_own_parts(words)]
     given = {o.key_or_group: (word, o.value()) for word, o in parsed}
     run = run_folder(given["checkpoint"][1]) if "checkpoint" in given else None
     own_class = "model._target_" in given
@@ -87,8 +94,9 @@ def compose_classifier(name: str, words: Sequence[str], check: Callable[[DictCon
     dotted = [key for key in given if "." in key and (key.split(".")[0] in ours or (own_class and key.startswith("model.")))]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose(name, [word for key, (word, _) in given.items() if key not in dotted])
-    check_checkpoint(cfg.checkpoint)
-    check(cfg)
+    if check is not None:
+        check_checkpoint(cfg.checkpoint)
+        check(cfg)
     with open_dict(cfg):
         if run is not None:
             replaced = {"model"} if own_class else set()
@@ -102,19 +110,10 @@ def compose_classifier(name: str, words: Sequence[str], check: Callable[[DictCon
             if not (own_class and key.startswith("model.")) and not word.startswith("+"):
                 parent, _, leaf = key.rpartition(".")
                 if leaf not in (OmegaConf.select(cfg, parent) or {}):
-                    raise ValueError(f"there is no key {key} in the configuration of {run}")
+                    like = nearest_key(key, [f"{parent}.{name}" for name in OmegaConf.select(cfg, parent) or {}])
+                    raise ValueError(f"there is no key {key} in the configuration of {run}{like}")
             OmegaConf.update(cfg, key, value)
     return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[return-value]
-
-
-def parse_word(word: str) -> Override:
-    try:
-        override = OverridesParser.create().parse_override(word)
-    except HydraException as error:
-        raise ValueError(f"cannot read {word}, each word must be key=value: {error}") from error
-    if override.is_sweep_override():
-        raise ValueError(f"{word}: this command takes one value a key, write a list as [a,b]")
-    return override
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -130,16 +129,32 @@ def run_name(*, _root_: DictConfig) -> str:
     return name_of(_root_, _root_.hydra.runtime.choices)
 
 
+def job_name(*, _root_: DictConfig) -> str:
+    """`run_name` for a job of a sweep. Where its configuration has none, the job is what is refused, and not the whole sweep."""
+    try:
+        return run_name(_root_=_root_)
+    except WRONG_INPUT:
+        return f"job-{OmegaConf.select(_root_, 'hydra.job.num', default=0)}"
+
+
 def name_of(cfg: DictConfig, choices: Mapping[str, str]) -> str:
     """`run_name` of a configuration and the options that were chosen for it."""
+    return names_of(cfg, choices)[0]
+
+
+def names_of(cfg: DictConfig, choices: Mapping[str, str]) -> list[str]:
+    """The name of a run, and the one that 0.1 gave it where that was another."""
     config = resolved(cfg)
     if unset := [group for group in ("data", "model", "method", "objective", "awp", "averaging", "head") if group not in choices]:
         raise ValueError(f"{unset[0]} must be one option of its group: {unset[0]}=NAME, --help lists them")
     parts = [choices[group] for group in ("data", "model", "method", "objective")]
     parts += [choices[group] for group in ("awp", "averaging", "head") if choices[group] != "none"]
-    digest = hashlib.sha256(json.dumps(identity(config), sort_keys=True, default=str).encode()).hexdigest()
-    name = "-".join([*map(str, parts), f"s{config['seed']}", digest[:8]])
-    return re.sub(r"[^\w.-]", "-", name).lstrip(".")  # a folder's name and no path
+    found = []
+    for same in (identity(config), formerly(config)):
+        digest = hashlib.sha256(json.dumps(same, sort_keys=True, default=str).encode()).hexdigest()
+        name = "-".join([*map(str, parts), f"s{config['seed']}", digest[:8]])
+        found.append(re.sub(r"[^\w.-]", "-", name).lstrip("."))  # a folder's name and no path
+    return list(dict.fromkeys(found))
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -169,5 +184,5 @@ def other_eps(*, _root_: DictConfig) -> Any:
     return OmegaConf.select(_root_, f"data.suggests.eps.{norm}")
 
 
-for resolver in (run_name, base, teacher, precision, other_eps):
+for resolver in (run_name, job_name, base, teacher, precision, other_eps):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -5,7 +5,9 @@ only what is defined there: no module that one of them has imported. A command t
 user says, and nothing else does. A configuration out of a run's folder, which may be anybody's, names our own parts alone.
 """
 
+import os
 import pkgutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,8 @@ def _check_target(target: str, prefixes: tuple[str, ...]) -> None:
     if not target.startswith(fits):
         others = sorted({prefix.rstrip(".") for prefix in prefixes if prefix not in (*OURS_TO_CALL, *LIGHTNING)})
         parts = ", ".join(["a part of fairat_lightning", *(["Lightning's"] if LIGHTNING[0] in prefixes else []), *others])
-        raise ValueError(f"_target_={target} is not allowed here: it must be {parts}")
+        package = f"{target.partition('.')[0]}."
+        raise ValueError(f"_target_={target} is not allowed here: it must be {parts}; allow=[{package}] allows your own")
     try:
         found = pkgutil.resolve_name(target)
     except Exception:  # the import of whatever is named; hydra says what is wrong with it when it is called
@@ -79,4 +82,6 @@ def allowed(cfg: DictConfig) -> list[str]:
     allow = cfg.get("allow")
     if not OmegaConf.is_list(allow) or not all(isinstance(prefix, str) and prefix.endswith(".") for prefix in allow):
         raise ValueError(f"allow={allow} must be a list of prefixes that end in a dot: allow=[mypackage.]")
+    if allow and os.getcwd() not in sys.path:  # the console script's own folder is there instead
+        sys.path.append(os.getcwd())
     return list(allow)

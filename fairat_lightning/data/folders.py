@@ -5,6 +5,8 @@ classes at 64x64. The labels of its official test images were never published: i
 as it is everywhere.
 """
 
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -14,46 +16,55 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from fairat_lightning.data.images import Images, Splits
+from fairat_lightning.data.images import Images, Parts, Splits
 from fairat_lightning.data.stratified import stratified
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+Image.init()
+# Pillow knows these by name alone, or hands them to other programs.
+NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+FORMATS = sorted(set(Image.OPEN) - NO_PICTURES)
+SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
 TINY = "tiny-imagenet-200"
-LAYOUT = "train/<class>/*.png (or .jpg, .jpeg), and test/<class>/ likewise if there is a test set"
+LAYOUT = "train/<class>/ with pictures, and val/<class>/ and test/<class>/ likewise if there are such sets"
+SETS = ("train", "val", "test")
 
 
-def folder(root: Path | None, *, image_size: int | None = None) -> Splits:
-    """The user's images, `root`/train/<class>/*.png, .jpg or .jpeg, and `root`/test/<class>/ likewise.
+def folder(root: Path | None, *, image_size: int | None = None) -> Parts:
+    """The user's pictures, `root`/train/<class>/, and `root`/val/<class>/ and `root`/test/<class>/ likewise.
 
-    Each becomes an RGB square of side `image_size`: scaled with antialiasing, its longer side cropped in the middle;
-    transparency is dropped. Without a folder test, a stratified fifth of the training images is the test set. Raises
-    ValueError for a missing folder, fewer than two classes, a class that is empty or in one part only, and an image
-    that cannot be read.
+    A picture is a file with an extension that Pillow reads, also in a folder below its class's; of several frames the first
+    counts. Each becomes an RGB square of side `image_size`: scaled with antialiasing, its longer side cropped in the middle;
+    transparency is dropped. Without a folder test, a stratified fifth of the training images is the test set. What is used for
+    what, and what is skipped, is in the `notes`. Raises ValueError for a missing folder, fewer than two classes, a class that is
+    empty or not in every part, and an image that cannot be read.
     """
     if root is None:
         raise ValueError(f"data.root is not set: the folder set needs a folder that holds {LAYOUT}")
     if image_size is None:
         raise ValueError("data.image_size is not set: give the side in pixels that every image is brought to")
-    train_folder, test_folder = root / "train", root / "test"
-    if not train_folder.is_dir():
+    if not (root / "train").is_dir():
         raise ValueError(f"data.root={root} has no folder train: it must hold {LAYOUT}")
-    train = _by_class(train_folder)
+    skipped: Counter[str] = Counter()
+    parts = {name: _by_class(root / name, skipped) for name in SETS if _is_part(root / name)}
+    train = parts["train"]
     if len(train) < 2:
-        raise ValueError(f"{train_folder} has {len(train)} folders of classes: at least 2 are needed")
-    if test_folder.is_dir():
-        test = _by_class(test_folder)
-        for name in sorted(train.keys() ^ test.keys()):
-            here, there = (train_folder, test_folder) if name in train else (test_folder, train_folder)
-            raise ValueError(f"class {name!r} is in {here} but not in {there}: both must have the same classes")
-        return Splits(_read_all(train, image_size), _read_all(test, image_size), list(train))
-    if test_folder.exists() or test_folder.is_symlink():
-        raise ValueError(f"{test_folder} is no folder: it must hold test/<class>/, or be absent")
-    single = next((name for name, paths in train.items() if len(paths) == 1), None)
-    if single is not None:
-        raise ValueError(f"class {single!r} has 1 image, none to spare for testing: add images or a folder {test_folder}")
-    images = _read_all(train, image_size)
-    tested, others = images.split(stratified(images.targets, 0.2))
-    return Splits(others, tested, list(train))
+        raise ValueError(f"{root / 'train'} has {len(train)} folders of classes: at least 2 are needed")
+    _check_classes(root, parts)
+    notes = [f"{root / 'val'} is the validation set"] if "val" in parts else []
+    if skipped:
+        notes.append(f"{root}: skipped {_counted(skipped)}")
+    others = (path.name for path in root.iterdir() if path.is_dir() and path.name not in SETS and path.name[0] != ".")
+    if unused := sorted(others):
+        notes.append(f"{root}: not used {', '.join(unused[:5])}: the folders of sets are train, val and test")
+    if "test" not in parts:
+        if single := next((name for name, paths in train.items() if len(paths) == 1), None):
+            here = f"class {single!r} has 1 image, none to spare for testing"
+            raise ValueError(f"{here}: add images or a folder {root / 'test'}")
+        notes.append(f"{root / 'train'}: a fifth of each class is the test set, there is no {root / 'test'}")
+    images = {name: _read_all(part, image_size) for name, part in parts.items()}
+    if "test" not in images:
+        images["test"], images["train"] = images["train"].split(stratified(images["train"].targets, 0.2))
+    return Parts(images["train"], images["test"], list(train), images.get("val"), tuple(notes))
 
 
 def tiny_imagenet(root: Path | None) -> Splits:
@@ -85,20 +96,77 @@ def tiny_imagenet(root: Path | None) -> Splits:
     return Splits(_read_all(train, 64), _read_all(test, 64), classes)
 
 
-def _by_class(place: Path) -> dict[str, list[Path]]:
+def _is_part(place: Path) -> bool:
+    """Whether there is such a folder of images; ValueError for what is none."""
+    if place.is_dir():
+        return True
+    if place.exists() or place.is_symlink():
+        raise ValueError(f"{place} is no folder: it must hold {place.name}/<class>/, or be absent")
+    return False
+
+
+def _by_class(place: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
     """The pictures of each class, both in the order of their names; hidden folders are no classes."""
-    names = sorted(path.name for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = sorted(place.iterdir())
+    names = [path.name for path in found if path.is_dir() and not path.name.startswith(".")]
+    skipped.update(_why(path, f"of no class in {place}") for path in found if path.name not in names)
     if wrong := [name for name in names if any("\ud800" <= letter <= "\udfff" for letter in name)]:  # Python's for other bytes
         raise ValueError(f"{place} has a class whose name is no UTF-8, {ascii(wrong[0])}: rename its folder")
-    return {name: _pictures(place / name) for name in names}
+    return {name: _pictures(place / name, skipped) for name in names}
 
 
-def _pictures(place: Path) -> list[Path]:
-    found = place.iterdir() if place.is_dir() else ()
-    paths = sorted(path for path in found if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+def _check_classes(root: Path, parts: dict[str, dict[str, list[Path]]]) -> None:
+    """ValueError that names the classes which are not in every part."""
+    faults = []
+    for part in parts:
+        for other in ("train",) if part != "train" else list(parts)[1:]:
+            if names := [repr(name) for name in parts[part] if name not in parts[other]]:
+                more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+                which = f"class {names[0]} is" if len(names) == 1 else f"classes {', '.join(names[:5])}{more} are"
+                faults.append(f"{which} in {root / part} but not in {root / other}")
+    if faults:
+        raise ValueError(f"{', '.join(faults)}: all must have the same classes")
+
+
+def _pictures(place: Path, skipped: Counter[str] | None = None) -> list[Path]:
+    """The pictures in `place` and below, in the order of their names; what is none is counted in `skipped`."""
+    others: Counter[str] = Counter()
+    paths = sorted(_below(place, others)) if place.is_dir() else []
     if not paths:
-        raise ValueError(f"{place} holds no {', '.join(SUFFIXES)} image: add some or remove the class")
+        found = f", but {_counted(others)}" if others else ""
+        kinds = ".png, .jpg, .webp or other picture that Pillow reads"
+        raise ValueError(f"{place} holds no {kinds}{found}: add some or remove the class")
+    if skipped is not None:
+        skipped.update(others)
     return paths
+
+
+def _below(place: Path, others: Counter[str], above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    here = place.resolve()
+    for path in place.iterdir():
+        if path.name.startswith("."):
+            others[_why(path)] += 1
+        elif path.suffix.lower() in SUFFIXES:
+            yield path
+        elif not path.is_dir():
+            others[_why(path)] += 1
+        elif path.resolve() in (here, *above):
+            others["linked to a folder above"] += 1
+        else:
+            yield from _below(path, others, (here, *above))
+
+
+def _why(path: Path, otherwise: str | None = None) -> str:
+    """Why a file is no picture of a class."""
+    if path.name.startswith("."):
+        return "hidden"
+    return otherwise or path.suffix.lower() or "without an extension"
+
+
+def _counted(others: Counter[str]) -> str:
+    shown = [f"{number} {why}" for why, number in others.most_common(5)]
+    rest = others.total() - sum(number for _, number in others.most_common(5))
+    return ", ".join([*shown, *([f"{rest} others"] if rest else [])])
 
 
 def _read_all(by_class: dict[str, list[Path]], size: int) -> Images:
@@ -119,10 +187,15 @@ def _read(path: Path, size: int) -> Tensor:
     if not path.is_file():  # a pipe would keep us waiting
         raise ValueError(f"cannot read the image {path}: it is no file, or a link to none: replace or remove it")
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=FORMATS) as file:
             picture = ImageOps.exif_transpose(file)
             if picture.mode.startswith("I"):  # 16 bits a pixel, which PIL would clip at 255
-                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+                values = np.asarray(picture)
+                if values.min() < 0 or values.max() > 65535:
+                    raise ValueError("its pixels have more than 16 bits")
+                picture = Image.fromarray((values >> 8).astype(np.uint8))
+            if picture.mode == "F":
+                raise ValueError("its pixels are floating-point numbers of an unknown range, save it with 8 or 16 bits")
             picture = ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
     # PIL reports broken files as any of these.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -60,6 +60,16 @@ class Splits(NamedTuple):
     classes: list[str]
 
 
+class Parts(NamedTuple):
+    """What a loader may return instead: `val`, where the set has validation images of its own, and `notes`, lines to be said."""
+
+    train: Images
+    test: Images
+    classes: list[str]
+    val: Images | None = None
+    notes: tuple[str, ...] = ()
+
+
 class LabelledImages(Protocol):
     """Any map-style dataset of (x, y)."""
 

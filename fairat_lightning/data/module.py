@@ -1,7 +1,7 @@
 """The DataModule: any set, split, sharded and augmented in one way.
 
-The validation split is a stratified part of the training images and a function of the set alone: neither the seed nor
-`train_size` moves it, so that models chosen on it are comparable, and nothing is ever chosen on test images.
+The validation split is the set's own, or a stratified part of the training images and a function of the set alone: neither the
+seed nor `train_size` moves it, so that models chosen on it are comparable, and nothing is ever chosen on test images.
 
 Images stay uint8 until they are on the device; cropping and flipping happen there, which is why this leaf imports
 `fairat_lightning.augment`.
@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from fairat_lightning.augment import crop_flip
 from fairat_lightning.data.batches import Batches, DrawnBatches, Loader
-from fairat_lightning.data.images import Images, Splits, as_float
+from fairat_lightning.data.images import Images, Parts, Splits, as_float
 from fairat_lightning.data.stratified import evenly, stratified
 from fairat_lightning.settings import reachable
 
@@ -32,11 +33,12 @@ RESIDENT = 0.1  # the largest share of a GPU's memory that a split may take
 class DataModule(LightningDataModule):
     """Train, validation and test images of the set that `load` reads from `root`.
 
-    `load` maps a folder, or None for the cache, to `Splits`; it is given `image_size` too where that is set.
-    `batch_size` and `eval_batch_size` count the images of all processes together. `val_per_class` None takes a tenth of
-    each class, at least 1. `train_size` and `test_size` keep that many images, as equally of each class as the set
-    allows. `padding` and `flip` augment the training batches, `seed` orders them. A method that draws the classes of the training
-    batches sets `draw`, see `DrawnBatches`. Raises ValueError for impossible values, here or in `prepare`.
+    `load` maps a folder, or None for the cache, to `Splits` or `Parts`; it is given `image_size` too where that is set.
+    `batch_size` and `eval_batch_size` count the images of all processes together. `val_per_class` None takes a tenth of each
+    class, at least 1, or all validation images of a set that has its own. `train_size` and `test_size` keep that many images, as
+    equally of each class as the set allows. `padding` and `flip` augment the training batches, `seed` orders them. A method that
+    draws the classes of the training batches sets `draw`, see `DrawnBatches`. Raises ValueError for impossible values, here or in
+    `prepare`.
     """
 
     classes: list[str]
@@ -50,7 +52,7 @@ class DataModule(LightningDataModule):
 
     def __init__(
         self,
-        load: Callable[..., Splits],
+        load: Callable[..., Splits | Parts],
         *,
         root: str | Path | None = None,
         batch_size: int = 128,
@@ -90,7 +92,7 @@ class DataModule(LightningDataModule):
         if self.prepared:
             return
         try:
-            train, test, self.classes = self.load(self.root)
+            train, test, self.classes, val, notes = Parts(*self.load(self.root))
         except TypeError as error:
             raise ValueError(f"data.load: {error}; see the keys of each option in conf/data/") from error
         except OSError as error:
@@ -98,24 +100,30 @@ class DataModule(LightningDataModule):
         except MemoryError as error:
             raise ValueError("data: the images do not fit the memory: choose a smaller data.image_size or set") from error
         self.num_classes = len(self.classes)
-        for name, images in (("training", train), ("test", test)):
+        own = (("validation", val),) if val is not None else ()
+        for name, images in (("training", train), ("test", test), *own):
             if not len(images):
                 raise ValueError(f"data: the set has no {name} images")
             first, last = int(images.targets.min()), int(images.targets.max())
             if first < 0 or last >= self.num_classes:
                 wrong = first if first < 0 else last
                 raise ValueError(f"data: a {name} image has the label {wrong}, which is none of the {self.num_classes} classes")
-        if train.pixels.shape[1:] != test.pixels.shape[1:]:
-            sizes = " and ".join(str(tuple(images.pixels.shape[1:])) for images in (train, test))
-            raise ValueError(f"data: training and test images must have one shape, these have {sizes}")
+            if images.pixels.shape[1:] != train.pixels.shape[1:]:
+                sizes = " and ".join(str(tuple(part.pixels.shape[1:])) for part in (train, images))
+                raise ValueError(f"data: training and {name} images must have one shape, these have {sizes}")
         self.channels, self.image_size = train.pixels.shape[1:3]
         if self.padding > self.image_size:
             raise ValueError(f"data.padding={self.padding} must be at most the images' side, {self.image_size}")
-        self.val, train = train.split(stratified(train.targets, self._val_counts(train)))
+        if val is None:
+            self.val, train = train.split(stratified(train.targets, self._val_counts(train)))
+        else:
+            self.val = val if self.val_per_class is None else self._of_each(val, self.val_per_class)
         self.train = self._reduced(train, "train_size", self.train_size)
         self.test = self._reduced(test, "test_size", self.test_size)
         self.num_train = len(self.train)
         self.prepared = True
+        for note in notes:
+            rank_zero_only(print)(note, flush=True)
 
     def setup(self, stage: str | None = None) -> None:
         self.prepare()
@@ -188,6 +196,14 @@ class DataModule(LightningDataModule):
                 f" {'add images' if self.val_per_class is None else 'choose fewer, or add images'}"
             )
         return counts
+
+    def _of_each(self, val: Images, count: int) -> Images:
+        """`count` images of each class of the set's own validation images."""
+        sizes = val.targets.bincount(minlength=self.num_classes)
+        if sizes.min() < count:
+            few = f"class {self.classes[int(sizes.argmin())]!r} has {sizes.min()} validation images of its own"
+            raise ValueError(f"data.val_per_class={count}: {few}, choose fewer or null for all of them")
+        return val.subset(stratified(val.targets, count))
 
     def _reduced(self, images: Images, key: str, size: int | None) -> Images:
         if size is None:

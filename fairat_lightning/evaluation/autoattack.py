@@ -27,11 +27,12 @@ from fairat_lightning.evaluation.attacks import full_float32
 from fairat_lightning.evaluation.audit import Audit, Findings, Suite
 from fairat_lightning.metrics import class_accuracy, summary
 from fairat_lightning.record.attack_titles import TITLES
+from fairat_lightning.record.environment import install
 from fairat_lightning.settings import whole
 
 STEPS, QUERIES, TARGETS = 100, 5000, 9
 STAGES = ("apgd_ce", "apgd_t", "fab_t", "square")
-MISSING = "pyautoattack is not installed: pip install 'fairat-lightning[autoattack]'"
+MISSING = f"pyautoattack is not installed: {install('autoattack')}"
 
 
 def available() -> bool:

@@ -22,6 +22,7 @@ from torch import Tensor
 from fairat_lightning.data import as_float
 from fairat_lightning.evaluation.audit import Audit, Findings, Suite
 from fairat_lightning.metrics import summary
+from fairat_lightning.record.environment import install
 from fairat_lightning.settings import reachable
 
 KINDS = (
@@ -94,7 +95,7 @@ def _generated(pixels: Tensor) -> Source:
     try:
         from imagecorruptions import corrupt
     except ImportError:
-        extra = "pip install 'fairat-lightning[corruptions]', or set suite.root to a folder of CIFAR-10-C"
+        extra = f"{install('corruptions')}, or set suite.root to a folder of CIFAR-10-C"
         raise ValueError(f"suite=corruptions: not run, the imagecorruptions library is missing: {extra}") from None
     channels, height, width = pixels.shape[1:]
     if min(height, width) < SIDE or channels not in (1, 3):

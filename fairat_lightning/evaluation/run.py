@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 from filelock import FileLock, Timeout
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.live import Live
@@ -34,7 +35,7 @@ from fairat_lightning.record.fingerprint import fingerprint
 from fairat_lightning.record.journal import NAME, Journal
 from fairat_lightning.record.reader import read_config, read_facts, read_metrics
 from fairat_lightning.record.writer import FILES, close_folder, evaluation_name
-from fairat_lightning.report import class_bars, class_table, save
+from fairat_lightning.report import Group, Run, class_bars, class_table, eps_curve, save
 from fairat_lightning.running.machine import largest_batch
 from fairat_lightning.running.terminal import short
 from fairat_lightning.settings import reachable
@@ -95,8 +96,8 @@ def _evaluate(cfg: DictConfig, audit: Audit, folder: Path, suite: Suite) -> None
         print("This evaluation is finished: overwrite=true runs it anew.\n")
         return
     resumed = bool(audit.journal.batches)
-    findings = _run(audit, suite)
-    _close(folder, cfg, audit, findings, seconds=None if resumed else round(audit.progress.spent, 1))
+    findings = run_suite(audit, suite)
+    record_findings(folder, cfg, audit, findings, seconds=None if resumed else round(audit.progress.spent, 1))
 
 
 def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]:
@@ -151,7 +152,8 @@ def _device(cfg: DictConfig) -> str:
     return str(cfg.device) if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _run(audit: Audit, suite: Suite) -> Findings:
+def run_suite(audit: Audit, suite: Suite) -> Findings:
+    """What the suite finds; what it is about is printed first, and on a terminal how far it is."""
     size, eps = len(audit.labels), audit.threat.eps
     print(f"{size:,} images, {audit.threat.norm} eps {eps:.4g}, batches of {audit.batch_size}, {audit.device}", flush=True)
     if audit.journal.batches:
@@ -163,7 +165,7 @@ def _run(audit: Audit, suite: Suite) -> Findings:
         return suite(audit)
 
 
-def _close(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings, *, seconds: float | None) -> None:
+def record_findings(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings, *, seconds: float | None) -> None:
     """Write what was found; metrics.json last, whose presence says that the evaluation is finished.
 
     `seconds` is None where earlier sessions have taken some of them.
@@ -185,7 +187,7 @@ def _close(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings, *, s
         notes.append(f"{many} images of {', '.join(full)}: the worst class is the worst of these{_below(findings)}.")
     split_errors(findings.metrics)
     shown = {key: findings.metrics[key] for key in findings.headline or list(findings.metrics)[:3]}
-    save(class_bars({folder.name: shown}, tuple(shown), findings.titles), folder / "classes.png")
+    save(_picture(folder.name, findings, shown), folder / "classes.png")
     close_folder(
         folder,
         findings.metrics,
@@ -204,6 +206,14 @@ def _close(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings, *, s
     )
 
 
+def _picture(name: str, findings: Findings, shown: dict[str, Any]) -> Figure:
+    """The classes under the attacks `shown`; of a sweep a curve for each class, over every eps."""
+    if (curve := findings.extra.get("curve")) is None:
+        return class_bars({name: shown}, tuple(shown), findings.titles)
+    keys = dict(zip(curve["eps"], curve["keys"], strict=True))
+    return eps_curve(Group(name, [Run(Path(name), summaries=findings.metrics, curves={"": keys})]), "")
+
+
 def _below(findings: Findings) -> str:
     """Which other classes have less than the worst, on the few images of theirs."""
     found = findings.metrics[(findings.headline or list(findings.metrics))[-1]]
@@ -220,8 +230,10 @@ def show(folder: Path) -> None:
         console.print(f"[bold red]{len(failed)} of {len(run['checks'])} sanity checks failed: do not trust this robustness")
         for check in failed:
             console.print(Text(f"  {check['name']}: {check['detail']}", style="red"))
-    keys = list(run["titles"]) if len(run["titles"]) <= WIDE else run["headline"]
-    console.print(class_table({folder.name: metrics}, keys, run["titles"]))
+    keys = list(run["titles"]) if len(run["titles"]) <= WIDE or not run["headline"] else run["headline"]
+    wide = WIDE if run["headline"] else WIDE // 2  # a sweep has a column for every eps
+    for k in range(0, len(keys), wide):
+        console.print(class_table({folder.name: metrics}, keys[k : k + wide], run["titles"]))
     for check in run["checks"]:
         detail = escape(f"({check['detail']})")
         console.print(f"{MARKS[check['passed']]}  {check['name']} [dim]{detail}[/]", highlight=False, soft_wrap=True)

@@ -7,7 +7,6 @@ A batch is `(x, y, index)`: images (B,C,H,W) in [0,1], labels (B,), positions in
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -16,24 +15,25 @@ from fairat_lightning.attacks import PGD, crafting
 from fairat_lightning.awp import AWP
 from fairat_lightning.classwise import ClassMeans, VerdictMeter, global_mean, share_statistics
 from fairat_lightning.evaluation.attacks import class_means, class_robust, predict, seeded_start
+from fairat_lightning.methods.parts.checked_batches import CheckedBatches
 from fairat_lightning.methods.parts.cuda_graph import Captured
 from fairat_lightning.metrics import average, class_accuracy, selection_score, split_errors, summary, worst
 from fairat_lightning.objectives import Objective, Terms
 from fairat_lightning.running.machine import compile_network
-from fairat_lightning.settings import SCORES
+from fairat_lightning.settings import ONE_SE, SCORES
 
 VALIDATION = {"clean": None, "robust": "pgd10"}
 TEST = {"clean": None, "pgd20": "pgd20", "cw20": "cw20"}
-SELECT = (*SCORES, "last")
+SELECT = (*SCORES, ONE_SE, "last")
 Inner = Callable[[nn.Module, Tensor, Tensor], Callable[[Tensor], Tensor]]  # (net, x, y) -> (image (B,C,H,W) -> (B,))
 
 
-class Method(L.LightningModule):
+class Method(CheckedBatches):
     """A training method around a network that maps images in [0,1] to logits.
 
     `classes`: class names, or their number. `attack`: the training attack, whose norm and eps are the threat model of every
     evaluation. `optim`: `(parameters, epochs=, steps=) -> Lightning's optimiser dictionary` (see `optim.py`).
-    `select`: what the best checkpoint maximises on validation, or "last". `num_samples`: the size of the training set, for
+    `select`: what the best checkpoint goes by, one of SELECT. `num_samples`: the size of the training set, for
     methods that keep a state per example. After an evaluation, `matrices` holds its confusion matrices (C,C) as "val/robust";
     after a test `results` holds one `metrics.summary` per attack, and `verdicts` index, label and predicted class of every test
     image, (N,) each.

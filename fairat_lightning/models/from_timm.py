@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fairat_lightning.models.normalized import Normalized
+from fairat_lightning.record.environment import install
 
 SMALL = 64  # side of an image, in pixels, up to which a ResNet's ImageNet stem throws away too much of it
 
@@ -35,7 +36,7 @@ def timm(
     try:
         import timm as library
     except ImportError:
-        raise ValueError("model=timm needs the timm package: pip install fairat-lightning[timm]") from None
+        raise ValueError(f"model=timm needs the timm package: {install('timm')}") from None
     names = library.list_models()
     if name not in names:
         close = get_close_matches(str(name), names, n=3)

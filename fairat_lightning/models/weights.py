@@ -56,6 +56,15 @@ def load_weights(net: Normalized, path: str | os.PathLike[str]) -> None:
             )
     _check_statistics(net, statistics, path)
     net.load_state_dict(own | {names[name]: value for name, value in found.items()})
+    torch.clear_autocast_cache()  # which keeps casts of the weights from before
+
+
+def stored_channels(path: str | os.PathLike[str]) -> int:
+    """How many channels the images of one of our own networks have, by the mean that its file holds."""
+    found = _network(_read(weights_file(path)), {}, weights_file(path))
+    if "mean" not in found:
+        raise ValueError(f"{path} holds no mean: it is no network of fairat_lightning")
+    return len(found["mean"].flatten())
 
 
 def _read(path: Path) -> Any:

@@ -9,7 +9,7 @@ NAME is <data>_<method>_s<seed>; without _s<seed> it is seed 0. `studies/keep.py
 import os
 from pathlib import Path
 
-from fairat_lightning.settings import reachable
+from fairat_lightning.settings import nearest, reachable
 
 HERE = Path(__file__).resolve().parent
 PREFIX = "pretrained:"
@@ -22,7 +22,8 @@ def located(path: str | os.PathLike[str]) -> Path:
     name, names = str(path).removeprefix(PREFIX), sorted(place.parent.name for place in HERE.glob("*/config.yaml"))
     if found := next((known for known in (name, f"{name}_s0") if known in names), None):
         return HERE / found
-    raise ValueError(f"{path} does not exist: choose one of {', '.join(PREFIX + known for known in names)}")
+    like = nearest(str(path), [PREFIX + known for known in names])
+    raise ValueError(f"{path} does not exist: choose one of {', '.join(PREFIX + known for known in names)}{like}")
 
 
 def is_pretrained(path: str | os.PathLike[str]) -> bool:

@@ -1,12 +1,13 @@
-"""What a reader needs to repeat a run: its command, versions, seed, hardware and git revision."""
+"""What a reader needs to repeat a run: its command, versions, seed, hardware and git revision; and how an extra is installed."""
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,43 @@ from fairat_lightning.record.secrets import redacted
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 
+DISTRIBUTION = "fairat-lightning"
+ROOT = Path(__file__).resolve().parents[2]  # of a checkout
+
+
+def install(extra: str) -> str:
+    """The command that installs what an extra needs: this package is on no index, so from its checkout, else by the packages."""
+    project = ROOT / "pyproject.toml"
+    if project.is_file() and f'name = "{DISTRIBUTION}"' in project.read_text():
+        return f'pip install -e "{"." if Path.cwd() == ROOT else ROOT}[{extra}]"'
+    try:
+        needed = [re.split(r"\s*;\s*", line, maxsplit=1) for line in requires(DISTRIBUTION) or ()]
+    except PackageNotFoundError:
+        needed = []
+    of_extra = re.compile(rf"extra\s*==\s*['\"]{extra}['\"]")
+    packages = [f'"{package}"' for package, *marker in needed if marker and of_extra.search(marker[0])]
+    return f"pip install {' '.join(packages)}" if packages else f"install the packages of the extra {extra} in its pyproject.toml"
+
 
 def environment(seed: int, module: str = "fairat_lightning") -> dict[str, Any]:
     """What a reader needs to repeat the run: command, versions, seed, hardware, git revision and start time."""
-    import torch
-
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "command": shlex.join(["python", "-m", module, *map(redacted, sys.argv[1:])]),
         "seed": seed,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "versions": {"fairat_lightning": __version__, **{name: version(name) for name in PACKAGES}},
-        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu},
+        "hardware": hardware(),
         "git": _git_revision(),
     }
+
+
+def hardware() -> dict[str, Any]:
+    """The processor, its cores, the threads that torch takes, and the GPU, None without one."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
 
 
 def peak_memory() -> dict[str, float]:

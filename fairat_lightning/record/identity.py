@@ -1,24 +1,69 @@
 """What makes a run the same run: two configurations are one where they say the same, whichever version wrote them down.
 
 A key that a stored configuration lacks counts as its default, and a key at its default stays out of a run's name, so that a new
-key disowns no old run.
+key disowns no old run. What changes no bit of a run (its loggers, how often it saves) is no part of it.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from fairat_lightning.record.old_names import at_first
 
-ADDED = {"val_every": 1}  # keys that came after 0.1, each with the value that a run before it had
+ADDED = {"val_every": 1, "schedule": {}, "callbacks": []}  # came after 0.1, each with the value that a run before it had
+IDLE = {"logger": {}, "save_minutes": 10}  # change no bit; in the names of runs they stand at the default of 0.1
+MACHINE = ("devices", "num_nodes", "accelerator", "strategy")  # of the trainer: where an unfinished run goes on
+SHARES = ("warmup", "start", "milestones")  # keys that are shares of all epochs
 
 
-def identity(config: Any, *, processes: bool = True) -> Any:
-    """A resolved configuration without the keys of ADDED at their default; with `processes=False` also without their number.
+def identity(config: Any, *, machine: bool = True) -> Any:
+    """A resolved configuration without what changes no bit, and without the keys of ADDED at their default.
 
-    Classes have the names that they had at first.
+    With `machine=False` also without the keys of MACHINE. Classes have the names that they had at first.
     """
     if not isinstance(config, dict):
         return config
     found = {key: value for key, value in at_first(config).items() if key not in ADDED or value != ADDED[key]}
-    if not processes and isinstance(found.get("trainer"), dict):
-        found["trainer"] = {key: value for key, value in found["trainer"].items() if key not in ("devices", "num_nodes")}
+    found.pop("allow", None)
+    found |= {key: value for key, value in IDLE.items() if key in found}
+    if not machine and isinstance(found.get("trainer"), dict):
+        found["trainer"] = {key: value for key, value in found["trainer"].items() if key not in MACHINE}
     return found
+
+
+def formerly(config: dict[str, Any]) -> dict[str, Any]:
+    """The identity that 0.1 made a run's name from: with its one logger, and how often it saves."""
+    loggers = [value for value in (config.get("logger") or {}).values() if isinstance(value, dict)]
+    given = loggers[0] if loggers else {}
+    first = {key: value for key, value in given.items() if value is not None or key in ("entity", "offline")}
+    return {**identity(config), "logger": at_first(first), "save_minutes": config.get("save_minutes", IDLE["save_minutes"])}
+
+
+def differences(there: Any, here: Any, key: str = "") -> Iterator[str]:
+    """Every key in which two identities differ, with both values; where another class is named, that alone of its group."""
+    if not isinstance(there, dict) or not isinstance(here, dict):
+        if there != here:
+            yield f"{key} is {_said(there)} there and {_said(here)} here"
+        return
+    if (target := "_target_") in {*there, *here} and there.get(target) != here.get(target):
+        yield f"{key} is {_said(there)} there and {_said(here)} here"
+        return
+    for name in dict.fromkeys([*there, *here]):
+        yield from differences(there.get(name), here.get(name), f"{key}.{name}" if key else str(name))
+
+
+def of_all_epochs(config: dict[str, Any]) -> str | None:
+    """The key by which a run of more epochs would have been another from its first steps on; None where it just goes on."""
+    optim, schedule = (config.get(group) or {} for group in ("optim", "schedule"))
+    if not str(schedule.get("_target_", "")).endswith(".constant"):
+        return "schedule" if schedule else f"optim ({str(optim.get('_target_', '')).rpartition('.')[2]})"
+    for group in ("method", "averaging"):
+        for key in SHARES:
+            if (config.get(group) or {}).get(key):
+                return f"{group}.{key}"
+    return None
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, dict):
+        return str(value.get("_target_", "none")).rpartition(".")[2]
+    return "not set" if value is None else str(value)

@@ -20,6 +20,7 @@ from fairat_lightning.pretrained import located
 from fairat_lightning.record import journal
 from fairat_lightning.record.journal import Batch
 from fairat_lightning.record.old_names import today
+from fairat_lightning.settings import nearest_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,7 +147,7 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
                 return file
         raise ValueError(f"{path} holds no checkpoints/best.ckpt: give a run folder or a checkpoint")
     if not path.exists():
-        raise ValueError(f"{path} does not exist: give a run folder or a checkpoint")
+        raise ValueError(f"{path} does not exist: give a run folder or a checkpoint{nearest_path(path)}")
     return path
 
 

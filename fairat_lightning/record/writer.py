@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from fairat_lightning.record.atomic_write import write, write_json
-from fairat_lightning.record.environment import environment
-from fairat_lightning.record.identity import identity
+from fairat_lightning.record.environment import environment, hardware
+from fairat_lightning.record.identity import differences, identity, of_all_epochs
 from fairat_lightning.record.reader import read_config, read_facts, read_metrics
 
 FILES = (
@@ -27,7 +27,8 @@ FILES = (
 def is_finished(folder: Path, config: dict[str, Any]) -> bool:
     """Whether `folder` holds this very run, finished. ValueError if it holds a run of another configuration.
 
-    An unfinished run may go on with another number of processes: a batch is of all of them together.
+    An unfinished run may go on on another device and with another number of processes, since a batch is of all of them
+    together; and any run with more epochs, where its schedule does not depend on how many there are.
     """
     if not any((folder / name).exists() for name in FILES):
         return False
@@ -38,9 +39,39 @@ def is_finished(folder: Path, config: dict[str, Any]) -> bool:
     if other is None:
         raise ValueError(f"{folder / 'config.yaml'} is missing or damaged: choose another hydra.run.dir, or overwrite=true")
     mine, finished = yaml.safe_load(yaml.safe_dump(config)), read_metrics(folder) is not None
-    if identity(other, processes=finished) != identity(mine, processes=finished):
-        raise ValueError(f"{folder} holds a run of another configuration: choose another hydra.run.dir, or overwrite=true")
-    return finished
+    theirs, ours = (identity(config, machine=finished) for config in (other, mine))
+    if theirs == ours:
+        return finished
+    if _longer(folder, theirs, ours):
+        return False
+    same = f"to go on with it: {command}; " if (command := _command(folder)) else ""
+    raise ValueError(
+        f"{folder} holds a run of another configuration: {', '.join(differences(theirs, ours))}; {same}"
+        f"for a new run choose another hydra.run.dir, or overwrite=true"
+    )
+
+
+def _longer(folder: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
+    """Whether `ours` is the run of `folder` with more epochs. ValueError where it is, and its schedule forbids it."""
+    before, after = ((config.get("trainer") or {}).get("max_epochs") for config in (theirs, ours))
+    if not isinstance(before, int) or not isinstance(after, int) or after <= before:
+        return False
+    if {**theirs, "trainer": {**theirs["trainer"], "max_epochs": after}} != ours:
+        return False
+    if (reason := of_all_epochs(theirs)) is not None:
+        raise ValueError(
+            f"{folder} holds this run with trainer.max_epochs={before} and cannot be made longer, because {reason} was laid out "
+            f"for {before} epochs (a run with schedule=constant can be): start a run that follows it, with init_from={folder} "
+            f"and another hydra.run.dir"
+        )
+    return True
+
+
+def _command(folder: Path) -> str:
+    try:
+        return str(read_facts(folder, {}).get("command", ""))
+    except ValueError:
+        return ""
 
 
 def evaluation_name(name: str | None, suite: str, checkpoint: Path | None, split: str) -> str:
@@ -58,12 +89,20 @@ def open_folder(folder: Path, config: dict[str, Any], resume: Path | None, **fac
         for name in FILES[1:]:  # the configuration says whose the rest is, until its place is taken
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    (folder / "metrics.json").unlink(missing_ok=True)  # of a run that is being made longer
     write(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     run = environment(config["seed"]) | facts
     if resume is not None and (folder / "run.json").exists():
         before = read_facts(folder)
         run = {**before, "resumed": [*before.get("resumed", []), run]}
     write_json(folder / "run.json", run)
+
+
+def elsewhere(folder: Path) -> bool:
+    """Whether a run began, or last went on, with another device or processor than those of this machine."""
+    facts = read_facts(folder, {})
+    last, here = (facts.get("resumed") or [facts])[-1].get("hardware") or {}, hardware()
+    return any(last.get(part, here[part]) != here[part] for part in ("cpu", "gpu"))
 
 
 def close_folder(folder: Path, metrics: Mapping[str, Any], **facts: Any) -> None:

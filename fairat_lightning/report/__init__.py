@@ -8,7 +8,8 @@ from typing import Any
 
 HOME = {
     **dict.fromkeys(("mean_of", "rows"), "compare"),
-    **dict.fromkeys(("class_bars", "class_errors", "clean_against_robust", "confusion", "draw_classes"), "figures"),
+    **dict.fromkeys(("class_bars", "class_accuracies", "clean_against_robust", "confusion", "draw_classes"), "figures"),
+    "eps_curve": "curves",
     **dict.fromkeys(("Report", "gather", "report_of"), "groups"),
     **dict.fromkeys(("Group", "Run", "read_run"), "runs"),
     **{"publish": "write", "save": "style", "class_table": "terminal"},

@@ -4,7 +4,7 @@ One seed a row: the interval of its record. Several seeds: mean, sample standard
 Student's t. `significance.py` tests differences. Figures are in [0,1] here, in percent where a person reads.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isnan, nan, sqrt
 from statistics import mean, stdev
 from typing import Any
@@ -14,7 +14,7 @@ from scipy import stats
 from fairat_lightning import bootstrap, metrics
 from fairat_lightning.report.groups import Report
 from fairat_lightning.report.runs import Group, Run
-from fairat_lightning.report.significance import UNTESTED, against, difference, significant
+from fairat_lightning.report.significance import against, difference, significant, untested
 
 MAIN_FIGURES = ("average", "worst")
 TESTS = {"paired": "paired test", "welch": "Welch's test"}
@@ -80,7 +80,10 @@ def rows(report: Report) -> list[dict[str, Any]]:
 
 def _trained(run: Run) -> Any:
     """Seconds of training: of the processors where there was no GPU, since another job beside it does not lengthen them."""
-    seconds, hardware = run.facts.get("seconds") or {}, run.facts.get("hardware") or {}
+    seconds, hardware = (run.facts.get(name) for name in ("seconds", "hardware"))
+    if not isinstance(seconds, Mapping) or not isinstance(hardware, Mapping | None):
+        return None
+    hardware = hardware or {}
     return seconds.get("train") if hardware.get("gpu") else seconds.get("train_cpu", seconds.get("train"))
 
 
@@ -116,8 +119,8 @@ def headline(report: Report) -> list[str]:
             f"{100 * worst[id(first)]:.1f} % in its worst class" + (f", {name}." if name else ".")
         ]
     if len(report.groups) == 2:
-        found = [sentence(first, report.groups[1], attack, report.titles[attack]) for attack in report.robust or report.keys]
-        return [*found, UNTESTED] if any(text.startswith("Not tested") for text in found) else found
+        attacks = [attack for attack in report.robust or report.keys if attack == key or attack not in report.swept]
+        return [sentence(first, report.groups[1], attack, report.titles[attack]) for attack in attacks]
     ranked = sorted((g for g in report.groups if worst[id(g)] is not None), key=lambda g: -worst[id(g)])
     if not ranked:
         return [f"No row has figures for {title}."]
@@ -141,7 +144,7 @@ def sentence(base: Group, other: Group, key: str, title: str) -> str:
     if found is None:
         low, high = cell(base, key, "worst")["mean"], cell(other, key, "worst")["mean"]
         gap = "" if None in (low, high) else f" (worst class {points(high - low)} points)"
-        return f"Not tested: whether {other.label} is fairer than {base.label} under {title}{gap}."
+        return f"Not tested: whether {other.label} is fairer than {base.label} under {title}{gap}; {untested(other, base, key)}."
     sign, winner, loser = (1, other, base) if found.difference > 0 or not significant(found) else (-1, base, other)
     text = f"{title} worst class {_test(found, sign)}"
     if (cost := difference(other, base, key, "average")) is not None:
@@ -194,7 +197,7 @@ def bias_note(report: Report) -> str | None:
     return (
         "The lowest of several measured accuracies tends to lie below the lowest true one, the more so the fewer images a class "
         f"has: under {report.titles[report.main]} by an estimated {low if low == high else f'{low} to {high}'} points here. "
-        "Intervals of single runs allow for it; the figures themselves, and means over seeds, do not."
+        f"Intervals of single runs allow for it; the figures{' and means over seeds' if report.seeds else ''} do not."
     )
 
 

@@ -111,16 +111,16 @@ def hardest_images(hardest: Hardest, classes: Sequence[str], title: str) -> Figu
 
 @styled()
 def shift_curve(groups: Sequence[Group], key: str, title: str) -> Figure:
-    """The largest expected error over all class distributions within a KL radius of uniform (nats), mean over seeds."""
+    """The lowest expected accuracy over all class distributions within a KL radius of uniform (nats), mean over seeds."""
     figure = Figure(figsize=(7.5, 3.8), layout="constrained")
     axes = figure.subplots()
     for i, group in enumerate(groups):
         shifts = [s["shift"] for run in group.runs if "shift" in (s := run.summaries.get(key, {}))]
         shifts = [s for s in shifts if s["radius"] == shifts[0]["radius"]]
         if shifts:
-            errors = [100 * mean(values) for values in zip(*(s["error"] for s in shifts), strict=True)]
-            axes.plot(shifts[0]["radius"], errors, linestyle=DASHES[i % len(DASHES)], label=group.label, **_mark(i))
-    axes.set(xlabel="how far the class distribution may move from uniform (KL, nats)", ylabel=f"worst-case {title} error (%)")
+            lowest = [100 - 100 * mean(values) for values in zip(*(s["error"] for s in shifts), strict=True)]
+            axes.plot(shifts[0]["radius"], lowest, linestyle=DASHES[i % len(DASHES)], label=group.label, **_mark(i))
+    axes.set(xlabel="how far the class distribution may move from uniform (KL, nats)", ylabel=f"worst-case {title} accuracy (%)")
     axes.set_ylim(0, 100)
     _tidy(axes)
     legend(figure, axes)
@@ -128,28 +128,33 @@ def shift_curve(groups: Sequence[Group], key: str, title: str) -> Figure:
 
 
 @styled()
-def eps_curve(group: Group) -> Figure:
-    """Robust accuracy of each class over the attack's eps, and their average; mean over seeds with the same curve."""
-    curve = next(run.curve for run in group.runs if run.curve)
-    runs = [run for run in group.runs if run.curve == curve]
-    eps, keys = curve
+def eps_curve(group: Group, sweep: str) -> Figure:
+    """Robust accuracy of each class over every eps of a sweep, and their average; mean over the seeds that met the eps."""
+    found = points(group, sweep)
+    eps, keys = list(found), [found[value] for value in found]
 
-    def along(name: str) -> list[float]:
-        found = [[run.summaries[key]["per_class"].get(name) for run in runs] for key in keys]
-        return [100 * mean(p) if (p := [v for v in values if v is not None]) else nan for values in found]
+    def percent(values: Sequence[float | None]) -> float:
+        return 100 * mean(present) if (present := [v for v in values if v is not None]) else nan
 
-    names = list(runs[0].summaries[keys[0]]["per_class"])
+    names = list(dict.fromkeys(name for key in keys for name in group.classes(key)))
+    lines = {name: (np.array(eps), np.array([percent(group.class_values(key, name)) for key in keys])) for name in names}
     figure = Figure(figsize=(6, 3.7), layout="constrained")
     axes = figure.subplots()
-    _class_lines(axes, {name: (np.array(eps), np.array(along(name))) for name in names}, highest=False)
-    averages = [[run.summaries[key]["average"] for run in runs] for key in keys]
-    middle = [100 * mean(p) if (p := [v for v in values if v is not None]) else nan for values in averages]
-    axes.plot(eps, middle, color=INK, linestyle="--", linewidth=2.2, label="average")
-    axes.set(xlabel="eps", ylabel="robust accuracy (%)", title=group.label)
+    _class_lines(axes, lines, highest=False)
+    axes.plot(
+        eps, [percent(group.values(key, "average")) for key in keys], color=INK, linestyle="--", linewidth=2.2, label="average"
+    )
+    norm = sweep.partition("@")[0]
+    axes.set(xlabel=f"eps ({norm})" if norm else "eps", ylabel="robust accuracy (%)", title=group.label)
     axes.set_ylim(0, 100)
     axes.grid(color=GREY, alpha=0.3, linewidth=0.6)
     figure.legend(loc="outside right upper")
     return figure
+
+
+def points(group: Group, sweep: str) -> dict[float, str]:
+    """The keys of a sweep by eps, in their order: every eps that any seed met."""
+    return dict(sorted((eps, key) for run in group.runs for eps, key in run.curves.get(sweep, {}).items()))
 
 
 def over_epochs(group: Group, key: str, scale: float = 100) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

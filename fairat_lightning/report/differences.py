@@ -13,7 +13,7 @@ from rich.table import Table
 
 from fairat_lightning.report.compare import against_first, points
 from fairat_lightning.report.groups import Report
-from fairat_lightning.report.markup import html_head, html_list, html_table, markdown_text
+from fairat_lightning.report.markup import html_head, html_list, html_short, html_table, markdown_text
 from fairat_lightning.report.significance import FIGURES, explained
 
 TITLE = "Difference to the control"
@@ -28,7 +28,7 @@ def markdown(rows: Rows, report: Report) -> list[str]:
     lines = []
     for label, control, key, figures in _lines(rows, report):
         cells = [", ".join(part for part in (_with_interval(figures[figure]), _p(figures[figure])) if part) for figure in FIGURES]
-        text = [markdown_text(word) for word in (label, control, report.titles[key], *cells, _seeds(figures["worst"]))]
+        text = [markdown_text(word) for word in (label, control, report.heads[key], *cells, _seeds(figures["worst"]))]
         lines.append("| " + " | ".join(text) + " |")
     if not lines:
         return []
@@ -43,14 +43,15 @@ def html(rows: Rows, report: Report) -> str:
     lines = []
     for label, control, key, figures in _lines(rows, report):
         cells = "".join(
-            f'<td data-value="{found["difference"]}">{points(found["difference"])}'
+            (f'<td data-value="{found["difference"]}">' if found["difference"] is not None else "<td>")
+            + _points(found)
             + "".join(f'<span class="interval">{escape(text)}</span>' for text in (_interval(found), _p(found)) if text)
             + "</td>"
             for found in (figures[figure] for figure in FIGURES)
         )
         lines.append(
             f'<tr><th scope="row">{escape(label)}<span class="interval">to {escape(control)}</span></th>'
-            f"<td>{escape(report.titles[key])}</td>{cells}<td>{_seeds(figures['worst'], '<br>')}</td></tr>"
+            f"<td>{html_short(report.heads[key], report.titles[key])}</td>{cells}<td>{_seeds(figures['worst'], '<br>')}</td></tr>"
         )
     if not lines:
         return ""
@@ -67,12 +68,12 @@ def html(rows: Rows, report: Report) -> str:
 def terminal(rows: Rows, report: Report) -> Table:
     """The differences under the main attack, within 80 columns."""
     shown = Table(box=box.SIMPLE_HEAD, header_style="bold")
-    shown.add_column(f"difference to the control, {escape_markup(report.titles[report.main])}", overflow="fold")
+    shown.add_column(f"difference to the control, {escape_markup(report.heads[report.main])}", overflow="fold")
     for head in (*FIGURES.values(), "seeds,\nworst"):
         shown.add_column(head, justify="right", no_wrap=True)
     for label, control, key, figures in _lines(rows, report):
         if key == report.main:
-            parts = [(points(found["difference"]), _interval(found), _p(found)) for found in (figures[f] for f in FIGURES)]
+            parts = [(_points(found), _interval(found), _p(found)) for found in (figures[f] for f in FIGURES)]
             name = f"{escape_markup(label)}\n[dim]to {escape_markup(control)}[/dim]"
             shown.add_row(name, *("\n".join(part for part in cell if part) for cell in parts), _seeds(figures["worst"], "\n"))
     return shown
@@ -88,7 +89,11 @@ def _lines(rows: Rows, report: Report) -> Iterator[tuple[str, str, str, Mapping[
 
 
 def _with_interval(found: Found) -> str:
-    return points(found["difference"]) + (f" ({_interval(found)})" if _interval(found) else "")
+    return _points(found) + (f" ({_interval(found)})" if _interval(found) else "")
+
+
+def _points(found: Found) -> str:
+    return "–" if found["difference"] is None else points(found["difference"])
 
 
 def _interval(found: Found) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fairat_lightning.record.attack_titles import TITLES
 from fairat_lightning.report.runs import Group, Verdicts
-from fairat_lightning.report.style import BLUE, COLOURS, GREY, INK, MARKERS, PAPER, RED, fill, legend, save, styled
+from fairat_lightning.report.style import BLUE, COLOURS, GREY, INK, MARKERS, PAPER, fill, legend, save, styled
 
 MOST_CLASSES, MOST_BARS = 20, 8
 
@@ -76,14 +76,14 @@ def row_points(rows: Sequence[Mapping[str, Any]], key: str = "pgd20", title: str
 
 
 @styled()
-def class_errors(groups: Sequence[Group], key: str, title: str) -> Figure:
-    """Error per class, one colour a row, side by side; whiskers are one standard deviation over seeds, or of the binomial.
+def class_accuracies(groups: Sequence[Group], key: str, title: str) -> Figure:
+    """Accuracy per class, one colour a row, side by side; whiskers are one standard deviation over seeds, or of the binomial.
 
     More than 8 rows are drawn as a map of rows and classes.
     """
     classes, hidden = shown_classes(groups, key)
     if len(groups) > MOST_BARS:
-        return _error_map(groups, key, title, classes, hidden)
+        return _accuracy_map(groups, key, title, classes, hidden)
     places = np.arange(len(classes) + 1.0)
     places[-1] += 0.4
     width = 0.84 / len(groups)
@@ -93,14 +93,14 @@ def class_errors(groups: Sequence[Group], key: str, title: str) -> Figure:
         found = [_mean_and_spread(group, key, name) for name in classes]
         averages = [v for v in group.values(key, "average") if v is not None]
         found.append((mean(averages), stdev(averages) if len(averages) > 1 else nan) if averages else (nan, nan))
-        heights, spreads = [100 - 100 * a for a, _ in found], [100 * s for _, s in found]
+        heights, spreads = [100 * a for a, _ in found], [100 * s for _, s in found]
         axes.bar(places + (i - (len(groups) - 1) / 2) * width, heights, width * 0.92, label=group.label, **fill(i))
         axes.errorbar(
             places + (i - (len(groups) - 1) / 2) * width, heights, spreads, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.5
         )
     axes.axvline(len(classes) - 0.3, color=GREY, linewidth=0.8)
     _name_classes(axes, [*classes, "average"], places)
-    axes.set(ylabel=f"{title} error (%)", ylim=(0, 100), xlim=(-0.6, places[-1] + 0.6))
+    axes.set(ylabel=f"{title} accuracy (%)", ylim=(0, 100), xlim=(-0.6, places[-1] + 0.6))
     axes.grid(axis="y", color=GREY, alpha=0.3, linewidth=0.6)
     if hidden:
         axes.set_xlabel(f"the {len(classes)} weakest classes; {hidden} stronger ones are not shown")
@@ -185,14 +185,14 @@ def _name_classes(axes: Axes, names: Sequence[str], places: Any = None) -> None:
     axes.set_xticks(range(len(names)) if places is None else places, names, rotation=90 if crowded else 0, parse_math=False)
 
 
-def _error_map(groups: Sequence[Group], key: str, title: str, classes: Sequence[str], hidden: int) -> Figure:
-    values = [[(1 - mean(v)) * 100 if (v := group.class_values(key, c)) else nan for c in classes] for group in groups]
+def _accuracy_map(groups: Sequence[Group], key: str, title: str, classes: Sequence[str], hidden: int) -> Figure:
+    values = [[100 * mean(v) if (v := group.class_values(key, c)) else nan for c in classes] for group in groups]
     size = min(16, 3.5 + 0.36 * len(classes)), 1.4 + 0.28 * len(groups)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
-    _heat(axes, np.array(values), RED, [group.label for group in groups], classes)
+    _heat(axes, np.array(values), BLUE, [group.label for group in groups], classes)
     more = f"; the {len(classes)} weakest classes, {hidden} stronger ones are not shown" if hidden else ""
-    axes.set(title=f"{title} error (%){more}")
+    axes.set(title=f"{title} accuracy (%){more}")
     return figure
 
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from fairat_lightning.report import curves, figures
+from fairat_lightning.report.columns import CUT
 from fairat_lightning.report.groups import Report
-from fairat_lightning.report.runs import Group
+from fairat_lightning.report.runs import LAST, Group
 
 MOST_ROWS = 12  # that get a figure of their own for what is shown row by row
 
@@ -29,20 +30,23 @@ def pictures(report: Report) -> list[Picture]:
 
 def _by_class(report: Report) -> Iterator[Picture]:
     key, title, groups = report.main, report.titles[report.main], report.groups
-    text = f"Error per class under {title}, lower is better"
-    whiskers = "whiskers are one standard deviation, over seeds or, of a single run, of the sampling of its images"
+    head = report.heads[key].removesuffix(CUT)
+    text = f"Accuracy per class under {title}, higher is better"
+    of = {True: "over seeds", False: "of the sampling of the images"}
+    kinds = [of[many] + (" for a row of one run" if not many and report.seeds else "") for many in report.kinds]
+    whiskers = f"whiskers are one standard deviation {' or '.join(kinds)}"
     yield Picture(
-        "class_errors",
+        "class_accuracies",
         "classes",
         f"{text}; {whiskers}." if len(groups) <= figures.MOST_BARS else f"{text}.",
-        figures.class_errors(groups, key, title),
+        figures.class_accuracies(groups, key, head),
     )
     if key != "clean" and any("clean" in run.summaries for group in groups for run in group.runs):
         yield Picture(
             "clean_against_robust",
             "classes",
             f"Each class: clean accuracy against {title} accuracy. The height below the dotted line is what the attack takes.",
-            figures.clean_against_robust(groups, key, title),
+            figures.clean_against_robust(groups, key, head),
         )
     for name, group in _named(report, "confusion"):
         found = [run.verdicts[key] for run in group.runs if key in run.verdicts]
@@ -62,15 +66,18 @@ def _under_shift(report: Report) -> Iterator[Picture]:
         yield Picture(
             "shift",
             "shift",
-            f"The largest expected error under {title} when classes may become more or less frequent: at 0 the average error, "
+            f"The lowest expected accuracy under {title} when classes may become more or less frequent: at 0 the average, "
             "far to the right that of the worst class.",
-            curves.shift_curve(report.groups, key, title),
+            curves.shift_curve(report.groups, key, report.heads[key].removesuffix(CUT)),
         )
-    for name, group in _named(report, "eps"):
-        if any(run.curve and run.curve[0] for run in group.runs):
-            yield Picture(
-                name, "eps", f"{group.label}: robust accuracy of each class as the attack's eps grows.", curves.eps_curve(group)
-            )
+    for sweep in report.sweeps:
+        for name, group in _named(report, "eps"):
+            if curves.points(group, sweep):
+                where = sweep.replace(LAST, ", last epoch")
+                more = f" ({where})" if len(report.sweeps) > 1 else ""
+                text = f"{group.label}: robust accuracy of each class as the attack's eps grows{more}."
+                file = name if sweep == report.sweeps[0] else f"{name}_{sweep.replace('@', '_')}"
+                yield Picture(file, "eps", text, curves.eps_curve(group, sweep))
 
 
 def _over_time(report: Report) -> Iterator[Picture]:
@@ -79,8 +86,9 @@ def _over_time(report: Report) -> Iterator[Picture]:
         yield Picture(
             "training",
             "training",
-            "Validation accuracy over the epochs: clean, robust average, robust worst class. Bands are one standard deviation "
-            "over seeds; a dot is the epoch that validation selected.",
+            "Validation accuracy over the epochs: clean, robust average, robust worst class."
+            + (" Bands are one standard deviation over seeds." if report.seeds else "")
+            + (" A dot is the epoch that was kept." if 1 in map(len, (g.runs for g in trained)) else ""),
             curves.training_curves(trained),
         )
     for name, group in _named(report, "class_weights"):

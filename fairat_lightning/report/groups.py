@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fairat_lightning.pretrained import PREFIX, located
 from fairat_lightning.record.attack_titles import TITLES
-from fairat_lightning.report.runs import Group, Run, read_run
+from fairat_lightning.report.columns import apart, short
+from fairat_lightning.report.runs import Group, Run, images, read_run, threat_of
 
 NOT_CONFIGURATION = ("seed", "init_from", "overwrite")
 OBJECTIVES = {"AT": "PGD-AT", "TRADES": "TRADES", "MART": "MART"}
@@ -17,10 +19,15 @@ STRONGEST = ("autoattack", "apgd", "pgd20")
 
 @dataclass
 class Report:
-    """The rows in the order of the command, and the attacks: `keys` those worth a column, `main` the one that figures show."""
+    """The rows in the order of the command, and the attacks: `keys` those worth a column, `main` the one that figures show.
+
+    `titles` say an attack in full, `heads` as short as the head of a column; `swept` are the keys of a sweep over eps.
+    """
 
     groups: list[Group]
     titles: dict[str, str]
+    heads: dict[str, str]
+    swept: list[str]
     keys: list[str]
     main: str
     notes: list[str]
@@ -34,6 +41,21 @@ class Report:
         return next((other for other in self.groups if other.label == self.baselines.get(group.label)), None)
 
     @property
+    def seeds(self) -> bool:
+        """Whether any row is of several runs."""
+        return any(len(group.runs) > 1 for group in self.groups)
+
+    @property
+    def kinds(self) -> list[bool]:
+        """Which rows there are: of several runs, of one run."""
+        return sorted({len(group.runs) > 1 for group in self.groups}, reverse=True)
+
+    @property
+    def sweeps(self) -> list[str]:
+        """The sweeps over eps that any row has, by norm."""
+        return list(dict.fromkeys(name for group in self.groups for run in group.runs for name in run.curves))
+
+    @property
     def robust(self) -> list[str]:
         return [key for key in self.keys if key != "clean"]
 
@@ -43,7 +65,7 @@ class Report:
 
 
 def gather(words: Sequence[str]) -> Report:
-    """The report of the runs named by `words`, each "RUN" or "LABEL=RUN". ValueError, one line, for what cannot be read.
+    """The report of the folders named by `words`, each "FOLDER" or "LABEL=FOLDER". ValueError, one line, for what cannot be read.
 
     Runs of one label are seeds of one row. Without labels, so are runs whose configurations differ only in the seed and in
     what they started from.
@@ -56,6 +78,9 @@ def gather(words: Sequence[str]) -> Report:
             raise ValueError(f"{word} names the same folder as {seen[place]}: a run counts once")
         seen[place] = word
         named.append((label, read_run(folder)))
+    if len(splits := {run.split: run.folder for _, run in named}) > 1:
+        said = ", ".join(f"{folder} judged {split} images" for split, folder in splits.items())
+        raise ValueError(f"a report compares figures of the same images: {said}")
     keyed: dict[Any, list[Run]] = {}
     for label, run in named:
         key = ("label", label) if label is not None else ("configuration", _fingerprint(run))
@@ -69,15 +94,34 @@ def gather(words: Sequence[str]) -> Report:
 def report_of(groups: list[Group]) -> Report:
     """What the rows have in common."""
     runs = [run for group in groups for run in group.runs]
+    several = apart(runs)
     present = list(dict.fromkeys(key for run in runs for key in run.summaries))
-    asked = [key for run in runs for key in ("pgd20", "cw20", *run.headline) if key in present]
-    keys = list(dict.fromkeys(["clean", *asked])) if asked else present[:5]
-    keys = [key for key in keys if key in present]
-    titles = {key: key for key in present} | TITLES | {k: v for run in runs for k, v in run.titles.items()}
+    swept = list(dict.fromkeys(key for run in runs for curve in run.curves.values() for _, key in sorted(curve.items())))
+    usual = [key for key in present if key.partition("@")[0] in ("pgd20", "cw20") and key not in swept]
+    asked = [*usual, *(key for run in runs for key in run.headline if key in present)]
+    attacks = [key.partition("@")[0] for key in asked]
+    asked.sort(key=lambda key: attacks.index(key.partition("@")[0]))  # one attack under several eps side by side
+    keys = list(dict.fromkeys(key for key in ("clean", *(asked or swept or present)) if key in present))
+    titles = {key: TITLES.get(key.partition("@")[0], key) for key in present}
+    titles |= {key: title for run in runs for key, title in run.titles.items()}
+    met = [titles[key] for key in keys if key in several]
+    titles |= {key: f"{titles[key]}, {words}" for key, words in several.items() if key in titles}
     shared = [key for key in keys if key != "clean" and all(group.classes(key) for group in groups)]
     robust = shared or [key for key in keys if key != "clean"]
-    main = next((key for key in STRONGEST if key in robust), (robust or keys)[0])
-    return Report(groups, titles, keys, main, _notes(groups, keys, titles), _checks(groups))
+    main = next((key for key in STRONGEST if key in robust), _at_eps(runs, robust, swept) or (robust or keys)[0])
+    notes = [f"Met under several threat models, with columns for each: {', '.join(dict.fromkeys(met))}."] if met else []
+    notes += _notes(groups, keys, titles)
+    return Report(groups, titles, short(titles, keys), swept, keys, main, notes, _checks(groups))
+
+
+def _at_eps(runs: Sequence[Run], keys: Sequence[str], swept: Sequence[str]) -> str | None:
+    """Of a sweep the key that met the evaluation's own eps."""
+    for run in runs:
+        nodes = [*(facts.get("threat") for facts in run.audits.values()), (run.config or {}).get("attack")]
+        own = {threat_of(node) for node in nodes} - {None}
+        if (key := next((key for key in keys if key in swept and run.threats.get(key) in own), None)) is not None:
+            return key
+    return None
 
 
 def split(word: str) -> tuple[str | None, Path]:
@@ -86,11 +130,16 @@ def split(word: str) -> tuple[str | None, Path]:
         return None, Path(word)
     parts = word.split("=")
     for k in range(1, len(parts)):
-        folder = Path("=".join(parts[k:]))
+        folder = _place("=".join(parts[k:]))
         if str(folder) != "." and folder.is_dir():
             return _label("=".join(parts[:k]), word), folder
     label, found, name = word.rpartition("=")
-    return (_label(label, word) if found else None), Path(name)
+    return (_label(label, word) if found else None), _place(name)
+
+
+def _place(name: str) -> Path:
+    """A folder, that of a network of the package by its name, or one below ~."""
+    return located(name) if name.startswith(PREFIX) else Path(name).expanduser()
 
 
 def comparable(a: Group, b: Group, key: str) -> bool:
@@ -106,8 +155,10 @@ def _label(label: str, word: str) -> str:
 
 
 def _fingerprint(run: Run) -> Any:
-    """Equal for seeds of one configuration; a folder without one stands alone."""
-    return json.dumps(configuration(run), sort_keys=True, default=str) if run.config else run.folder.resolve()
+    """Equal for seeds of one configuration, judged by an evaluation of one name; a folder without one stands alone."""
+    if not run.config:
+        return run.folder.resolve()
+    return json.dumps([configuration(run), run.part, run.exported], sort_keys=True, default=str)
 
 
 def configuration(run: Run) -> dict[str, Any]:
@@ -121,7 +172,8 @@ def configuration(run: Run) -> dict[str, Any]:
 
 def _labels(rows: Sequence[Sequence[Run]], taken: set[Any]) -> list[str]:
     """A short name for each row: its method; where rows share one, what sets them apart; at last the folder."""
-    names = [_method(runs[0]) or runs[0].folder.resolve().name for runs in rows]
+    parts = {runs[0].part for runs in rows}
+    names = [_name(runs[0], named=len(parts) > 1) for runs in rows]
     flat = [leaves(configuration(runs[0])) for runs in rows]
     result: list[str] = []
     for k, name in enumerate(names):
@@ -134,6 +186,15 @@ def _labels(rows: Sequence[Sequence[Run]], taken: set[Any]) -> list[str]:
         if result[-1] in {*taken, *result[:-1]}:
             result[-1] = folder
     return result
+
+
+def _name(run: Run, named: bool) -> str:
+    """The method, or without a configuration the folder, which for an evaluation is that of the network; its own if `named`."""
+    folder = run.folder.resolve()
+    inner = run.part if run.part == folder.name and folder.parent.name == "evaluation" else ""
+    above = folder.parent.parent.name.removeprefix("audit-") if inner else folder.name
+    of = _method(run) or above
+    return f"{of}, {run.part}" if named and run.part and of != run.part else of
 
 
 def _method(run: Run) -> str | None:
@@ -173,21 +234,15 @@ def _notes(groups: Sequence[Group], keys: Sequence[str], titles: Mapping[str, st
     ]
     for key in keys:
         with_key = [group for group in groups if group.classes(key)]
-        if not all(comparable(with_key[0], group, key) for group in with_key):
-            notes.append(f"The rows met {titles[key]} under different threat models: it does not compare them.")
         if len(named := {run.titles.get(key) for g in with_key for run in g.runs if key in run.summaries} - {None}) > 1:
             notes.append(f"One column holds figures of several attacks: {', '.join(sorted(map(str, named)))}.")
         if len({tuple(sorted(group.classes(key))) for group in with_key}) > 1:
             notes.append(f"The rows have different classes under {titles[key]}: it does not compare them.")
-        sizes = {sum(run.summaries[key]["counts"].values()) for g in with_key for run in g.runs if _counted(run, key)}
+        sizes = {images(run.summaries[key]) for g in with_key for run in g.runs if key in run.summaries} - {0}
         if len(sizes) > 1:
             few, many = min(sizes), max(sizes)
             notes.append(f"{titles[key]} was measured on {few} images in some runs and on {many} in others.")
     return notes
-
-
-def _counted(run: Run, key: str) -> bool:
-    return "counts" in run.summaries.get(key, {})
 
 
 def _checks(groups: Sequence[Group]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -34,6 +35,33 @@ def html_list(lines: Iterable[str]) -> str:
     """An unordered list of texts; empty without any."""
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f"<ul>{items}</ul>\n" if items else ""
+
+
+def html_short(head: str, title: str) -> str:
+    """A head, with the title that it stands for where a pointer rests on it."""
+    return escape(head) if head == title else f'<abbr title="{escape(title)}">{escape(head)}</abbr>'
+
+
+def html_cell(cell: Mapping[str, Any] | None) -> str:
+    """A <td> of mean, spread and interval that sorts by the mean."""
+    if cell is None or cell["mean"] is None:
+        return "<td>–</td>"
+    text = escape(spread(cell))
+    text = f"<strong>{text}</strong>" if cell.get("best") else text
+    span = interval(cell)
+    return f'<td data-value="{cell["mean"]}">{text}' + (f'<span class="interval">{span}</span>' if span else "") + "</td>"
+
+
+def spread(cell: Mapping[str, Any] | None) -> str:
+    """ "39.7 ± 4.4", in percent; a dash for what is missing."""
+    if cell is None or cell["mean"] is None:
+        return "–"
+    return f"{100 * cell['mean']:.1f}" + ("" if cell["std"] is None else f" ± {100 * cell['std']:.1f}")
+
+
+def interval(cell: Mapping[str, Any] | None) -> str:
+    """ "[34.2, 45.2]", in percent; empty where there is none."""
+    return "" if cell is None or "low" not in cell else f"[{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
 
 
 def html_head(text: str, kind: str, over: str = "") -> str:

@@ -15,11 +15,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fairat_lightning.report import compare, differences, published, style, tables
+from fairat_lightning.report import compare, differences, published, style, sweeps, tables
+from fairat_lightning.report.columns import eps_text
 from fairat_lightning.report.gallery import Picture
 from fairat_lightning.report.groups import Report
-from fairat_lightning.report.markup import html_head, html_list, html_table
+from fairat_lightning.report.markup import html_cell, html_head, html_list, html_short, html_table
 from fairat_lightning.report.runs import LAYOUT
+from fairat_lightning.report.runs import images as images_of
 
 LARGEST_SVG = 400_000  # characters; a larger drawing is embedded as a PNG
 SECTIONS = {
@@ -31,17 +33,6 @@ SECTIONS = {
 }
 VERDICTS = {True: ("yes", "passed"), False: ("no", "FAILED"), None: ("open", "not run")}
 NOT_SHOWN = ("label", "started", "resumed", "suite", "threat", *LAYOUT)
-READING = (
-    "<b>Worst class.</b> The accuracy of the weakest class, in each run for itself; over seeds, the mean of these. One row is "
-    "called fairer than another if its worst class is better.",
-    "<b>Interval.</b> With several seeds, the 95 % Student-t interval of the mean: how the training varies. With one run, "
-    "the 95 % interval over its test images: how far a test set of this size can be trusted. Neither knows of the other.",
-    "<b>Bold.</b> Better than every other row, each at p &lt; .05: for one or two seeds on the same test images by a paired "
-    "bootstrap, otherwise by Welch’s t-test over the seeds’ values. A row of one run is not tested against one of several.",
-    "<b>Attacks.</b> An attack gives an upper bound of robust accuracy: a stronger one may find more. Compare figures of "
-    "the same attack, threat model and test images only.",
-    "<b>Shift.</b> The largest expected error over all class distributions in a Kullback-Leibler ball around the uniform one.",
-)
 
 
 def page(
@@ -88,7 +79,7 @@ def page(
 {tested}{published.html(lines)}{"".join(sections.values())}{_runs(report)}
 <section id="reading">
 <h2>How to read this</h2>
-{"".join(f"<p>{text}</p>" for text in READING)}
+{"".join(f"<p>{text}</p>" for text in _reading(report, sections))}
 </section>
 </main>
 <script>{script}</script>
@@ -133,8 +124,40 @@ def _section(report: Report, pictures: Sequence[Picture], name: str) -> str:
     )
     narrow = len(here) > 1 and name in ("confusion", "eps") and all(p.figure.get_size_inches()[0] <= 7 for p in here)
     beside = f'<div class="side">{drawn}</div>' if narrow else drawn
-    table = _class_table(report) if name == "classes" else ""
+    table = _class_table(report) if name == "classes" else sweeps.html(report) if name == "eps" else ""
     return f'<section id="{name}">\n<h2>{SECTIONS[name]}</h2>\n{beside}\n{table}</section>\n'
+
+
+def _reading(report: Report, sections: Mapping[str, str]) -> list[str]:
+    """What the words of this very page mean, as HTML."""
+    of = {
+        True: "With several seeds, the 95 % Student-t interval of the mean: how the training varies.",
+        False: "With one run, the 95 % interval over its test images: how far a test set of this size can be trusted.",
+    }
+    kinds = [of[many] for many in report.kinds]
+    return [
+        "<b>Accuracy.</b> The share of the images that are classified right, after the attack where one is named. Every table "
+        "and figure shows accuracies, and higher is better.",
+        "<b>Worst class.</b> The accuracy of the weakest class, in each run for itself"
+        + ("; over seeds, the mean of these." if report.seeds else ".")
+        + (" One row is called fairer than another if its worst class is better." if len(report.groups) > 1 else ""),
+        f"<b>Interval.</b> {' '.join(kinds)}" + (" Neither knows of the other." if len(kinds) > 1 else ""),
+        *(
+            [f"<b>Bold.</b> Better than every other row, each at p &lt; .05, {escape(tables.tested_by(report))}."]
+            if len(report.groups) > 1
+            else []
+        ),
+        "<b>Attacks.</b> An attack gives an upper bound of robust accuracy: a stronger one may find more. Compare figures of "
+        "the same attack, threat model and test images only.",
+        *(
+            [
+                "<b>Shift.</b> The lowest expected accuracy over all class distributions in a Kullback-Leibler ball around the "
+                "uniform one."
+            ]
+            if sections["shift"]
+            else []
+        ),
+    ]
 
 
 def _failed(report: Report) -> str:
@@ -150,23 +173,23 @@ def _about(report: Report) -> str:
     runs = [run for group in report.groups for run in group.runs]
     summaries = [run.summaries[report.main] for run in runs if report.main in run.summaries]
     parts = [_count(len(report.groups), "row"), _count(len(runs), "run"), _count(len(summaries[0]["per_class"]), "class")]
-    images = {sum(s["counts"].values()) for s in summaries if "counts" in s}
+    images = {number for s in summaries if (number := images_of(s))}
     threats = {run.threats.get(report.main) for run in runs} - {None}
     parts += [f"{images.pop():,} test images"] if len(images) == 1 else []
-    parts += [f"{norm} eps {eps:.4g}" for norm, eps in threats] if len(threats) == 1 else []  # type: ignore[misc]
+    parts += [f"{norm} eps {eps_text(eps)}" for norm, eps in threats] if len(threats) == 1 else []  # type: ignore[misc]
     return ", ".join(parts)
 
 
 def _table(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
     shown = tables.columns(report)
     heads = [html_head("Row", "text"), html_head("Runs", "number")]
-    heads += [html_head(figure, "number", escape(report.titles[key])) for key, figure, _ in shown]
+    heads += [html_head(figure, "number", html_short(report.heads[key], report.titles[key])) for key, figure, _ in shown]
     heads += [html_head("min", "number", "Training")]
     lines, order = [], [group.label for group in report.groups]
     for row in rows:
         colour = style.COLOURS[order.index(row["label"]) % len(style.COLOURS)]
         mark = f'<span class="swatch" style="background:{colour}"></span>' if len(rows) <= len(style.COLOURS) else ""
-        cells = "".join(_cell(row.get(f"{key}_{figure}")) for key, figure, _ in shown)
+        cells = "".join(html_cell(row.get(f"{key}_{figure}")) for key, figure, _ in shown)
         cells += f'<td data-value="{row.get("train_seconds", {}).get("mean", "")}">{tables.minutes(row)}</td>'
         lines.append(
             f'<tr><th scope="row">{mark}{escape(row["label"])}</th><td data-value="{row["runs"]}">{row["runs"]}</td>{cells}</tr>'
@@ -181,7 +204,7 @@ def _class_table(report: Report) -> str:
     lines = []
     for name in names:
         values = [mean(v) if (v := group.class_values(key, name)) else None for group in report.groups]
-        cells = "".join(_cell({"mean": v, "std": None}) for v in values)
+        cells = "".join(html_cell({"mean": v, "std": None}) for v in values)
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
     return (
         f"<details><summary>{escape(report.titles[key])} accuracy of every class, in percent</summary>"
@@ -226,15 +249,6 @@ def _said(value: Any) -> str:
 def _notes(report: Report) -> str:
     found = tables.notes(report)
     return f'<div class="notes"><h3>Notes</h3>{html_list(found)}</div>' if found else ""
-
-
-def _cell(cell: Mapping[str, Any] | None) -> str:
-    if cell is None or cell["mean"] is None:
-        return "<td>–</td>"
-    text = escape(tables.spread(dict(cell)))
-    text = f"<strong>{text}</strong>" if cell.get("best") else text
-    span = tables.interval(dict(cell))
-    return f'<td data-value="{cell["mean"]}">{text}' + (f'<span class="interval">{span}</span>' if span else "") + "</td>"
 
 
 def _count(number: int, what: str) -> str:

@@ -19,10 +19,9 @@ from rich.table import Table
 from fairat_lightning.record.attack_titles import TITLES
 from fairat_lightning.report.compare import Cell, cell
 from fairat_lightning.report.groups import Report
-from fairat_lightning.report.markup import html_list, html_table, markdown_text
+from fairat_lightning.report.markup import html_list, html_table, markdown_text, spread
 from fairat_lightning.report.protocol import reasons
 from fairat_lightning.report.runs import Group
-from fairat_lightning.report.tables import spread
 
 FIGURES = Path(__file__).resolve().parent / "published_figures"
 ATTACKS = ("clean", "pgd", "pgd20", "cw20", "autoattack")

@@ -1,8 +1,8 @@
-"""Run folders read back: the run's own test, later evaluations, history and images, grouped into rows of seeds.
+"""Folders with figures read back: a run, one evaluation, or an exported network with its card; grouped into rows of seeds.
 
-A folder needs one finished part: metrics.json, or evaluation/<name>/metrics.json. Everything else may be missing. Where a
-figure was measured twice, the evaluation is kept if it saw at least as many images under the same threat model. An evaluation of
-last.ckpt stands beside the others, under keys of its own.
+A run's folder needs one finished part: metrics.json, or evaluation/<name>/metrics.json. Everything else may be missing. Where a
+figure was measured twice, the evaluation is kept if it saw at least as many images under the same threat model. An attack under
+another threat model, and an evaluation of last.ckpt, stand beside the others, under keys of their own.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from fairat_lightning.record.attack_titles import TITLES
 from fairat_lightning.record.journal import NAME, by_stage
 from fairat_lightning.record.reader import (
     Hardest,
@@ -22,7 +23,9 @@ from fairat_lightning.record.reader import (
     read_metrics,
     read_verdicts,
 )
+from fairat_lightning.report.card import is_card, read_card
 from fairat_lightning.report.verdicts import Verdicts, verdicts_of
+from fairat_lightning.settings import nearest_path
 
 LAST = "@last"  # behind the key of an attack on the last epoch's weights, where others were kept
 LAYOUT = ("titles", "headline", "classes", "curve", "checks", "notes")  # of run.json: said elsewhere in a report
@@ -30,19 +33,26 @@ Summary = Mapping[str, Any]
 
 
 PLAIN = ("clean", "fgsm", "pgd20", "cw20")  # whose figures are those of one stage
+Threat = tuple[str, float]  # norm and eps
 
 
 @dataclass
 class Run:
-    """One folder. `summaries`, `verdicts`, `threats` go by attack; `facts` is run.json, `audits` those of the evaluations."""
+    """One folder. `summaries`, `verdicts`, `threats` go by attack; `facts` is run.json, `audits` those of the evaluations.
+
+    `curves` has the keys of a sweep by their eps, one sweep a norm. `part` is the evaluation that was asked for, or empty.
+    """
 
     folder: Path
     summaries: dict[str, Summary] = field(default_factory=dict)
     verdicts: dict[str, Verdicts] = field(default_factory=dict)
-    threats: dict[str, tuple[str, float] | None] = field(default_factory=dict)
+    threats: dict[str, Threat | None] = field(default_factory=dict)
     titles: dict[str, str] = field(default_factory=dict)
     headline: list[str] = field(default_factory=list)
-    curve: tuple[list[float], list[str]] | None = None
+    curves: dict[str, dict[float, str]] = field(default_factory=dict)
+    part: str = ""
+    exported: bool = False
+    split: str = "test"
     checks: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -75,13 +85,19 @@ class Group:
 
 
 def read_run(folder: Path, without: Collection[str] = ()) -> Run:
-    """Everything in one folder, but the evaluations that `without` names.
+    """Everything in one folder, but the evaluations that `without` names; of an evaluation's folder, that evaluation alone.
 
     ValueError, one line with the path, if nothing in it is finished or a file is damaged.
     """
-    run = Run(folder)
-    run.config = read_config(folder)
-    run.facts = read_facts(folder, missing={})
+    if not folder.is_dir():
+        why = "it is a file: name its folder" if folder.exists() else "there is no such folder"
+        raise ValueError(f"{folder} holds no finished run: {why}")
+    config, facts = read_config(folder), read_facts(folder, missing={})
+    if "suite" in facts or {"suite", "checkpoint"} <= (config or {}).keys():
+        return _evaluation(folder, facts, config)
+    if not (folder / "metrics.json").exists() and not evaluations(folder) and is_card(folder):
+        return _exported(folder)
+    run = Run(folder, facts=facts, config=config)
     _absorb(run, folder, "", run.facts, run.config)
     for place in [place for place in evaluations(folder) if place.name not in without]:
         if (place / "metrics.json").exists():
@@ -90,7 +106,8 @@ def read_run(folder: Path, without: Collection[str] = ()) -> Run:
         else:
             run.notes.append(f"The evaluation {place.name} has begun and is not finished: its figures are missing.")
     if not run.summaries:
-        raise ValueError(f"{folder} holds no finished run: there is no metrics.json in it")
+        like = "" if folder.exists() else nearest_path(folder)
+        raise ValueError(f"{folder} holds no finished run: there is no metrics.json in it{like}")
     if (epoch := run.facts.get("collapsed_epoch")) is not None:
         run.notes.append(
             f"Catastrophic overfitting: the robustness to several steps collapsed in epoch {epoch + 1} (on_collapse)."
@@ -100,59 +117,114 @@ def read_run(folder: Path, without: Collection[str] = ()) -> Run:
     return run
 
 
-def _absorb(run: Run, place: Path, suite: str, facts: dict[str, Any], config: dict[str, Any] | None) -> None:
-    """Add one finished test, the run's own or a later suite, to `run`."""
+def _evaluation(folder: Path, facts: dict[str, Any], config: dict[str, Any] | None) -> Run:
+    """One evaluation, with the configuration and the record of the run it is of, where it lies below one."""
+    if not (folder / "metrics.json").exists():
+        raise ValueError(f"{folder} has begun and is not finished: it holds no figures yet")
+    above = folder.resolve().parent.parent
+    below = folder.resolve().parent.name == "evaluation" and (above / "config.yaml").exists()
+    run = Run(folder, part=folder.resolve().name, audits={folder.resolve().name: facts})
+    if below:
+        run.config, run.facts = read_config(above), read_facts(above, missing={})
+        if Path(str((config or {}).get("checkpoint"))).name == "last.ckpt":
+            run.notes.append(f"Evaluation {run.part} judged the weights of the last epoch.")
+    run.split = str((config or {}).get("split", "test"))
+    _absorb(run, folder, run.part, facts, config, alone=True)
+    return run
+
+
+def _exported(folder: Path) -> Run:
+    """An exported network, from the figures of its card."""
+    card = read_card(folder)
+    run = Run(folder, exported=True, facts=card.facts, config=card.config)
+    run.notes, run.checks = card.notes, [{**check, "suite": ""} for check in card.checks]
+    for key, title, written, summary in card.measured:
+        _check_summary(folder / "README.md", summary)
+        threat = threat_of(written)
+        here = _add(run, key, "", summary, threat) or key
+        run.titles[here] = title
+        run.headline += [here] if key in card.headline and here not in run.headline else []
+        if key.partition("@")[2] and threat is not None:
+            run.curves.setdefault(threat[0], {})[threat[1]] = here
+    return run
+
+
+def _add(run: Run, name: str, last: str, summary: Summary, threat: Threat | None) -> str | None:
+    """Take the figures of one attack into `run`; their key, or None where more images were judged before."""
+    key = name + last
+    if key in run.summaries and None not in (threat, before := run.threats[key]) and threat != before:
+        assert threat is not None
+        key = under(name, threat) + last
+    if key in run.summaries and images(summary) < images(run.summaries[key]):
+        return None
+    run.summaries[key], run.threats[key] = summary, threat
+    run.verdicts.pop(key, None)
+    return key
+
+
+def under(name: str, threat: Threat) -> str:
+    """The key of an attack under another threat model than the first."""
+    return f"{name}@{threat[0]}_{threat[1]:.4g}"
+
+
+def _absorb(
+    run: Run, place: Path, suite: str, facts: dict[str, Any], config: dict[str, Any] | None, *, alone: bool = False
+) -> None:
+    """Add one finished test, the run's own or a later suite, to `run`; one that is `alone` whatever it judged."""
     metrics = read_metrics(place)
     if metrics is None:
         return
     found = read_verdicts(place)
     weights = found[0].get("weights") if found else None
-    if (split := (config or {}).get("split", "test")) != "test":
+    if not alone and (split := (config or {}).get("split", "test")) != "test":
         run.notes.append(f"Evaluation {suite} judged {split} images and no test images: its figures are left out.")
         return
-    last = LAST if Path(str((config or {}).get("checkpoint"))).name == "last.ckpt" else ""
+    last = LAST if not alone and Path(str((config or {}).get("checkpoint"))).name == "last.ckpt" else ""
     if suite and not last and None not in (weights, run.weights) and weights != run.weights:
         run.notes.append(f"Evaluation {suite} judged other weights than the run's test: its figures are left out.")
         return
     run.weights = run.weights or (None if last else weights)
     stages = {k: Verdicts(*v) for k, v in by_stage(found[1]).items()} if found else {}
-    threat = _threat(facts.get("threat") or (config or {}).get("attack"))
-    own: dict[str, Any] = facts["threats"] if isinstance(facts.get("threats"), dict) else {}
-    taken = set()
-    for name, summary in metrics.items():
+    for summary in metrics.values():
         _check_summary(place / "metrics.json", summary)
-        key, here = name + last, None if name == "clean" else _threat(own[name]) if name in own else threat
-        if key in run.summaries:
-            if None not in (here, run.threats[key]) and here != run.threats[key]:
-                run.notes.append(f"{suite}: {key} was also measured under another threat model; the first is shown.")
-                continue
-            if _images(summary) < _images(run.summaries[key]):
-                continue
-        run.summaries[key], run.threats[key] = summary, here
-        taken.add(key)
-        run.verdicts.pop(key, None)
-        if (verdicts := verdicts_of(name, summary, stages)) is not None:
-            run.verdicts[key] = verdicts
-        elif found and name in PLAIN:
-            run.notes.append(f"{place / NAME} is incomplete: the figures of {key} do not follow from it.")
     try:
-        titles = {f"{k}{last}": f"{v}, last epoch" if last else str(v) for k, v in facts.get("titles", {}).items()}
-        run.titles |= {k: v for k, v in titles.items() if k in taken or k not in run.titles}
-        run.headline += [k + last for k in facts.get("headline", ()) if k in metrics and k + last not in run.headline]
+        threat = threat_of(facts.get("threat") or (config or {}).get("attack"))
+        own = {name: threat_of(node) for name, node in (facts.get("threats") or {}).items()}
+        curve = facts.get("curve") or {"eps": (), "keys": ()}
+        swept = {key: float(eps) for eps, key in zip(curve["eps"], curve["keys"], strict=True) if key in metrics}
+        own |= {key: threat and (threat[0], round(eps, 9)) for key, eps in swept.items()}
+        keys: dict[str, str] = {}
+        for name, summary in metrics.items():
+            if (key := _add(run, name, last, summary, None if name == "clean" else own.get(name, threat))) is None:
+                continue
+            keys[name] = key
+            if (verdicts := verdicts_of(name, summary, stages)) is not None:
+                run.verdicts[key] = verdicts
+            elif found and name in PLAIN:
+                run.notes.append(f"{place / NAME} is incomplete: the figures of {key} do not follow from it.")
+        for name, title in facts.get("titles", {}).items():
+            said = f"{TITLES.get(name.partition('@')[0], name)}, {title}" if name in swept and title.startswith("eps") else title
+            key = keys.get(name, name + last)
+            if name in keys or key not in run.titles:
+                run.titles[key] = f"{said}, last epoch" if last else str(said)
+        heads = [keys.get(name, name + last) for name in facts.get("headline", ()) if name in metrics]
+        run.headline += [key for key in dict.fromkeys(heads) if key not in run.headline]
         run.checks += [{**check, "suite": suite, "name": str(check["name"])} for check in facts.get("checks", ())]
         run.notes += [f"Evaluation {suite}: {note}" if suite else str(note) for note in facts.get("notes", ())]
-        if curve := facts.get("curve"):
-            pairs = [(float(e), k + last) for e, k in zip(curve["eps"], curve["keys"], strict=True) if k in metrics]
-            run.curve = ([e for e, _ in pairs], [k for _, k in pairs])
+        if swept:
+            sweep = run.curves.setdefault((threat[0] if threat else "") + last, {})
+            sweep.update({eps: keys.get(name, name + last) for name, eps in swept.items()})
     except (TypeError, ValueError, AttributeError, KeyError):
         raise ValueError(f"{place / 'run.json'} is not the record of an evaluation") from None
 
 
-def _images(summary: Summary) -> int:
-    return sum(summary.get("counts", {}).values())
+def images(summary: Summary) -> int:
+    """How many images the figures are of; 0 where the record does not say."""
+    return int(summary.get("images") or sum(summary.get("counts", {}).values()))
 
 
-def _threat(node: Any) -> tuple[str, float] | None:
+def threat_of(node: Any) -> Threat | None:
+    """Norm and eps of a configuration's attack or a record's threat model; None where it does not say."""
     try:
         return str(node["norm"]), round(float(Fraction(str(node["eps"]))), 9)
     except (TypeError, KeyError, ValueError, ZeroDivisionError):

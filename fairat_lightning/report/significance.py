@@ -21,22 +21,20 @@ ALPHA = 0.05
 MOST_PAIRED = 2  # seeds; more of them can speak of other trainings
 FIGURES = {"worst": "worst class", "worst_10_percent": "worst 10 %", "average": "average"}
 PAIRED = (
-    f"Paired test, for one or two seeds of each row: the test images are drawn anew {bootstrap.DRAWS:,} times within each class, "
-    "the same images for both rows and for all seeds, and each seed of a row is compared with the same seed of its control. The "
-    "interval and p speak of these trained networks on other images of the same kind. They say nothing about other trainings. "
-    "Therefore the difference of each of two seeds is also shown: two different results show that the training alone changes "
-    "the result, and two similar results do not show that a third seed would give the same. Where several classes are about "
-    "equally weak, the interval of the worst class is a little too narrow: in simulations it held the true difference in 88 of "
-    "100 cases instead of 95."
+    f"Paired test: the test images are drawn anew {bootstrap.DRAWS:,} times within each class, the same for both rows. "
+    "The interval and p speak of these trained networks on other images of the same kind. They say nothing about other "
+    "trainings. Where several classes are about equally weak, the interval of the worst class is a little too narrow: in "
+    "simulations it held the true difference in 88 of 100 cases instead of 95."
+)
+PAIRED_SEEDS = (
+    "Of rows with two seeds, the paired test compares each seed of a row with the same seed of its control on the same images. "
+    "The difference of each seed is also shown: two different results show that the training alone changes the result, and two "
+    "similar results do not show that a third seed would give the same."
 )
 WELCH = (
     "Welch's t-test, for three seeds or more of each row, and for two where their images cannot be paired: the interval and p "
     "speak of other trainings with the same settings, judged on these test images. With two seeds of each row it finds only very "
     "large differences."
-)
-UNTESTED = (
-    "A test takes the verdicts of one or two seeds of both rows on the same images, or two seeds or more of both rows, under one "
-    "threat model."
 )
 AMONG = (
     "Where an evaluation has judged all images of some classes and a sample of the others, the worst class and the worst 10 % "
@@ -50,7 +48,7 @@ def difference(a: Group, b: Group, key: str, figure: str) -> bootstrap.Compariso
     """figure(A) - figure(B) of one of FIGURES, with its interval and p-value; None where it cannot be tested."""
     if not comparable(a, b, key) or a.classes(key) != b.classes(key):
         return None
-    if (verdicts := _verdicts(pairs(a, b), key, figure)) is not None:
+    if not isinstance(verdicts := _verdicts(pairs(a, b), key, figure), str):
         return bootstrap.compare(*verdicts, figure, classes=_judged_alone(a, key))
     mine, other = ([v for v in _values(group, key, figure) if v is not None] for group in (a, b))
     if min(len(mine), len(other)) < 2 or stdev(mine) == stdev(other) == 0:
@@ -67,6 +65,24 @@ def significant(found: bootstrap.Comparison | None) -> bool:
     return found is not None and found.p < ALPHA
 
 
+def untested(a: Group, b: Group, key: str, figure: str = "worst") -> str:
+    """Why `difference` gives None: the one reason that holds, in words."""
+    without = [group.label for group in (a, b) if not any(v is not None for v in _values(group, key, figure))]
+    if without:
+        return f"{' and '.join(without)} {'have' if len(without) > 1 else 'has'} no figures for it"
+    if not comparable(a, b, key):
+        return "the rows met it under different threat models"
+    if a.classes(key) != b.classes(key):
+        return "the rows have different classes"
+    if len(a.runs) == len(b.runs) == 1:
+        return str(_verdicts(pairs(a, b), key, figure))
+    counts = [sum(v is not None for v in _values(group, key, figure)) for group in (a, b)]
+    if min(counts) == 1:
+        one, other = (f"{count} run{'s' if count > 1 else ''}" for count in counts)
+        return f"{a.label} has figures of {one} and {b.label} of {other}: the test over seeds takes two or more of each"
+    return "the figure is the same in all runs of each row"
+
+
 def pairs(a: Group, b: Group) -> list[tuple[Run, Run]]:
     """The runs of both rows that have the same seed, or the only ones; empty where some have no partner or two."""
     if len(a.runs) == len(b.runs) == 1:
@@ -80,7 +96,7 @@ def against(report: Report) -> dict[str, dict[str, Any]]:
     """By label, of each row that has a control: "label", the control's, and for each attack its FIGURES.
 
     A figure has "difference", "low", "high", "p", "test" ("paired" or "welch") and "seeds", each seed's own difference; where it
-    could not be tested, low, high, p and test are None.
+    could not be tested, low, high, p and test are None and "why" says why; "difference" is None where a row lacks the figure.
     """
     found: dict[str, dict[str, Any]] = {}
     for group in report.groups:
@@ -88,8 +104,7 @@ def against(report: Report) -> dict[str, dict[str, Any]]:
             continue
         found[group.label] = {"label": base.label}
         for key in report.robust or report.keys:
-            values = [[v for v in _values(g, key, "worst") if v is not None] for g in (group, base)]
-            if all(values):
+            if all(any(v is not None for v in _values(g, key, "worst")) for g in (group, base)):
                 found[group.label][key] = {figure: _cell(group, base, key, figure) for figure in FIGURES}
     return found
 
@@ -102,22 +117,37 @@ def explained(report: Report, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not cells:
         return []
     tests = {cell["test"] for cell in cells}
+    seeds = any(cell["test"] == "paired" and len(cell["seeds"]) > 1 for cell in cells)
     runs = [run for group in report.groups for run in group.runs]
     summaries = [s for run in runs for key, s in run.summaries.items() if key in report.robust]
-    said = [("paired" in tests, PAIRED), ("welch" in tests, WELCH), (None in tests, UNTESTED)]
+    said = [("paired" in tests, PAIRED), (seeds, PAIRED_SEEDS), ("welch" in tests, WELCH)]
+    said += [(True, text) for text in _untested(report, rows)]
     said += [
         (any("worst_of" in s for s in summaries), AMONG),
         (any(len(s.get("worst_of", s["per_class"])) <= 10 for s in summaries), FEW),
     ]
-    return [text for holds, text in [*said, (len(cells) > len(FIGURES), MANY)] if holds]
+    return [text for holds, text in [*said, (sum(cell["test"] is not None for cell in cells) > len(FIGURES), MANY)] if holds]
+
+
+def _untested(report: Report, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each row that was not tested, and each reason."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        for key, figures in row.get("against", {}).items():
+            cells = figures.values() if key != "label" else ()
+            for why in dict.fromkeys(cell["why"] for cell in cells if cell["test"] is None and cell["difference"] is not None):
+                found.setdefault((row["label"], row["against"]["label"], why), []).append(report.titles[key])
+    return [f"Not tested: {a} against {b} under {', '.join(attacks)}; {why}." for (a, b, why), attacks in found.items()]
 
 
 def _cell(group: Group, base: Group, key: str, figure: str) -> dict[str, Any]:
     if (found := difference(group, base, key, figure)) is not None:
         return {**found._asdict(), "seeds": list(found.seeds)}
     mine, other = ([v for v in _values(g, key, figure) if v is not None] for g in (group, base))
-    nothing = dict.fromkeys(("low", "high", "p"))
-    return {"difference": mean(mine) - mean(other), **nothing, "seeds": list(_each(group, base, key, figure)), "test": None}
+    nothing: dict[str, Any] = dict.fromkeys(("low", "high", "p", "test"))
+    why = untested(group, base, key, figure)
+    value = mean(mine) - mean(other) if mine and other else None
+    return {"difference": value, **nothing, "seeds": list(_each(group, base, key, figure)), "why": why}
 
 
 def _each(a: Group, b: Group, key: str, figure: str) -> tuple[float, ...]:
@@ -150,27 +180,30 @@ def _judged_alone(group: Group, key: str) -> int | None:
     return len(summary["per_class"]) if absent and "worst_of" not in summary else None
 
 
-def _verdicts(found: Sequence[tuple[Run, Run]], key: str, figure: str) -> tuple[Any, Any, Any] | None:
+def _verdicts(found: Sequence[tuple[Run, Run]], key: str, figure: str) -> tuple[Any, Any, Any] | str:
     """Whether A and B are right on each image (S,N), (S,N), nan where a seed takes no account of it, and the labels (N,).
 
-    None where A and B of a seed did not judge the same images, or seek the worst among different classes.
+    Where A and B of a seed did not judge the same images, or seek the worst among different classes, that in words.
     """
     both = [(one, other) for a, b in found if (one := a.verdicts.get(key)) and (other := b.verdicts.get(key))]
-    if not 0 < len(found) <= MOST_PAIRED or len(both) < len(found):
-        return None
+    if not 0 < len(found) <= MOST_PAIRED:
+        return f"they are not one or two pairs of one seed: {len(found)}"
+    if len(both) < len(found):
+        without = next(run.folder for pair in found for run in pair if not run.verdicts.get(key))
+        return f"{without} holds no verdicts on single images"
     labels = np.full(1 + max(one.image.max(initial=0) for one, _ in both), -1)
     right = np.full((2, len(both), len(labels)), np.nan)
     for s, (one, other) in enumerate(both):
         if not np.array_equal(one.image, other.image) or not np.array_equal(one.label, other.label):
-            return None
+            return "the rows judged different images"
         before, labels[one.image] = labels[one.image], one.label
         if ((before >= 0) & (before != one.label)).any():
-            return None  # another seed had another image in this place
+            return "the seeds judged different images"  # in one place
         account = np.ones(len(one.image), dtype=bool)
         if figure != "average":
             mine, others = (run.summaries[key].get("worst_of") for run in found[s])
             if set(mine or ()) != set(others or ()):
-                return None
+                return "the rows seek their worst class among different classes"
             if mine:
                 account = np.isin(one.label, [list(found[s][0].summaries[key]["per_class"]).index(name) for name in mine])
         for row, verdicts in zip(right, (one, other), strict=True):

@@ -1,14 +1,16 @@
-"""The rows as Markdown, CSV and LaTeX; text from outside is escaped for each."""
+"""The rows as Markdown, CSV and LaTeX, every figure an accuracy; text from outside is escaped for each."""
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fairat_lightning.report import differences
-from fairat_lightning.report.compare import Cell, against_first, bias_note, headline
+from fairat_lightning.report import columns as heads
+from fairat_lightning.report import differences, sweeps
+from fairat_lightning.report.compare import against_first, bias_note, headline
 from fairat_lightning.report.groups import Report
-from fairat_lightning.report.markup import latex_text, markdown_text, one_line
+from fairat_lightning.report.markup import interval, latex_text, markdown_text, one_line, spread
+from fairat_lightning.report.significance import MOST_PAIRED
 
 Row = Mapping[str, Any]
 
@@ -18,20 +20,8 @@ def columns(report: Report) -> list[tuple[str, str, str]]:
     found = []
     for key in report.keys:
         for figure in ("average",) if key == "clean" and len(report.keys) > 1 else ("average", "worst"):
-            found.append((key, figure, f"{report.titles[key]} {figure}"))
+            found.append((key, figure, f"{report.heads[key]} {figure}"))
     return found
-
-
-def spread(cell: Cell | None) -> str:
-    """ "39.7 ± 4.4", in percent; a dash for what is missing."""
-    if cell is None or cell["mean"] is None:
-        return "–"
-    return f"{100 * cell['mean']:.1f}" + ("" if cell["std"] is None else f" ± {100 * cell['std']:.1f}")
-
-
-def interval(cell: Cell | None) -> str:
-    """ "[34.2, 45.2]", in percent; empty where there is none."""
-    return "" if cell is None or "low" not in cell else f"[{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
 
 
 def minutes(row: Row) -> str:
@@ -42,17 +32,25 @@ def minutes(row: Row) -> str:
 def caption(report: Report) -> str:
     """What the numbers of the table are, and what bold means."""
     sizes = {len(group.runs) for group in report.groups}
-    parts = ["Accuracy in percent. Training in minutes: of the processors on a CPU, of the clock on a GPU."]
+    parts = ["Accuracy in percent, higher is better. Training in minutes: of the processors on a CPU, of the clock on a GPU."]
     if max(sizes) > 1:
         parts.append("Mean ± sample standard deviation over seeds, in brackets the 95 % Student-t interval of the mean.")
     if 1 in sizes:
         parts.append("For a single run, in brackets the 95 % interval over its test images.")
     if len(report.groups) > 1:
         parts.append(
-            "Bold only where better than every other row at p < .05 (for one or two seeds on the same test images by a paired "
-            "bootstrap, otherwise by Welch's t-test over the seeds); what cannot be tested is not bold."
+            f"Bold only where better than every other row at p < .05 ({tested_by(report)}); what cannot be tested is not bold."
         )
-    return " ".join(parts)
+    return " ".join(parts + heads.explained(report.titles, report.heads, report.keys))
+
+
+def tested_by(report: Report) -> str:
+    """The tests that rows of so many runs can meet."""
+    sizes = [len(group.runs) for group in report.groups]
+    paired, welch = "by a paired bootstrap of the test images that both judged", "by Welch's t-test over the seeds"
+    if max(sizes) == 1:
+        return paired
+    return welch if min(sizes) > MOST_PAIRED else f"one or two seeds of each row {paired}, otherwise {welch}"
 
 
 def markdown(rows: Sequence[Row], report: Report) -> str:
@@ -69,7 +67,7 @@ def markdown(rows: Sequence[Row], report: Report) -> str:
             text = f"**{spread(cell)}**" if cell and cell.get("best") else spread(cell)
             cells.append(f"{text} {interval(cell)}".strip())
         lines.append("| " + " | ".join([markdown_text(row["label"]), str(row["runs"]), *cells, minutes(row)]) + " |")
-    lines += ["", markdown_text(caption(report)), "", *differences.markdown(rows, report)]
+    lines += ["", markdown_text(caption(report)), "", *sweeps.markdown(report), *differences.markdown(rows, report)]
     lines += [f"- {markdown_text(text)}" for text in (*headline(report), *against_first(report), *notes(report))]
     return "\n".join(lines) + "\n"
 

@@ -11,10 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from fairat_lightning.record.attack_titles import TITLES
-from fairat_lightning.report import compare, differences, published, significance, tables
+from fairat_lightning.report import columns, compare, differences, published, significance, sweeps, tables
 from fairat_lightning.report.gallery import Picture
 from fairat_lightning.report.groups import Report
-from fairat_lightning.report.tables import Row, spread
+from fairat_lightning.report.markup import spread
+from fairat_lightning.report.tables import Row
 
 Metrics = Mapping[str, Any]
 SHOWN = 10  # of more than 20 classes, the weakest
@@ -31,7 +32,7 @@ def class_table(
     columns = [(label, name, m[name]) for label, m in runs.items() for name in keys if name in m]
     for label, name, _ in columns:
         title = escape(titles.get(name, name))
-        table.add_column(f"{escape(label)}\n{title}" if len(runs) > 1 else title, justify="right")
+        table.add_column(f"{escape(label)}\n{title}" if len(runs) > 1 else title, justify="right", overflow="fold")
     classes = list(dict.fromkeys(c for _, _, s in columns for c in s["per_class"]))
     shown = classes if len(classes) <= 20 else _weakest(columns[-1][2]["per_class"], classes)
     for name in shown:
@@ -55,7 +56,7 @@ def row_table(rows: Sequence[Row], report: Report) -> Table:
     shown = [("clean", "average")] if "clean" in report.keys and report.main != "clean" else []
     shown += [(report.main, "average"), (report.main, "worst"), *((key, "worst") for key in others[-1:])]
     for name, figure in shown:
-        table.add_column(f"{escape(fill(report.titles[name], HEAD))}\n{figure}", justify="right", no_wrap=True)
+        table.add_column(f"{escape(fill(report.heads[name], HEAD))}\n{figure}", justify="right", no_wrap=True)
     for row in rows:
         cells = []
         for name, figure in shown:
@@ -66,7 +67,10 @@ def row_table(rows: Sequence[Row], report: Report) -> Table:
 
 
 def _narrow(report: Report) -> list[str]:
-    """The three attacks for which two rows of classes fit a terminal: clean, the main one, and the first other."""
+    """The three attacks for which two rows of classes fit a terminal: clean, the main one, and the first other.
+
+    A sweep has a table of its own.
+    """
     first = [key for key in report.keys if key in ("clean", report.main)]
     chosen = [*first, *(key for key in report.keys if key not in first)][:3]
     return [key for key in report.keys if key in chosen]
@@ -81,8 +85,11 @@ def show(
         console.print(f"FAILED CHECK {text}", style="bold red", markup=False, highlight=False)
     means = {group.label: compare.mean_of(group) for group in report.groups}
     few = len(report.groups) <= 2
-    console.print(class_table(means, _narrow(report), report.titles) if few else row_table(rows, report))
-    for text in (*compare.headline(report), *compare.against_first(report)[:MOST_SENTENCES], *report.notes):
+    console.print(class_table(means, _narrow(report), report.heads) if few else row_table(rows, report))
+    for table in sweeps.terminal(report):
+        console.print(table)
+    shown = columns.explained(report.titles, report.heads, _narrow(report))
+    for text in (*shown, *compare.headline(report), *compare.against_first(report)[:MOST_SENTENCES], *report.notes):
         console.print(text, markup=False, highlight=False)
     if (found := differences.terminal(rows, report)).row_count:
         console.print(found)

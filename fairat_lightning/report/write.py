@@ -8,6 +8,7 @@ from typing import Any
 
 from fairat_lightning.record.atomic_write import write, write_json
 from fairat_lightning.report import compare, figures, significance, tables
+from fairat_lightning.report.columns import CUT
 from fairat_lightning.report.gallery import Picture, pictures
 from fairat_lightning.report.groups import Report
 from fairat_lightning.report.page import page
@@ -59,7 +60,7 @@ def records(report: Report) -> list[dict[str, Any]]:
 
 def _comparison(report: Report, rows: Sequence[dict[str, Any]]) -> Any:
     """Classes side by side for up to 4 rows, else a point for each row."""
-    title = report.titles[report.main]
+    title = report.heads[report.main].removesuffix(CUT)
     if len(report.groups) > 4:
         return figures.row_points(rows, report.main, title)
     means = {group.label: found for group in report.groups if report.main in (found := compare.mean_of(group))}
@@ -69,7 +70,10 @@ def _comparison(report: Report, rows: Sequence[dict[str, Any]]) -> Any:
 def _classes(report: Report) -> dict[str, Any]:
     """The accuracy of each class of every row, the mean over its seeds, under the attacks that have a column."""
     means = {group.label: compare.mean_of(group) for group in report.groups}
-    return {label: {key: found[key]["per_class"] for key in report.keys if key in found} for label, found in means.items()}
+    return {
+        label: {key: found[key]["per_class"] for key in dict.fromkeys([*report.keys, *report.swept]) if key in found}
+        for label, found in means.items()
+    }
 
 
 def _findings(report: Report, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Checkpoints: a run that is stopped at any moment goes on as if nothing had happened.
 
-last.ckpt is written after every epoch, every `save_minutes` within one, and when the process is told to stop (SIGTERM or
+last.ckpt is written after every epoch, every `save_minutes` within one, and when the process is told to stop (Ctrl-C, SIGTERM or
 SIGUSR1), which then ends with exit code 75: "try again", in sysexits.h. Within an epoch it holds also what no state_dict has: the
 position in the epoch, the generators' states, and what has been counted since the epoch began. A
 file is written beside its place, flushed to the disk and moved there; the last.ckpt before it stays as previous.ckpt.

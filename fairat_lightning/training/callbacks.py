@@ -4,16 +4,21 @@ import csv
 import io
 import time
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from fairat_lightning.bootstrap import standard_error
+from fairat_lightning.methods.base import Method
 from fairat_lightning.record.atomic_write import write
 from fairat_lightning.running.terminal import say
-from fairat_lightning.settings import whole
+from fairat_lightning.settings import ONE_SE, SCORES, whole
+
+LARGE = 0.03  # a standard error that differences between epochs drown in
 
 
 class Cadence(Callback):
@@ -43,22 +48,61 @@ def validated(trainer: L.Trainer) -> bool:
 
 
 class Keep(ModelCheckpoint):
-    """best.ckpt: the epoch with the highest `val/select`, or with `select` "last" the last one.
+    """best.ckpt: the epoch that `select` chooses among those that are validated.
+
+    sum, worst, average   the first of the highest `val/select`
+    last                  the last one
+    sum_1se               the latest whose sum is at least b - e, b the highest sum and e its standard error (the 1-SE rule of
+                          Breiman et al., Classification and Regression Trees, 1984, with the latest in place of the simplest)
+
+    The last rule needs no epoch but the one that it has kept: the epoch of a new highest sum is the latest so far and is kept, so
+    that none before it can be the choice any more, and each one after it is held against that sum, until there is a higher one.
 
     It is saved at the end of the training epoch: earlier, it would hold the class state of the epoch before. It knows its best
-    score again in a folder that was moved.
+    score again in a folder that was moved. Where the score is a matter of chance, a line says so at the end.
     """
 
     def __init__(self, folder: Path, select: str):
-        rule: dict[str, Any] = {} if select == "last" else {"monitor": "val/select", "mode": "max"}
+        rule: dict[str, Any] = {"monitor": "val/select", "mode": "max"} if select in SCORES else {}
         super().__init__(folder, filename="best", save_on_train_epoch_end=True, enable_version_counter=False, **rule)
+        self.select = select
+        self.highest, self.error, self.judged = -inf, 0.0, 0  # the highest score, its standard error, and how many there were
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.monitor is None or validated(trainer):
+        if self.select == "last" or (validated(trainer) and self.admits(trainer, cast(Method, pl_module))):
             super().on_train_epoch_end(trainer, pl_module)
+
+    def admits(self, trainer: L.Trainer, method: Method) -> bool:
+        """Whether the epoch may be the choice, now that its score is known; which is the best one Lightning's class finds out."""
+        score, confusion = float(trainer.callback_metrics["val/select"]), method.matrices["val/robust"].cpu()
+        self.judged += 1
+        within = score >= self.highest - self.error or self.judged == 1
+        if score > self.highest or (score == self.highest and self.select == ONE_SE):
+            figure = "sum" if self.select == ONE_SE else self.select
+            self.highest, self.error = score, standard_error(confusion.diagonal(), confusion.sum(1), figure)
+        return within or self.select != ONE_SE
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.select in SCORES and self.judged > 1 and self.error > LARGE:
+            say(trainer, doubt(self.select, self.error))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "highest": self.highest, "error": self.error, "judged": self.judged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict({**state_dict, "dirpath": self.dirpath})
+        own = [
+            state_dict.get(key, value) for key, value in (("highest", -inf), ("error", 0.0), ("judged", 0))
+        ]  # not in older ones
+        self.highest, self.error, self.judged = own
+
+
+def doubt(select: str, error: float) -> str:
+    """The line about an epoch that was chosen by a score of this standard error."""
+    return (
+        f"select={select}: the score of the epoch that was kept has a standard error of {100 * error:.1f} points, as the"
+        f" validation set is small: select=last or select={ONE_SE} depends less on chance"
+    )
 
 
 class Bar(RichProgressBar):

@@ -23,34 +23,31 @@ from rich.markup import escape
 
 from fairat_lightning.config.build import build_part, naming, network, optimiser, trained
 from fairat_lightning.config.compose import plain
-from fairat_lightning.config.targets import check_targets
 from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.evaluation.attacks import ARITHMETIC
 from fairat_lightning.head import BalancedHead, last_layer
 from fairat_lightning.methods.base import Method
 from fairat_lightning.models.gradient_checkpointing import checkpoint_blocks
 from fairat_lightning.models.weights import load_weights, weights_file
+from fairat_lightning.optim import try_optimiser
 from fairat_lightning.record import journal
 from fairat_lightning.record.atomic_write import write
 from fairat_lightning.record.environment import peak_memory
 from fairat_lightning.record.fingerprint import fingerprint
 from fairat_lightning.record.journal import Batch
 from fairat_lightning.record.reader import read_metrics, trained_seconds
-from fairat_lightning.record.secrets import refuse_secrets
-from fairat_lightning.record.writer import close_folder, is_finished, open_folder
+from fairat_lightning.record.writer import close_folder, elsewhere, is_finished, open_folder
 from fairat_lightning.report import class_table, draw_classes
 from fairat_lightning.running.checkpoints import LAST, PREVIOUS, Last
 from fairat_lightning.running.machine import keep_memory, set_threads
 from fairat_lightning.running.processes import together
 from fairat_lightning.running.resume import check_resumable, resumable
 from fairat_lightning.running.terminal import quieten, short
-from fairat_lightning.settings import seed_number, switch, whole
 from fairat_lightning.training.balance import balance_best
 from fairat_lightning.training.catastrophic_overfitting import Collapse
+from fairat_lightning.training.checks import check
 from fairat_lightning.training.nonfinite import Finite
 from fairat_lightning.training.trainer import build_trainer
-
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")  # the weights stay in float32 or better
 
 
 @dataclass
@@ -74,7 +71,7 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Traini
     Raises what WRONG_INPUT lists for what a user got wrong. The folder is made last; nothing else is written.
     """
     quieten()
-    _check(cfg)
+    check(cfg)
     try:
         if not overwrite and is_finished(folder, plain(cfg)):
             return None
@@ -93,21 +90,10 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Traini
     if cfg.checkpointing:
         checkpoint_blocks(net)
     teacher = {"teacher": trained(cfg.method.teacher, cfg, datamodule)} if "teacher" in cfg.method else {}
-    method: Method = build_part(
-        cfg,
-        "method",
-        **teacher,
-        net=net,
-        classes=datamodule.classes,
-        attack=build_part(cfg, "attack"),
-        objective=build_part(cfg, "objective"),
-        optim=optimiser(cfg),
-        awp=build_part(cfg, "awp") if cfg.get("awp") else None,
-        select=cfg.select,
-        num_samples=datamodule.num_train,
-    )
+    method = build_method(cfg, net, datamodule.classes, datamodule.num_train, **teacher)
     with naming("optim"):  # built once, so that a wrong value is found now and not in the middle of fit
         method.optim(net.parameters(), epochs=cfg.trainer.max_epochs, steps=100)
+        try_optimiser(method.optim, cfg.trainer.max_epochs)
     head: BalancedHead | None = build_part(cfg, "head") if cfg.get("head") else None
     if head is not None:
         last_layer(net, datamodule.num_classes)
@@ -127,6 +113,26 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Traini
     except OSError as error:
         raise ValueError(f"hydra.run.dir={folder} cannot be made: {error.strerror}") from error
     return Training(cfg, folder, datamodule, method, trainer, head, resume, anew=overwrite)
+
+
+def build_method(cfg: DictConfig, net: torch.nn.Module, classes: list[str], num_samples: int, **teacher: Any) -> Method:
+    """The method that `cfg.method` names, with its attack, objective, optimiser and AWP, for `net` and a training set."""
+    method = build_part(
+        cfg,
+        "method",
+        **teacher,
+        net=net,
+        classes=classes,
+        attack=build_part(cfg, "attack"),
+        objective=build_part(cfg, "objective"),
+        optim=optimiser(cfg),
+        awp=build_part(cfg, "awp") if cfg.get("awp") else None,
+        select=cfg.select,
+        num_samples=num_samples,
+    )
+    if not isinstance(method, Method):
+        raise ValueError(f"method._target_={cfg.method._target_} must be a subclass of {Method.__module__}.Method")
+    return method
 
 
 def _try_one(net: torch.nn.Module, data: DataModule) -> None:
@@ -173,8 +179,11 @@ def _execute(training: Training) -> None:
         facts: dict[str, Any] = {}
         if training.cfg.init_from is not None and training.resume is None:
             facts["init_from"] = {"path": training.cfg.init_from, "weights": fingerprint(training.method.net.state_dict())}
+        moved = training.resume is not None and elsewhere(training.folder)
         open_folder(training.folder, plain(training.cfg), training.resume, **facts)
         _introduce(training)
+        if moved:
+            print("It began on another device or processor: it goes on, but not to the same bits.", flush=True)
     training.trainer.fit(training.method, training.datamodule, ckpt_path=training.resume, weights_only=True)
     training.fitted = True
     kept = training.method.keepsakes(training.datamodule.train.pixels)  # before the best epoch's state takes the last one's place
@@ -229,27 +238,3 @@ def show(folder: Path) -> None:
     console.print(class_table({folder.name: metrics}))
     for name, what in (("metrics.json", "figures"), ("history.csv", "history"), ("classes.png", "picture")):
         console.print(f"[dim]{what:8}[/dim] {escape(str(short(folder / name)))}", soft_wrap=True, highlight=False)
-
-
-def _check(cfg: DictConfig) -> None:
-    """What no part can check for itself. Raises ValueError."""
-    check_targets(plain(cfg))
-    refuse_secrets(plain(cfg))
-    seed_number("seed", cfg.seed)
-    for key in ("compile", "checkpointing", "deterministic"):
-        switch(key, cfg[key])
-    if cfg.compile and cfg.checkpointing:
-        raise ValueError("compile=true and checkpointing=true: torch compiles no such blocks, choose one of the two")
-    if cfg.attack.get("precision") is not None and str(cfg.trainer.precision) == "64-true":
-        raise ValueError(
-            f"attack.precision={cfg.attack.precision} with trainer.precision=64-true: crafting in float64 has no other"
-        )
-    whole("trainer.max_epochs", cfg.trainer.max_epochs)
-    for key, value in (("init_from", cfg.init_from), ("data.root", cfg.data.root)):
-        if value is not None and (not isinstance(value, str) or not value):
-            raise ValueError(f"{key}={value} must be a path")
-    if str(cfg.trainer.precision) not in PRECISIONS:
-        raise ValueError(f"trainer.precision={cfg.trainer.precision} is unknown: choose one of {', '.join(PRECISIONS)}")
-    if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        here = f"torch {torch.__version__} finds no CUDA on this machine"
-        raise ValueError(f"trainer.accelerator={cfg.trainer.accelerator}: {here}; use trainer=cpu or trainer=auto")

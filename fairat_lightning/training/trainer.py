@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from fairat_lightning.config.build import build_part
+from fairat_lightning.config.build import build_part, loggers
+from fairat_lightning.config.build import callbacks as own_callbacks
 from fairat_lightning.running.checkpoints import Last, Whole
 from fairat_lightning.running.processes import check_strategy, join
 from fairat_lightning.running.slurm import GPU
@@ -20,15 +21,31 @@ from fairat_lightning.training.callbacks import Bar, Cadence, History, Keep
 from fairat_lightning.training.catastrophic_overfitting import Collapse
 from fairat_lightning.training.nonfinite import Finite
 
-EPOCHS = "trainer.max_epochs=N, whole epochs"
-INSTEAD = {  # what Lightning would end or shorten a run by, unknown to its record, and what does it here
-    **dict.fromkeys(("limit_train_batches", "overfit_batches"), "data.train_size=N"),
-    **{"limit_val_batches": "data.val_per_class=N", "limit_test_batches": "data.test_size=N"},
+EPOCHS = "set trainer.max_epochs=N, whole epochs"
+UNSUPPORTED = {  # what would end or shorten a run unknown to its record, or keep it from being saved: what to set here instead
+    **dict.fromkeys(("limit_train_batches", "overfit_batches"), "set data.train_size=N"),
+    **{"limit_val_batches": "set data.val_per_class=N", "limit_test_batches": "set data.test_size=N"},
     **dict.fromkeys(("max_steps", "min_steps", "min_epochs", "max_time", "val_check_interval"), EPOCHS),
     "reload_dataloaders_every_n_epochs": EPOCHS,
-    "check_val_every_n_epoch": "val_every=N",
+    "check_val_every_n_epoch": "set val_every=N",
+    "enable_checkpointing": "the last and the best checkpoint are kept; set save_minutes=N and select=RULE",
+    "barebones": "checkpoints and history are kept; set trainer.max_epochs=1 data.train_size=N for a short try",
 }
-SWITCHES = ("benchmark", "detect_anomaly", "deterministic")
+INSTEAD = {  # the same for what `build_trainer` sets
+    "fast_dev_run": "set trainer.max_epochs=1 data.train_size=N data.test_size=N for a short try",
+    "deterministic": "set deterministic=true",
+    "logger": "set logger=csv|tensorboard|wandb",
+    "default_root_dir": "set hydra.run.dir=FOLDER",
+    "callbacks": "they are built from select, save_minutes, val_every, on_nonfinite, on_collapse and averaging: set these",
+    "plugins": "one of them writes the checkpoints; set trainer.precision=NAME for the precision",
+    "enable_progress_bar": "it is shown on a terminal alone; `| cat` is none",
+    "enable_model_summary": "a run prints its number of parameters, --cfg job its configuration",
+    "num_sanity_val_steps": "every part is tried before a run begins",
+    "use_distributed_sampler": "the data module shares the images; set data.batch_size=N, that of all processes together",
+    "inference_mode": "attacks need gradients in validation and test too",
+    "sync_batchnorm": "it is on with several GPUs",
+}
+SWITCHES = ("benchmark", "detect_anomaly")
 
 
 def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
@@ -49,23 +66,24 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     ]
     if cfg.get("averaging"):
         callbacks.append(build_part(cfg, "averaging"))
-    logger: Any = False
-    if cfg.get("logger"):
-        name = {} if "name" in cfg.logger else {"name": folder.name}
-        logger = build_part(cfg, "logger", save_dir=folder, **name)
-        if isinstance(logger, WandbLogger):
-            from fairat_lightning.training.wandb import WandbFigures
+    logger: Any = loggers(cfg, folder) or False
+    if logger and any(isinstance(one, WandbLogger) for one in logger):
+        from fairat_lightning.training.wandb import WandbFigures
 
-            callbacks.append(WandbFigures())
+        callbacks.append(WandbFigures())
+    callbacks += own_callbacks(cfg)
     bar = sys.stdout.isatty()
     if bar:
         callbacks.append(Bar())
     on_gpus = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
     if on_gpus and cfg.trainer.devices == 1 and GPU in os.environ:
         cfg = OmegaConf.merge(cfg, {"trainer": {"devices": [int(os.environ[GPU])]}})  # type: ignore[assignment]
+    if cfg.trainer.accelerator == "auto" and torch.backends.mps.is_available():
+        cfg = OmegaConf.merge(cfg, {"trainer": {"accelerator": "cpu"}})  # type: ignore[assignment]
     trainer: L.Trainer = build_part(
         cfg,
         "trainer",
+        INSTEAD,
         callbacks=callbacks,
         plugins=[Whole()],
         logger=logger,
@@ -87,10 +105,14 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
 def _check(trainer: DictConfig) -> None:
     """What Lightning itself would find in the middle of a run, or never. Raises ValueError."""
     for key in trainer:
-        if key in INSTEAD:
-            raise ValueError(f"trainer.{key}={trainer[key]} is not supported: set {INSTEAD[str(key)]}")
+        if key in UNSUPPORTED:
+            raise ValueError(f"trainer.{key}={trainer[key]} is not supported: {UNSUPPORTED[str(key)]}")
         if key in SWITCHES:
             switch(f"trainer.{key}", trainer[key])
+    if trainer.accelerator == "mps":
+        raise ValueError(
+            "trainer.accelerator=mps: Apple's GPU has no float64, which class statistics are computed in; use trainer=cpu"
+        )
     steps, clip, devices = (trainer.get(key, 1) for key in ("accumulate_grad_batches", "gradient_clip_val", "devices"))
     whole("trainer.accumulate_grad_batches", steps)
     if clip is not None:

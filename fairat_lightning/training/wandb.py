@@ -5,6 +5,7 @@ time; this adds a table of the classes, bars and confusion matrices after every 
 their adversarial ones, and, when the run is finished, the figures and the table of its report.
 """
 
+import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,33 @@ from fairat_lightning.report.gallery import pictures
 from fairat_lightning.running.lightning_internals import wandb_run, wandb_settings
 
 EXAMPLES = 10  # classes
+MODES = ("online", "offline", "disabled")
 TIMEOUT = 60  # seconds that W&B may take to answer at first
 
 
-def wandb_logger(*, project: str, entity: str | None, offline: bool | None, save_dir: Path, name: str) -> WandbLogger:
-    """The W&B logger of a run; `offline=None` means offline unless somebody is logged in."""
-    if offline is None:
-        offline = not wandb.login(prompt=False, verify=False)
-    mode = "offline" if offline else "online"  # said to wandb itself: Lightning's `offline` comes too late after a login
-    return Dashboard(name=name, save_dir=save_dir, project=project, entity=entity, mode=mode, resume="allow")
+def wandb_logger(
+    *,
+    project: str,
+    entity: str | None,
+    offline: bool | None,
+    save_dir: Path,
+    name: str,
+    group: str | None = None,
+    tags: list[str] | None = None,
+    notes: str | None = None,
+) -> WandbLogger:
+    """The W&B logger of a run; `offline=None` means as WANDB_MODE says, and without it offline unless somebody is logged in."""
+    mode = os.environ.get("WANDB_MODE") if offline is None else None
+    if mode is None:
+        if offline is None:
+            offline = not wandb.login(prompt=False, verify=False)
+        mode = "offline" if offline else "online"  # said to wandb itself: Lightning's `offline` comes too late after a login
+    if mode not in MODES:
+        raise ValueError(f"WANDB_MODE={mode} is unknown: choose one of {', '.join(MODES)}")
+    if isinstance(tags, str):
+        raise ValueError(f"logger.wandb.tags={tags} must be a list: logger.wandb.tags=[{tags}]")
+    words: dict[str, Any] = {"group": group, "tags": tags, "notes": notes, "mode": mode, "resume": "allow"}
+    return Dashboard(name=name, save_dir=save_dir, project=project, entity=entity, **words)
 
 
 class Dashboard(WandbLogger):
@@ -47,6 +66,7 @@ class Dashboard(WandbLogger):
     def experiment(self) -> Any:
         if wandb_run(self) is None:
             given = wandb_settings(self)
+            given.pop("anonymous", None)  # W&B warns of it, whatever its value, and Lightning hands it on
             place = Path(str(self.save_dir)) / "wandb" / "id"
             place.parent.mkdir(parents=True, exist_ok=True)
             given |= {"id": _identity(place), "settings": wandb.Settings(init_timeout=TIMEOUT)}

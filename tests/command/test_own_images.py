@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import FOLDER, KINDS, SMALL, call, photos, picture, refused, start
+from PIL import Image
 
 
 def no_train(tmp):
@@ -57,7 +58,37 @@ def class_without_images(tmp):
 
 def class_of_other_files(tmp):
     (photos(tmp) / "train" / "emu").mkdir()
-    (tmp / "photos/train/emu/0.gif").write_bytes(b"GIF89a")
+    (tmp / "photos/train/emu/0.txt").write_bytes(b"GIF89a")
+
+
+def file_for_val(tmp):
+    (photos(tmp) / "val").write_text("cat")
+
+
+def classes_missing_in_val(tmp):
+    photos(tmp, ("cat", "dog", "emu", "fox"), parts=("train", "test"))
+    photos(tmp, ("cat", "dog", "gnu"), parts=("val",))
+
+
+def more_validation_than_val_has(tmp):
+    photos(tmp, parts=("train", "val", "test"))
+    return "data.val_per_class=4"
+
+
+def text_named_as_a_bitmap(tmp):
+    (photos(tmp) / "test/cat/bad.bmp").write_text("not a picture")
+
+
+def floating_point_pixels(tmp):
+    Image.fromarray(np.random.rand(9, 9).astype(np.float32)).save(photos(tmp) / "train/cat/bad.tif")
+
+
+def pixels_of_32_bits(tmp):
+    Image.fromarray(np.full((9, 9), 1 << 20, np.int32)).save(photos(tmp) / "train/cat/bad.tif")
+
+
+def postscript_named_as_a_png(tmp):
+    (photos(tmp) / "train/cat/bad.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
 
 
 def one_image_a_class(tmp):
@@ -146,7 +177,14 @@ FOLDERS: dict[Callable[[Path], str | None], str] = {
     class_missing_in_test: "class 'emu' is in photos/train but not in photos/test",
     class_missing_in_train: "class 'emu' is in photos/test but not in photos/train",
     class_without_images: "photos/train/emu holds no .png",
-    class_of_other_files: "photos/train/emu holds no .png",
+    class_of_other_files: "photos/train/emu holds no .png, .jpg, .webp or other picture that Pillow reads, but 1 .txt",
+    file_for_val: "photos/val is no folder",
+    classes_missing_in_val: "classes 'emu', 'fox' are in photos/train but not in photos/val, class 'gnu' is in photos/val",
+    more_validation_than_val_has: "data.val_per_class=4: class 'cat' has 3 validation images of its own",
+    text_named_as_a_bitmap: "photos/test/cat/bad.bmp",
+    floating_point_pixels: "photos/train/cat/bad.tif: its pixels are floating-point",
+    pixels_of_32_bits: "photos/train/cat/bad.tif: its pixels have more than 16 bits",
+    postscript_named_as_a_png: "photos/train/cat/bad.png: cannot identify",
     one_image_a_class: "no training image of class 'cat', which has 1 in all: add images",
     one_image_and_no_test: "class 'cat' has 1 image",
     empty_image: "photos/train/cat/bad.png",
@@ -233,6 +271,24 @@ FINE: dict[Callable[[Path], list[str] | None], str] = {
 def test_what_is_fine_runs(monkeypatch, capsys, tmp_path, make):
     code, out, err = call(monkeypatch, capsys, tmp_path, *FOLDER, *(make(tmp_path) or []))
     assert code == 0 and (tmp_path / "run" / "metrics.json").exists(), err
+
+
+def test_what_is_used_and_what_is_skipped_is_said_once(monkeypatch, capsys, tmp_path):
+    place = photos(tmp_path, parts=("train", "val"), images=5)
+    (place / "train" / "cat" / "notes.txt").write_text("no picture")
+    (place / "validation").mkdir()
+    code, out, err = call(monkeypatch, capsys, tmp_path, *FOLDER)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[:4] == [
+        "photos/val is the validation set",
+        "photos: skipped 1 .txt",
+        "photos: not used validation: the folders of sets are train, val and test",
+        "photos/train: a fifth of each class is the test set, there is no photos/test",
+    ]
+    assert "8 + 10 + 2 images to train, validate and test" in out
+    plain = photos(tmp_path / "plain").parent
+    code, out, _ = call(monkeypatch, capsys, plain, *FOLDER)
+    assert code == 0 and out.splitlines()[0] == "run"  # nothing to say
 
 
 def test_a_folder_of_any_name_runs_and_is_shown(monkeypatch, capsys, tmp_path):

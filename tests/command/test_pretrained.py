@@ -87,7 +87,10 @@ def test_a_kept_network_is_the_run_s_bit_for_bit(untouched):
     for group in GROUPS:
         assert before.cfg[group] == after.cfg[group]
     config, theirs = (yaml.safe_load((place / "config.yaml").read_text()) for place in (folder, run))
-    assert config == {group: theirs[group] for group in GROUPS} and config["attack"]["steps"] == 2
+    assert (
+        config == {group: theirs[group] for group in GROUPS} | {"classes": [f"class_{k}" for k in range(4)]}
+        and config["attack"]["steps"] == 2
+    )
     card = (folder / "README.md").read_text()
     assert "checkpoint=pretrained:synthetic_pgd_at_s0" in card and card.count("license: apache-2.0") == 1
     assert json.loads((run / "run.json").read_text())["command"] in card and "not set" not in card
@@ -219,7 +222,7 @@ def test_a_network_of_the_package_is_whole(name):
     folder = KEPT[name]
     assert {path.name for path in folder.iterdir()} == FILES and re.fullmatch(r"[a-z0-9_]+_s\d+", name)
     config = stored(folder, GROUPS)
-    assert set(yaml.safe_load((folder / "config.yaml").read_text())) == set(GROUPS) and config["data"]["root"] is None
+    assert set(yaml.safe_load((folder / "config.yaml").read_text())) == {*GROUPS, "classes"} and config["data"]["root"] is None
     state = load_file(folder / "model.safetensors")
     assert {value.dtype for value in state.values()} <= {torch.float32, torch.int64}
     shape = SimpleNamespace(num_classes=len(state["model.linear.bias"]), channels=len(state["mean"].flatten()))

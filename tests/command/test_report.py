@@ -1,6 +1,8 @@
 import json
+import shutil
 
 import pytest
+from helpers import ROOT, judge
 
 from fairat_lightning.commands.report import main
 
@@ -24,14 +26,19 @@ def test_the_command_writes_everything(make_run, full_run, tmp_path, capsys):
     assert out.startswith("FAILED CHECK B") and "worst class" in out and str(to / "index.html") in out.replace("\n", "")
     assert {path.name for path in to.iterdir()} == FILES
     names = {path.stem for path in (to / "figures").iterdir()}
-    assert {path.suffix for path in (to / "figures").iterdir()} == {".png", ".pdf"} and "class_errors" in names
+    assert {path.suffix for path in (to / "figures").iterdir()} == {".png", ".pdf"} and "class_accuracies" in names
     record = json.loads((to / "table.json").read_text())
     assert [row["label"] for row in record["rows"]] == ["A", "B"] and record["common"] == {"versions": {"torch": "2"}}
     assert [(run["label"], run["seed"]) for run in record["runs"]] == [("A", 0), ("A", 1), ("B", 0)]
     assert record["rows"][0]["pgd20_worst"]["values"] == pytest.approx([0.3, 0.32]) and len(record["failed_checks"]) == 1
     assert "against" not in record["rows"][0] and record["rows"][1]["against"]["label"] == "A"
-    assert record["rows"][1]["against"]["pgd20"]["worst"]["test"] is None and "A test takes" in record["tests"][0]
-    assert "difference to the" in out and "not tested" in out and "A test takes" in out
+    assert (
+        record["rows"][1]["against"]["pgd20"]["worst"]["test"] is None
+        and "B has figures of 1 run and A of 2 runs" in record["tests"][0]
+    )
+    assert (
+        "difference to the" in out and "not tested" in out and "B has figures of 1 run and A of 2 runs" in out.replace("\n", " ")
+    )
     assert not list(tmp_path.rglob(".report.*"))
 
 
@@ -66,3 +73,58 @@ def test_wrong_input_is_one_line_and_leaves_nothing(make_run, tmp_path, capsys, 
     monkeypatch.setattr("fairat_lightning.report.write.page", broken)
     assert "No space left" in refused([str(good), "--to", str(to)], capsys)
     assert not to.exists() and not list(tmp_path.glob(".report.*"))
+
+
+def folders():
+    """What figures are kept in, each in its own way: a run, each of its evaluations, an export, what has no configuration."""
+    old = ROOT / "tests" / "runs" / "version_0_1"
+    return [old / "finished", *sorted((old / "finished" / "evaluation").iterdir()), old / "exported"]
+
+
+@pytest.mark.parametrize("folder", folders(), ids=lambda folder: folder.name)
+def test_every_folder_with_figures_is_read(folder, tmp_path, capsys):
+    """Alone and beside another; and an audit's folder, or a result of Python, which lie below no run."""
+    main([str(folder), "--to", str(tmp_path / "one")])
+    capsys.readouterr()
+    record = json.loads((tmp_path / "one" / "table.json").read_text())
+    assert [row["label"] for row in record["rows"]] == ["FAAL"]
+    if folder.parent.name == "evaluation":
+        alone = shutil.copytree(folder, tmp_path / "runs" / "audit-net" / "evaluation" / folder.name)
+        saved = shutil.copytree(folder, tmp_path / "saved")
+        for place, label in ((alone, "net"), (saved, "saved")):
+            main([str(place), f"other={folder}", "--to", str(tmp_path / "two")])
+            capsys.readouterr()
+            record = json.loads((tmp_path / "two" / "table.json").read_text())
+            assert [row["label"] for row in record["rows"]] == [label, "other"]
+
+
+def test_a_sweep_shows_every_eps(make_run, tmp_path, capsys):
+    """On the terminal, on the page, in each table: eight, not the first three or five."""
+    place, eps = make_run("run", (0.5, 0.3, 0.7)) / "evaluation" / "sweep", [round(k / 50, 4) for k in range(8)]
+    keys = [f"pgd20@{value:.4g}" for value in eps]
+    judge(place, {key: (0.9 - value, 0.8 - value, 0.9) for key, value in zip(keys, eps, strict=True)})
+    facts = {"suite": "sweep", "threat": {"norm": "linf", "eps": 0.04}, "headline": [], "curve": {"eps": eps, "keys": keys}}
+    (place / "run.json").write_text(json.dumps(facts | {"titles": {key: f"eps {key[6:]}" for key in keys}}))
+    for folder in (place, tmp_path / "run"):
+        main([str(folder), "--to", str(tmp_path / "out")])
+        out = capsys.readouterr().out.splitlines()
+        assert [line.split()[:2] for line in out if "/" in line][1:9] == [
+            [f"{v:.4g}", f"{100 * (0.9 - 2 * v / 3 - 0.1 / 3):.1f}"] for v in eps
+        ]
+        page, text = ((tmp_path / "out" / name).read_text() for name in ("index.html", "table.md"))
+        record = json.loads((tmp_path / "out" / "table.json").read_text())
+        assert set(keys) <= set(next(iter(record["classes"].values())))
+        assert all(f"eps<br>{value:.4g}</button>" in page and f"eps {value:.4g} |" in text for value in eps)
+        assert all(f"{key}_worst" in (tmp_path / "out" / "table.csv").read_text() for key in keys)
+
+
+def test_a_long_head_is_short_and_explained(make_run, tmp_path, capsys):
+    long, run = "APGD-CE + APGD-T (3 targets), 3 steps", make_run("run", (0.5, 0.3, 0.7))
+    judge(run / "evaluation" / "apgd", {"apgd": (0.4, 0.2, 0.6)})
+    (run / "evaluation" / "apgd" / "run.json").write_text(json.dumps({"titles": {"apgd": long}, "headline": ["apgd"]}))
+    main([str(run), "--to", str(tmp_path / "out")])
+    page, text, tex = ((tmp_path / "out" / name).read_text() for name in ("index.html", "table.md", "table.tex"))
+    assert f'<abbr title="{long}">APGD-CE+T*</abbr><br>worst' in page and f"* APGD-CE+T: {long}." in page
+    head, below = text.splitlines()[0], text.splitlines()[4]
+    assert r"APGD-CE+T\* worst" in head and "targets" not in head and f"APGD-CE+T: {long}." in below
+    assert "APGD-CE+T* worst" in tex and f"APGD-CE+T: {long}." in tex and f"APGD-CE+T: {long}." in capsys.readouterr().out

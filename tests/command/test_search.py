@@ -1,5 +1,6 @@
 """The search for hyper-parameters: what varies, seeds in one group, pruning, workers, and going on."""
 
+import json
 import os
 import shutil
 import signal
@@ -58,6 +59,12 @@ def test_the_value_is_from_validation_and_what_was_trained_is_not_trained_again(
     search.main([*words, "select=last", "val_every=2", "study=last"])  # epochs 2 and 3 are validated, the last one is kept
     (last,) = trials(here, "last")
     assert last.value == fmean(float(rows[-1]["val/select"]) for rows in tables) and len(last.intermediate_values) == 4
+    search.main([*words, "select=sum_1se", "study=latest"])
+    (latest,) = trials(here, "latest")
+    kept = [json.loads(path.read_text()) for path in sorted((here / "runs").glob("*-s?-*/run.json"))]
+    kept = [facts["selected_epoch"] for facts in kept if facts["selected_by"] == "sum_1se"]
+    # The rule changes what is kept, and nothing that is trained.
+    assert latest.value == fmean(float(rows[epoch]["val/select"]) for rows, epoch in zip(tables, kept, strict=True))
     search.main([*words, "study=again"])
     (again,) = trials(here, "again")
     assert again.intermediate_values == trial.intermediate_values and again.value == trial.value

@@ -2,23 +2,28 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 from helpers import ROOT, SMALL
 
+from fairat_lightning.commands.errors import ending
+
 HEAVY = ("torch", "torchvision", "lightning", "torchmetrics", "matplotlib", "wandb", "optuna")
 # Runs a module as `python -m` does, and prints the first import of each heavy package with the setting of OpenMP at that moment;
 # torch ends it.
 PROGRAM = """
-import os, runpy, sys
+import os, runpy, signal, sys
 HEAVY = set(sys.argv.pop(1).split(","))
 class Watch:
     @staticmethod
     def find_spec(name, path=None, target=None):
         if name in HEAVY:
             print("IMPORTS", name, os.environ.get("OMP_WAIT_POLICY"), file=sys.stderr, flush=True)
+            if name == "torch" and os.environ.get("THEN") == "Ctrl-C":
+                signal.raise_signal(signal.SIGINT)
             if name == "torch":
                 os._exit(0)  # it takes seconds, and all is known
 sys.meta_path.insert(0, Watch)
@@ -62,11 +67,16 @@ FAR = {  # words that are fine or refused late: torch is needed
 }
 
 
-def started(cwd, module: str, *words: str) -> tuple[int, str, dict[str, str]]:
+def hearing() -> None:
+    """As on a terminal, also where the tests themselves run in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def started(cwd, module: str, *words: str, **more: str) -> tuple[int, str, dict[str, str]]:
     """The exit code, what was printed, and for each heavy package that was imported the setting at that moment."""
-    env = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | {"PYTHONPATH": str(ROOT)}
+    env = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | {"PYTHONPATH": str(ROOT), **more}
     command = [sys.executable, "-c", PROGRAM, ",".join(HEAVY), module, *words]
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, preexec_fn=hearing)
     notes = [line.split()[1:] for line in done.stderr.splitlines() if line.startswith("IMPORTS")]
     said = "".join(line for line in done.stderr.splitlines(keepends=True) if not line.startswith("IMPORTS"))
     return done.returncode, done.stdout + said, dict(reversed(notes))
@@ -87,6 +97,51 @@ def test_openmp_is_told_to_wait_before_torch_is_loaded(tmp_path, command):
     module, first = ("fairat_lightning", ["-m"]) if command == "-m" else (f"fairat_lightning{command}", [])
     code, said, heavy = started(tmp_path, module, *first, *FAR[command])
     assert code == 0 and heavy["torch"] == "PASSIVE", said
+
+
+@pytest.mark.parametrize("command", FAR)
+def test_ctrl_c_while_a_command_starts_is_one_line(tmp_path, command):
+    module, first = ("fairat_lightning", ["-m"]) if command == "-m" else (f"fairat_lightning{command}", [])
+    code, said, _ = started(tmp_path, module, *first, *FAR[command], THEN="Ctrl-C")
+    assert code == 75 and said == "error: told to stop: the same command goes on\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_on_windows_one_line_says_where_the_commands_run(tmp_path, command):
+    program = "import runpy, sys; sys.platform = 'win32'; runpy.run_module(sys.argv[1], run_name='__main__')"
+    words = [sys.executable, "-c", program, f"fairat_lightning{command}"]
+    done = subprocess.run(words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "WSL" in done.stderr and not done.stdout
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [*([f"fairat_lightning{c}", "--help"] for c in COMMANDS), ["fairat_lightning", "--cfg", "job"]])
+def test_a_reader_that_has_gone_is_no_error(tmp_path, words, unbuffered):
+    """`| head`: at the first word, and at what Python writes when it ends."""
+    read, written = os.pipe()
+    os.close(read)
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-m", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=env, stdout=written, stderr=subprocess.PIPE, text=True)
+    os.close(written)
+    assert not done.stderr and done.returncode in ((0, 75) if unbuffered else (0,))  # 75 where it had more to say
+
+
+@pytest.mark.slow
+def test_a_training_whose_reader_has_gone_is_stopped_and_goes_on(tmp_path):
+    read, written = os.pipe()
+    os.close(read)
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "fairat_lightning", *SMALL, "hydra.run.dir=run"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, stdout=written, stderr=subprocess.PIPE, text=True)
+    os.close(written)
+    assert done.returncode == 75 and not done.stderr and not (tmp_path / "run" / "metrics.json").exists()
+    assert subprocess.run(command, cwd=tmp_path, env=env, capture_output=True).returncode == 0
+
+
+def test_another_pipe_that_breaks_keeps_its_traceback(capfd):
+    with pytest.raises(BrokenPipeError), ending():
+        raise BrokenPipeError
 
 
 def test_a_process_that_a_launcher_starts_waits_so_too(tmp_path):

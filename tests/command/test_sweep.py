@@ -16,7 +16,10 @@ from omegaconf import OmegaConf
 from fairat_lightning.commands import sweep
 from fairat_lightning.commands.errors import Stop
 from fairat_lightning.commands.one_run import run
+from fairat_lightning.commands.sweep import Ended
 from fairat_lightning.config.compose import resolved
+from fairat_lightning.methods import AdversarialTraining
+from fairat_lightning.record.reader import read_history
 from fairat_lightning.training import run as runs
 
 WORDS = [w for w in SMALL if "max_epochs" not in w]
@@ -27,7 +30,10 @@ def test_one_bad_job_leaves_the_others_alone(tmp_path):
     done = start(tmp_path, "-m", *WORDS, "trainer.max_epochs=1", "optim.lr=-1,0.1", "seed=0,1")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "4 runs, 2 of them finished" in done.stdout
-    assert done.stderr.splitlines()[-1] == "error: optim.lr=-1 must be a number, 0 or more (2 runs)"
+    for seed in (0, 1):
+        refused = f"optim.lr=-1 seed={seed}: optim.lr=-1 must be a number, 0 or more"
+        assert f"error: {refused}\n" in done.stderr and f"    failed  {refused}\n" in done.stdout
+    assert done.stderr.splitlines()[-1] == "error: 2 of 4 runs not finished"
     folders = [p for p in (tmp_path / "runs").iterdir() if p.is_dir()]
     assert len(folders) == 2 and all((p / "metrics.json").exists() for p in folders)
 
@@ -57,8 +63,85 @@ def test_told_to_stop_while_it_prepares_a_sweep_begins_nothing(tmp_path, monkeyp
     monkeypatch.setattr(runs, "prepare", lambda *args, **more: os.kill(os.getpid(), signal.SIGTERM) or prepare(*args, **more))
     monkeypatch.setattr(sweep, "THIS", sweep.Worker())
     code, out, err = call(monkeypatch, capsys, tmp_path, "-m", *SMALL, "seed=0,1")
-    assert code == 75 and "2 runs, 0 of them finished" in out and "told to stop" in err
+    assert code == 75 and "2 runs, 0 of them finished" in out and out.count("   stopped  seed=") == 2
+    assert err.splitlines() == ["error: seed=0: told to stop: the same command goes on", "error: 2 of 2 runs not finished"]
     assert not list((tmp_path / "runs").glob("*/*"))
+
+
+def table(out: str) -> list[str]:
+    """The lines of the jobs."""
+    return out.partition("worst   run\n")[2].splitlines()
+
+
+def test_the_table_has_the_best_on_validation_first_then_what_failed(monkeypatch, capsys, tmp_path):
+    """A job without a name, which needs more than it was given, holds up none of those after it."""
+    words = ("-m", *WORDS, "trainer.max_epochs=1", "method=pgd_at,fair_ard,standard")
+    code, out, err = call(monkeypatch, capsys, tmp_path, *words)
+    why = "method=fair_ard: this method distils a trained teacher: give method.teacher=PATH"
+    assert code == 2 and why in err.splitlines()[0] and err.splitlines()[1:] == ["error: 1 of 3 runs not finished"]
+    first, second, failed, last = table(out)
+    assert failed.startswith(f"    failed  {why}") and "3 runs, 2 of them finished" in out
+    assert sorted(p.name.split("-")[2] for p in (tmp_path / "runs").glob("*/")) == ["pgd_at", "standard"]
+    assert float(first.split()[0]) >= float(second.split()[0]) and last.startswith("The first run of the table: runs/")
+    for line in (first, second):
+        folder = next((tmp_path / "runs").glob(f"*-{line.rpartition('=')[2]}-*"))
+        metrics, row = json.loads((folder / "metrics.json").read_text()), read_history(folder)[-1]
+        parts = [row["val/robust"] + row["val/robust_worst"], metrics["clean"]["average"]]
+        shown = [*parts, metrics["pgd20"]["average"], metrics["pgd20"]["worst"]]
+        assert line.split()[:4] == [f"{100 * value:.1f}" for value in shown]
+
+
+def test_the_order_of_the_table(tmp_path, capsys, monkeypatch):
+    jobs = [Ended(f"seed={k}", 0, "", tmp_path / str(k)) for k in range(3)]
+    jobs += [Ended("seed=3", 2, "no", tmp_path), Ended("seed=4", 75, "told", tmp_path, tmp_path / "x.log")]
+    monkeypatch.setattr(sweep, "judged", lambda folder: (int(folder.name) % 2, 0.5, 0.5, 0.5))
+    sweep.show(jobs)
+    rows = table(capsys.readouterr().out)
+    assert [line.split("   ")[-1].strip() for line in rows[:3]] == ["seed=1", "seed=0", "seed=2"]
+    assert rows[3:] == [f"   stopped  seed=4: told (log: {tmp_path}/x.log)", "    failed  seed=3: no", rows[5]]
+    assert rows[5].endswith("/1")
+
+
+def test_a_fault_of_one_job_leaves_its_traceback_and_the_others_run(monkeypatch, capsys, tmp_path):
+    step = AdversarialTraining.training_step
+
+    def fail(self, batch, batch_idx):
+        if self.trainer.max_epochs == 1:
+            raise RuntimeError("a bug")
+        return step(self, batch, batch_idx)
+
+    words = ("-m", *WORDS, "trainer.max_epochs=1,2")
+    with monkeypatch.context() as patch:
+        patch.setattr(AdversarialTraining, "training_step", fail)
+        code, out, err = call(monkeypatch, capsys, tmp_path, *words)
+    place = next((tmp_path / "runs").glob("*/traceback.txt"))
+    assert code == 1 and "2 runs, 1 of them finished" in out and "in fail" in place.read_text() and "in fail" in err
+    assert table(out)[-1] == f"    failed  trainer.max_epochs=1: RuntimeError: a bug (log: {place.relative_to(tmp_path)})"
+    assert call(monkeypatch, capsys, tmp_path, *words)[0] == 0 and not place.exists()
+
+
+@pytest.mark.slow
+def test_a_launcher_s_process_that_is_killed_is_one_line(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(KILLED)
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    words = ["-m", *JOBLIB, *WORDS, "trainer.max_epochs=1", "seed=0,1"]
+    command = [sys.executable, "-m", "fairat_lightning", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "the same command skips what is finished and goes on with the rest" in done.stderr
+
+
+KILLED = """
+import multiprocessing, os, signal, threading, time
+
+def kill():
+    while multiprocessing.parent_process() is None:
+        time.sleep(0.1)
+    time.sleep(2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+threading.Thread(target=kill, daemon=True).start()
+"""
 
 
 def hold(place, held, end):

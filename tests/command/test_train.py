@@ -107,7 +107,9 @@ def test_a_sweep_makes_one_folder_a_job(monkeypatch, capsys, tmp_path):
 def test_a_sweep_over_processes_is_refused(monkeypatch, capsys, tmp_path, words):
     words = [*SMALL, "-m", *words, "trainer.accelerator=cpu", "trainer.devices=2", "seed=0,1"]
     code, _, err = call(monkeypatch, capsys, tmp_path, *words)
-    assert code == 2 and all(line.startswith("error: a sweep or search over several") for line in err.splitlines())
+    *jobs, last = err.splitlines()
+    assert code == 2 and last == "error: 2 of 2 runs not finished"
+    assert all(line.startswith(f"error: seed={k}: a sweep or search over several") for k, line in enumerate(jobs))
 
 
 def test_an_unreadable_checkpoint_is_named_and_an_unfinished_run_goes_on(monkeypatch, capsys, tmp_path):

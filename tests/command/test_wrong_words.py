@@ -1,14 +1,29 @@
 """Wrong words: one line on stderr that names the value or the file, exit code 2, nothing written."""
 
+import inspect
+
+import lightning as L
 import pytest
 import torch
-from helpers import LONG, SMALL, call, refused
+from helpers import FOLDER, LONG, SMALL, call, photos, refused
+
+from fairat_lightning.models import preactresnet_tiny
+from fairat_lightning.training.trainer import INSTEAD, UNSUPPORTED
 
 # words -> what the one line must say; `{tmp}` stands for a fresh directory, {long} for a name too long for any file
 WRONG = {
-    "method=foal": "foal",
-    "metod=faal": "metod",
-    "attack.epsilon=0.1": "epsilon",
+    "method=foal": "; did you mean faal?",
+    "metod=faal": "; did you mean method?",
+    "attack.epsilon=0.1": "; did you mean attack.eps?",
+    "atack.eps=0.1": "; did you mean attack.eps?",
+    "lr=0.1": "; did you mean optim.lr?",
+    "max_epoch=3": "; did you mean trainer.max_epochs?",
+    "experimnt=digits_faal": "; did you mean experiment?",
+    "hydra.run.dri=x": "; did you mean hydra.run.dir?",
+    "method.radius=1": "there is no key method.radius here: it goes with method=faal, method=floor",
+    "nothing_like_it=1": "there is no key nothing_like_it: --help lists the usual ones\n",
+    "--hlep": "; did you mean --help?",
+    "init_from=pretrained:digits_fal": "; did you mean pretrained:digits_faal_s0?",
     "attack.eps=8": "attack.eps=8",
     "attack.eps=-0.1": "attack.eps=-0.1",
     "attack.eps=big": "attack.eps=big",
@@ -46,7 +61,8 @@ WRONG = {
     "optim=onecycle optim.warmup=2": "optim.warmup=2",
     "attack=fgsm objective=trades": "attack.start=zero",
     "trainer.precision=bf16-true": "trainer.precision=bf16-true",
-    "+trainer.fast_dev_run=true": "trainer.fast_dev_run=True",
+    "+trainer.fast_dev_run=true": "trainer.fast_dev_run=True is not yours to set: set trainer.max_epochs=1",
+    "trainer.accelerator=mps": "use trainer=cpu",
     "+trainer.check_val_every_n_epoch=2": "check_val_every_n_epoch=2",
     "+awp.gamma=0.1": "awp.gamma",
     "+method.gama=0.1": "gama",
@@ -74,7 +90,7 @@ WRONG = {
     "+trainer.benchmark=x": "trainer.benchmark=x",
     "+trainer.callbacks=[]": "trainer.callbacks=[] is not yours to set",
     "+trainer.logger=true": "trainer.logger=True",
-    "+trainer.enable_checkpointing=false": "enable_checkpointing=False",
+    "+trainer.enable_checkpointing=false": "set save_minutes=N",
     "+trainer.foo=1": "foo",
     "trainer.max_epochs=true": "trainer.max_epochs=True",
     "trainer.accumulate_grad_batches=0": "trainer.accumulate_grad_batches=0",
@@ -153,3 +169,68 @@ def test_a_cuda_trainer_without_cuda(monkeypatch, capsys, tmp_path):
     code, _, err = call(monkeypatch, capsys, tmp_path, *SMALL, "trainer=gpu")
     refused(code, err, "trainer=cpu")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_does_not_exist_is_set_beside_those_that_do(monkeypatch, capsys, tmp_path):
+    (tmp_path / "runs" / "base" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "runs" / "base" / "checkpoints" / "last.ckpt").write_text("")
+    for word in ("init_from=runs/bsae", "init_from=rnus/base", "method.teacher=runs/bsae"):
+        code, _, err = call(monkeypatch, capsys, tmp_path, *SMALL, *["method=fair_ard"] * ("teacher" in word), word)
+        refused(code, err, "does not exist: give a run folder or a checkpoint; did you mean runs/base?")
+    code, _, err = call(monkeypatch, capsys, tmp_path, *SMALL, "init_from=runs/bsae/checkpoints/last.ckpt")
+    refused(code, err, "; did you mean runs/base/checkpoints/last.ckpt?")
+    code, _, err = call(monkeypatch, capsys, tmp_path, *SMALL, "init_from=runs/bsae/checkpoints/best.ckpt")
+    assert "did you mean" not in err  # there is none of that name
+    code, _, err = call(monkeypatch, capsys, tmp_path, "A=runs/bsae", command="report")
+    refused(code, err, "; did you mean runs/base?")
+
+
+JUDGE = ("checkpoint=pretrained:digits_faal",)
+OTHERS = {  # command -> words, and what they were meant to be
+    "evaluate": [
+        (("sute=quick",), "suite"),
+        (("suite=quik",), "quick"),
+        (("attack.epsilon=0.1",), "attack.eps"),
+        (("checkpoint=pretrained:digits_fal",), "pretrained:digits_faal_s0"),
+    ],
+    "search": [(("optim.lr=0.1,0.2", "trails=3"), "trials"), (("optm.lr=0.1,0.2",), "optim.lr")],
+    "reproduce": [(("table=faal", "buget=smoke"), "budget")],
+    "balance": [(("overwrit=true",), "overwrite")],
+    "export": [(("overwrit=true",), "overwrite")],
+}
+
+
+@pytest.mark.parametrize("command", OTHERS)
+def test_what_was_meant_in_the_other_commands(monkeypatch, capsys, tmp_path, command):
+    for words, meant in OTHERS[command]:
+        first = JUDGE if command in ("evaluate", "balance", "export") and not words[0].startswith("checkpoint") else ()
+        code, _, err = call(monkeypatch, capsys, tmp_path, *first, *words, command=command)
+        refused(code, err, f"; did you mean {meant}?")
+
+
+def test_the_class_that_was_meant(monkeypatch, capsys, tmp_path):
+    photos(tmp_path, ("cat", "dog", "aeroplane"))
+    words = [word for word in FOLDER if not word.startswith(("trainer", "attack", "hydra"))]
+    net = preactresnet_tiny(num_classes=3, in_channels=3, width=2, mean=[0.5], std=[0.5])
+    torch.save(net.model.state_dict(), tmp_path / "weights.pt")
+    for word, meant in {
+        "classes=[Cat]": "cat",
+        "classes=[cat,areoplane]": "aeroplane",
+        "samples_per_class=1 in_full=[dogs]": "dog",
+    }.items():
+        code, _, err = call(monkeypatch, capsys, tmp_path, "checkpoint=weights.pt", *words, *word.split(), command="evaluate")
+        refused(code, err, f"; did you mean {meant}?")
+
+
+def test_every_key_of_the_trainer_that_is_refused_says_what_to_do_instead(monkeypatch, capsys, tmp_path):
+    """None is passed on that this package sets, and none ends in Lightning's own words."""
+    taken = "accelerator devices strategy num_nodes precision max_epochs accumulate_grad_batches gradient_clip_val"
+    free = "log_every_n_steps gradient_clip_algorithm benchmark profiler detect_anomaly enable_autolog_hparams model_registry"
+    asked = set(inspect.signature(L.Trainer).parameters) - {*taken.split(), *free.split(), "limit_predict_batches"}
+    assert asked == UNSUPPORTED.keys() | INSTEAD.keys()
+    for key in sorted(asked):
+        code, _, err = call(monkeypatch, capsys, tmp_path, *SMALL, f"+trainer.{key}=7")
+        refused(code, err, (UNSUPPORTED | INSTEAD).get(key))
+    for value in ("false", "null"):  # what it is anyway
+        code, _, err = call(monkeypatch, capsys, tmp_path, *SMALL, f"+trainer.fast_dev_run={value}", "select=best")
+        refused(code, err, "select=best")

@@ -256,7 +256,7 @@ def test_several_processes_equal_one(several, kind):
 
 def test_every_method_is_here():
     classes = {type(build(kind, nn.Linear(1, 1), SHARED)).__name__ for kind in KINDS}
-    targets = [yaml.safe_load(path.read_text())["_target_"] for path in (CONF / "method").glob("*.yaml")]
+    targets = [yaml.safe_load(path.read_text())["_target_"] for path in (CONF / "method").glob("*.yaml") if path.stem != "custom"]
     assert classes == {target.rpartition(".")[2] for target in targets} - {"Standard"}
 
 

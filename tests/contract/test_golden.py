@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hydra
 import pytest
+from helpers import options
 
 from fairat_lightning.commands.one_run import run
 from fairat_lightning.config.compose import CONF
@@ -64,7 +65,7 @@ def test_twenty_steps_are_what_they_were(case, tmp_path):
 
 def test_every_method_is_here():
     methods = {words.partition("=")[2] for case in CASES.values() for words in case if words.startswith("method=")}
-    assert methods == {path.stem for path in (CONF / "method").glob("*.yaml")}
+    assert methods == set(options("method"))
 
 
 if __name__ == "__main__":

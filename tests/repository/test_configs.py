@@ -19,10 +19,18 @@ GROUPS = (
     "head",
     "method",
     "optim",
+    "schedule",
     "trainer",
     "logger",
     "experiment",
 )
+OWN = {  # what stands for a user's own
+    **{"data": "fairat_lightning.data.DataModule", "model": "fairat_lightning.models.resnet18"},
+    **{"attack": "fairat_lightning.attacks.PGD", "objective": "fairat_lightning.objectives.AT"},
+    "awp": "fairat_lightning.awp.AWP",
+    **{"averaging": "fairat_lightning.averaging.EMA", "head": "fairat_lightning.head.BalancedHead"},
+    **{"method": "fairat_lightning.methods.FAAL", "optim": "torch.optim.RMSprop", "schedule": "fairat_lightning.optim.constant"},
+}
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 
 
@@ -30,13 +38,16 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
 def test_composes_and_says_what_it_is(compose, group, option):
     text = (CONF / group / f"{option}.yaml").read_text()
     init = ["init_from=base.pt"] if "${base:}" in text else []
+    init += [f"{group}._target_={OWN[group]}"] if option == "custom" else []
+    init += ["+attack.steps=1"] if (group, option) == ("attack", "custom") else []
+    init += ["optim=sgd"] if group == "schedule" and option not in ("none", "custom") else []
     init += ["method.teacher=teacher.pt"] if "fair_ard" in option else []
     config = OmegaConf.create(resolved(compose(f"{group}={option}", *init)))
     check_targets(OmegaConf.to_container(config))
     assert "${" not in OmegaConf.to_yaml(config)
     assert text.startswith("# ")
     if config.get(group) and group != "experiment":
-        assert config[group]._target_
+        assert (config[group][option] if group == "logger" else config[group])._target_
     for part in ("attack", "objective"):
         assert instantiate(config[part]) is not None
 
@@ -51,6 +62,8 @@ def test_groups_and_options_that_others_rely_on():
         "averaging": "ema fawa none swa",
         "head": "balanced none",
         "method": "bat cfa cfol codat csr dafa faal fair_ard fair_tat fairat floor frl mart pgd_at standard trades wat",
+        "optim": "adamw custom multistep onecycle sgd",
+        "schedule": "constant cosine custom multistep none onecycle",
         "trainer": "auto cpu ddp gpu",
         "logger": "csv tensorboard wandb",
     }

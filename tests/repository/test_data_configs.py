@@ -3,6 +3,7 @@ from pathlib import Path
 
 import hydra
 import pytest
+from helpers import options
 from omegaconf import DictConfig, OmegaConf
 
 from fairat_lightning.data import DataModule, sets
@@ -18,7 +19,7 @@ def read_config(name: str) -> DictConfig:
 
 
 def test_every_set_has_a_config_and_every_config_a_set() -> None:
-    assert sorted(path.stem for path in CONF.glob("*.yaml")) == sorted(sets.__all__) == NAMES
+    assert options("data") == sorted(sets.__all__) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,10 +11,11 @@ from pkgutil import resolve_name
 
 import pytest
 import yaml
+from helpers import options
 
 from fairat_lightning.commands.tables import recipes
-from fairat_lightning.config.compose import CONF, resolved
 from fairat_lightning.config.compose import compose_classifier as evaluation
+from fairat_lightning.config.compose import resolved
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -171,7 +172,7 @@ def test_the_method_of_the_contributing_page_works(launch):
 
 def test_the_costs_of_the_methods_are_those_of_the_record():
     rows = {row["name"]: row for row in json.loads((ROOT / "results" / "cost.json").read_text())["rows"]}
-    methods = {path.stem for path in (CONF / "method").glob("*.yaml")} - {"standard"}
+    methods = set(options("method")) - {"standard"}
     for page, left_out in (("docs/methods.md", set()), ("README.md", {"pgd_at", "trades", "mart"})):
         table = re.findall(r"^\| `([a-z_]+)` .*\| ([\d.]+) \| ([\d.]+) \| ", (ROOT / page).read_text(), re.M)
         assert {name for name, *_ in table} == methods - left_out, page

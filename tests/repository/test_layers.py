@@ -18,7 +18,7 @@ INGREDIENTS = (  # one idea of the field each
     *("attacks", "augment", "awp", "bootstrap", "classwise", "dro", "head", "metrics", "objectives", "optim"),
 )
 ORDER = (  # each may import what stands in a later line
-    ENTRIES,
+    (*ENTRIES, "api"),
     ("commands",),
     ("training", "standalone"),
     ("methods",),

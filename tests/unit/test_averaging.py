@@ -57,6 +57,22 @@ def test_the_average_by_hand_and_the_methods_own_state_as_it_is(tmp_path):
     assert saved["state_dict"]["own"] == saved["current_model_state"]["own"] == 6
 
 
+@pytest.mark.parametrize("change", ["update", "_swap_models", "_copy_average_to_current"])
+def test_within_autocast_a_forward_sees_the_weights_that_were_changed_in_place(change):
+    """Autocast's cache of casts is on in a loop of one's own; Lightning switches it off."""
+    module, callback, x = Module(), SWA(0.0), torch.ones(4, 1)
+    callback._average_model = torch.optim.swa_utils.AveragedModel(Module().requires_grad_(True))
+    average = callback._average_model.module.net
+    with torch.no_grad():
+        module.net[0].weight.fill_(3.0)
+        average[0].weight.fill_(7.0)
+    seen = average if change == "update" else module.net
+    with torch.autocast("cpu", torch.bfloat16):
+        seen[0](x)
+        getattr(callback, change)(module)
+        assert (seen[0](x) == (3.0 if change == "update" else 7.0)).all()
+
+
 @pytest.mark.parametrize("decay", [1.0, -0.1, "slow"])
 def test_wrong_decay_is_named(decay):
     with pytest.raises(ValueError, match="averaging.decay"):

@@ -57,3 +57,18 @@ def test_gamma_zero_and_a_vanishing_gradient_change_nothing(net):
 def test_wrong_values_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         AWP(**({"gamma": 0.01} | wrong))
+
+
+def test_within_autocast_the_next_forward_sees_the_weights_that_were_perturbed_and_those_that_were_restored(net):
+    """Autocast's cache of casts is on in a loop of one's own; Lightning switches it off."""
+    net, x, y = net.float(), torch.rand(8, 1, 4, 4), torch.randint(3, (8,))
+    awp = AWP(gamma=0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = lambda: nn.functional.cross_entropy(net(x), y)  # noqa: E731
+        before = loss().item()
+        awp.ascend(net, loss)
+        inside = loss().item()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert inside == loss().item() > before + 0.1
+        awp.restore()
+        assert loss().item() == before

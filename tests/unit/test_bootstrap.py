@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from fairat_lightning.bootstrap import FIGURES, compare, interval
+from fairat_lightning.bootstrap import FIGURES, compare, interval, standard_error
 from fairat_lightning.metrics import worst_share
 
 
@@ -220,3 +220,22 @@ def test_the_worst_tenth_is_of_all_classes_where_some_alone_were_judged():
     a, b = (np.concatenate([np.arange(10) < right for right in rights]) for rights in ((3, 4, 5, 9, 9), (1, 2, 3, 9, 9)))
     assert compare(a, b, labels, "worst_10_percent").difference == pytest.approx(0.2)  # the worst of five
     assert compare(a, b, labels, "worst_10_percent", classes=40).difference == pytest.approx((21 - 15) / 40)
+
+
+def test_the_standard_error_is_that_of_scores_drawn_anew():
+    """Where one class is clearly the worst, and there are images enough for the rule of Laplace to move nothing."""
+    counts, r, random = np.array([400, 300, 500]), np.array([0.2, 0.5, 0.7]), np.random.default_rng(0)
+    drawn = random.binomial(counts, r, (20000, 3)) / counts
+    scores = {"average": drawn.mean(1), "worst": drawn.min(1), "sum": drawn.mean(1) + drawn.min(1)}
+    for figure, values in scores.items():
+        assert standard_error(r * counts, counts, figure) == pytest.approx(values.std(), rel=0.03), figure
+
+
+def test_the_standard_error_of_nothing_right_is_not_0_and_absent_classes_take_no_part():
+    assert standard_error([0, 9], [10, 10], "worst") == pytest.approx((1 / 12 * 11 / 12 / 10) ** 0.5)
+    for figure in ("average", "worst", "sum"):
+        assert standard_error([3, 0, 5], [10, 0, 10], figure) == standard_error([3, 5], [10, 10], figure)
+        with pytest.raises(ValueError, match="no class"):
+            standard_error([0], [0], figure)
+    with pytest.raises(ValueError, match="no standard error of last"):
+        standard_error([1], [2], "last")

@@ -37,6 +37,21 @@ def test_the_strength_of_the_highest_score_is_taken_and_the_bias_kept():
     assert torch.equal(net[2].bias, original[1]) and torch.equal(net[0].weight, original[2])
 
 
+def test_within_autocast_every_strength_is_scored_with_its_own_weights():
+    """Autocast's cache of casts is on in a loop of one's own; Lightning switches it off."""
+    net, x, seen = nn.Linear(3, 4), torch.rand(5, 3), []
+
+    def score():
+        with torch.enable_grad():  # what autocast keeps are the casts of a forward that is to have a gradient
+            seen.append(net(x).detach().clone())
+        return float(len(seen))
+
+    with torch.autocast("cpu", torch.bfloat16):
+        BalancedHead([0.5, 1.0]).fit(net, 4, score)
+        chosen = net(x)
+    assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2]) and torch.equal(chosen, seen[2])
+
+
 def test_a_tie_leaves_the_layer_as_it_is_bit_for_bit():
     net = nn.Linear(3, 4)
     before = net.weight.detach().clone()

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from fairat_lightning.commands import evaluate
 from fairat_lightning.commands.errors import refuse
 from fairat_lightning.commands.tables.recipes import Job, Plan, Words, evaluation_name, finished
-from fairat_lightning.config.compose import WRONG_INPUT, compose_training, parse_word
+from fairat_lightning.config.compose import WRONG_INPUT, compose_training
+from fairat_lightning.config.words import parse_word
 from fairat_lightning.evaluation.run import ADDED, Busy
 from fairat_lightning.record.reader import read_config, read_facts, read_history, read_metrics
 

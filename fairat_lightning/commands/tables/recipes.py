@@ -12,9 +12,10 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from fairat_lightning.config.compose import compose_training, parse_word, resolved
+from fairat_lightning.config.compose import compose_training, resolved
+from fairat_lightning.config.words import parse_word
 from fairat_lightning.record import writer as record
-from fairat_lightning.settings import different, seed_list
+from fairat_lightning.settings import different, reachable, seed_list
 
 TABLES = Path(__file__).resolve().parent
 OWN = ("table", "budget", "seeds", "rows", "runs", "to")
@@ -53,7 +54,7 @@ class Plan:
     @property
     def place(self) -> Path:
         """The folder of the runs; those of another width of the network have one of their own."""
-        above = Path(self.settings.get("runs") or Path("runs") / "reproduce").expanduser()
+        above = reachable(self.settings.get("runs") or Path("runs") / "reproduce")
         asked, usual = (_width(words) for words in (self.rest, self.budget["words"]))
         other = "" if asked in (None, usual) else f"-width{asked}"
         return above / f"{self.settings['table']}-{self.budget['name']}{other}"

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fairat_lightning.data import DataModule
 from fairat_lightning.data.folders import folder, tiny_imagenet
 
 
@@ -30,7 +32,7 @@ def values(images: object) -> list[int]:
 
 
 def test_a_fifth_of_each_class_is_the_test_set_where_there_is_none(root: Path) -> None:
-    train, test, classes = folder(root, image_size=4)
+    train, test, classes, *_ = folder(root, image_size=4)
     assert classes == ["cat", "dog"]
     assert train.targets.tolist() == [0] * 4 + [1] * 4 and test.targets.tolist() == [0, 1]
     assert sorted(values(train) + values(test)) == list(range(10))
@@ -44,17 +46,58 @@ def test_a_test_folder_is_the_test_set_and_other_files_are_none(root: Path) -> N
     (root / "train" / "cat" / "notes.txt").write_text("no image")
     (root / "train" / "cat" / "._0.png").write_bytes(b"of a Mac")
     (root / "train" / ".cache").mkdir()
-    train, test, classes = folder(root, image_size=4)
-    assert classes == ["cat", "dog"]
+    train, test, classes, val, notes = folder(root, image_size=4)
+    assert classes == ["cat", "dog"] and val is None
+    assert notes == (f"{root}: skipped 2 hidden, 1 .txt",)
     assert values(train) == list(range(10))
     assert values(test) == [100, 200] and test.targets.tolist() == [0, 1]
+
+
+def test_pictures_of_every_kind_and_in_folders_below_are_read(root: Path) -> None:
+    kinds = (".webp", ".bmp", ".tif", ".tiff", ".gif", ".TGA", ".ppm", ".jfif", ".jp2")
+    for k, suffix in enumerate(kinds):
+        place = root / "train" / "dog" / "2024" / f"week {k % 2}" / f"a{suffix}"
+        save(place, plain(50 + k), **({"lossless": True} if suffix == ".webp" else {}))
+    (root / "train" / "dog" / "again").symlink_to(root / "train" / "dog")  # a circle
+    (root / "elsewhere").mkdir()
+    save(root / "elsewhere" / "b.png", plain(90))
+    (root / "train" / "cat" / "linked").symlink_to(root / "elsewhere")
+    (root / "train" / "cat" / "clip.mpg").write_bytes(b"no picture")
+    (root / "train" / "cat" / "README").write_text("no picture")
+    save(root / "train" / "loose.png", plain(0))
+    found = folder(root, image_size=4)
+    assert sorted(values(found.train) + values(found.test)) == [*range(10), *range(50, 50 + len(kinds)), 90]
+    skipped, unused, tested = found.notes
+    assert (
+        skipped.startswith(f"{root}: skipped ")
+        and unused == f"{root}: not used elsewhere: the folders of sets are train, val and test"
+    )
+    assert sorted(skipped.partition("skipped ")[2].split(", ")) == [
+        *("1 .mpg", "1 linked to a folder above", f"1 of no class in {root / 'train'}", "1 without an extension"),
+    ]
+    assert tested.startswith(f"{root / 'train'}: a fifth")
+
+
+def test_a_folder_val_is_the_validation_set(root: Path) -> None:
+    for name, value in (("cat", 70), ("dog", 80)):
+        for k in range(3):
+            save(root / "val" / name / f"{k}.png", plain(value + k))
+    found = folder(root, image_size=4)
+    assert found.val is not None and values(found.val) == [70, 71, 72, 80, 81, 82]
+    assert found.val.targets.tolist() == [0, 0, 0, 1, 1, 1] and found.notes[0] == f"{root / 'val'} is the validation set"
+    whole, two = (DataModule(partial(folder, image_size=4), root=root, val_per_class=n) for n in (None, 2))
+    for data in (whole, two):
+        data.prepare()
+        assert len(data.train) == 8 and len(data.test) == 2  # nothing of them validates
+    assert values(whole.val) == values(found.val)
+    assert two.val.targets.tolist() == [0, 0, 1, 1] and set(values(two.val)) < set(values(found.val))
 
 
 def test_classes_and_files_may_have_any_name(tmp_path: Path) -> None:
     for name, value in (("Füchse 狐", 1), ("b", 2)):
         save(tmp_path / "tränen" / "train" / name / "ein Bild ☃.png", plain(value))
         save(tmp_path / "tränen" / "test" / name / "ein Bild ☃.png", plain(value))
-    train, _, classes = folder(tmp_path / "tränen", image_size=4)
+    train, _, classes, *_ = folder(tmp_path / "tränen", image_size=4)
     assert classes == ["Füchse 狐", "b"] and values(train) == [1, 2]
 
 
@@ -88,7 +131,7 @@ def test_pictures_are_upright_antialiased_and_cropped_in_the_middle(tmp_path: Pa
         save(tmp_path / "train" / name / "1.png", checkers)
         save(tmp_path / "train" / name / "2.png", wide)
         save(tmp_path / "train" / name / "3.png", wide, exif=turned)
-    train, test, _ = folder(tmp_path, image_size=8)
+    train, test, *_ = folder(tmp_path, image_size=8)
     pixels = torch.cat([train.pixels, test.pixels]).int()
     checkered = [p for p in pixels if (p - 127).abs().max() < 12]
     assert len(checkered) == 2

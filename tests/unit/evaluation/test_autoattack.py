@@ -179,7 +179,7 @@ def test_below_four_classes_there_is_no_apgd_t(tmp_path, count):
 
 def test_without_the_extra_it_says_so(monkeypatch):
     monkeypatch.setattr("fairat_lightning.evaluation.autoattack.available", lambda: False)
-    with pytest.raises(ValueError, match=r"not run, pyautoattack is not installed: pip install 'fairat-lightning\[autoattack\]'"):
+    with pytest.raises(ValueError, match=r"not run, pyautoattack is not installed: pip install -e \".*\[autoattack\]\""):
         AutoAttack()
 
 

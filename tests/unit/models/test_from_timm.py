@@ -57,5 +57,5 @@ def test_an_image_that_does_not_fit_is_one_line() -> None:
 
 def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ValueError, match=r"pip install fairat-lightning\[timm\]"):
+    with pytest.raises(ValueError, match=r"pip install -e \".*\[timm\]\""):
         build("resnet18")

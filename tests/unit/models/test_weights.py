@@ -217,3 +217,13 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(form: str, tmp_path: Pat
     else:
         torch.load(path, weights_only=False)
     assert proof.exists()  # the same bytes do run where nothing refuses them
+
+
+def test_within_autocast_the_next_forward_sees_the_weights_that_were_loaded(trained, tmp_path):
+    """Autocast's cache of casts is on in a loop of one's own; Lightning switches it off."""
+    net, x, path = tiny().eval(), torch.rand(2, 3, 8, 8), tmp_path / "weights.pt"
+    torch.save(trained.state_dict(), path)
+    with torch.autocast("cpu", torch.bfloat16):
+        net(x)
+        load_weights(net, path)
+        assert torch.equal(net(x), trained.eval()(x))

@@ -1,14 +1,16 @@
 """A later version, and another machine, know a run again."""
 
+import hashlib
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
-from helpers import SMALL, call
+from helpers import SMALL, call, refused, rows
 
 from fairat_lightning.commands.tables import recipes
-from fairat_lightning.config.compose import compose_training
+from fairat_lightning.config.compose import compose_training, names_of
 from fairat_lightning.record.identity import ADDED, identity
 from fairat_lightning.running import machine as speed
 
@@ -28,7 +30,32 @@ NAMES = {  # as commit f4a75fa named them
 
 @pytest.mark.parametrize("words", NAMES)
 def test_a_run_has_the_name_that_an_earlier_version_gave_it(words):
-    assert compose_training(["trainer.precision=32-true", *words.split()])[1].name == NAMES[words]
+    """What changes no bit has left the name since: a folder of that name is still looked for."""
+    cfg, folder = compose_training(["trainer.precision=32-true", *words.split()])
+    assert names_of(cfg, cfg.hydra.runtime.choices)[-1] == NAMES[words]
+    assert folder.name == NAMES["" if "logger" in words else words]
+
+
+@pytest.mark.parametrize(
+    "words", ["logger=wandb", "logger=[csv,tensorboard]", "save_minutes=3", "allow=[mine.]", "schedule=none"]
+)
+def test_what_changes_no_bit_is_no_part_of_a_runs_name(words):
+    assert compose_training([words])[1] == compose_training([])[1] != compose_training(["callbacks=[mine.X]"])[1]
+
+
+def test_a_run_that_0_1_named_with_its_logger_is_found_finished(tmp_path, monkeypatch, capsys):
+    config = yaml.safe_load((RUNS / BEFORE / "config.yaml").read_text())
+    dashboard = {"_target_": "fairat_lightning.dashboards.wandb_logger", "project": "fairat_lightning"}
+    config |= {"logger": dashboard | {"entity": None, "offline": None}, "save_minutes": 3}
+    names = {"data": "synthetic", "model": "preactresnet_tiny", "method": "faal", "objective": "at"}
+    at_first = {key: value for key, value in config.items() if key not in ADDED}
+    digest = hashlib.sha256(json.dumps(at_first, sort_keys=True).encode()).hexdigest()[:8]
+    folder = tmp_path / "runs" / f"{'-'.join(names.values())}-s0-{digest}"
+    shutil.copytree(RUNS / BEFORE, folder)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    code, out, err = call(monkeypatch, capsys, tmp_path, *BEFORE_WORDS, "method=faal", "logger=wandb", "save_minutes=3")
+    assert (code, err) == (0, "") and "This run is finished" in out
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [folder.name]
 
 
 def test_a_run_of_an_earlier_version_is_found_finished_by_its_command(tmp_path, monkeypatch, capsys):
@@ -56,7 +83,7 @@ def test_a_new_key_counts_where_it_has_another_value():
 
 def test_only_an_unfinished_run_may_change_its_number_of_processes():
     one, two = ({"trainer": {"devices": n, "num_nodes": 1, "max_epochs": 3}} for n in (1, 2))
-    assert identity(one) != identity(two) and identity(one, processes=False) == identity(two, processes=False)
+    assert identity(one) != identity(two) and identity(one, machine=False) == identity(two, machine=False)
 
 
 WORDS = [word for word in SMALL if "precision" not in word]
@@ -98,3 +125,77 @@ def test_the_jobs_of_a_sweep_keep_theirs_too(tmp_path, monkeypatch, capsys):
     code, out, err = call(monkeypatch, capsys, tmp_path, "-m", *WORDS, "seed=0")
     assert code == 0 and "This run is finished" in out, err
     assert [path.name for path in (tmp_path / "runs").glob("*-s0-*")] == [folder.name]
+
+
+def test_a_refusal_names_every_differing_key_with_both_values_and_the_command_that_goes_on(tmp_path, monkeypatch, capsys):
+    words = [*SMALL, "trainer.max_epochs=1", "hydra.run.dir=mine"]
+    assert call(monkeypatch, capsys, tmp_path, *words)[0] == 0
+    code, _, err = call(monkeypatch, capsys, tmp_path, *words, "method=faal", "optim.lr=0.3", "attack.steps=3")
+    assert code == 2
+    for said in (
+        "optim.lr is 0.1 there and 0.3 here",
+        "attack.steps is 2 there and 3 here",
+        "method is AdversarialTraining",
+    ):
+        assert said in err, err
+    assert "radius" not in err and "to go on with it: python -m fairat_lightning" in err
+
+
+CONSTANT = ("optim=sgd", "schedule=constant", "hydra.run.dir=mine")
+
+
+def test_a_run_with_a_constant_learning_rate_may_be_made_longer_and_is_the_run_that_was_longer_at_once(launch):
+    words = [word for word in CONSTANT if "dir" not in word]
+    launch(*words, "trainer.max_epochs=1", folder="mine")
+    longer, metrics = launch(*words, "trainer.max_epochs=2", folder="mine")
+    whole, at_once = launch(*words, "trainer.max_epochs=2", folder="whole")
+    assert metrics == at_once and rows(longer) == rows(whole) and len(rows(whole)) == 3
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (("hydra.run.dir=mine",), "optim (multistep) was laid out for 1 epochs"),
+        (("optim=sgd", "hydra.run.dir=mine"), "schedule was laid out"),
+        ((*CONSTANT, "method=dafa"), "method.warmup was laid out"),
+        ((*CONSTANT, "averaging=swa"), "averaging.start was laid out"),
+    ],
+)
+def test_another_run_cannot_be_made_longer_and_the_line_says_how_to_follow_it(tmp_path, monkeypatch, capsys, words, reason):
+    assert call(monkeypatch, capsys, tmp_path, *SMALL, *words, "trainer.max_epochs=1")[0] == 0
+    code, _, err = call(monkeypatch, capsys, tmp_path, *SMALL, *words, "trainer.max_epochs=2")
+    refused(code, err, reason)
+    assert "init_from=" in err
+
+
+def test_an_unfinished_run_goes_on_on_another_machine_with_one_line(tmp_path, monkeypatch, capsys):
+    words = [*SMALL, "trainer.max_epochs=1", "hydra.run.dir=mine"]
+    assert call(monkeypatch, capsys, tmp_path, *words)[0] == 0
+    (tmp_path / "mine" / "metrics.json").unlink()
+    facts = json.loads((tmp_path / "mine" / "run.json").read_text())
+    facts["hardware"]["cpu"] = "Another"
+    (tmp_path / "mine" / "run.json").write_text(json.dumps(facts))
+    code, out, err = call(monkeypatch, capsys, tmp_path, *words, "trainer=auto", "trainer.precision=32-true")
+    assert (code, err) == (0, "") and out.count("not to the same bits") == 1, out + err
+
+
+@pytest.mark.parametrize("here", ["bf16-mixed", "32-true"])
+def test_a_run_of_a_recipe_that_once_fixed_its_precision_is_found(tmp_path, monkeypatch, here):
+    """`experiment=cifar10_cpu` asked for bf16-mixed before it left the choice to the machine."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(speed, "best_precision", lambda accelerator: here)
+    folder = tmp_path / "runs" / "cifar10-preactresnet18-pgd_at-at-s0-5b35699e"  # as commit b9ef833 named it
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("trainer: {precision: bf16-mixed}")
+    cfg, found = compose_training(["experiment=cifar10_cpu", "trainer=cpu"])
+    assert (found, cfg.trainer.precision) == (folder, "bf16-mixed")
+
+
+def test_who_asks_for_a_precision_that_the_machine_lacks_is_told_so_once_and_not_at_a_resume(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(speed, "best_precision", lambda accelerator: "32-true")
+    words = [*WORDS, "trainer.precision=bf16-mixed", "hydra.run.dir=run"]
+    code, out, err = call(monkeypatch, capsys, tmp_path, *words)
+    assert (code, err, out.count("warning: trainer.precision=bf16-mixed, but")) == (0, "", 1)
+    (tmp_path / "run" / "metrics.json").unlink()
+    code, out, err = call(monkeypatch, capsys, tmp_path, *words)
+    assert (code, err) == (0, "") and ", resumed" in out and "warning" not in out

@@ -33,7 +33,11 @@ def test_markdown_has_a_second_table_of_the_rows_with_a_control(made):
     worst = rf"| B \| \<i\>x\</i\> | A | PGD-20 | +24.5 ({ends}), p \< .001 | +24.5 ({ends}), p \< .001 |"
     assert any(line.startswith(worst) and line.endswith("| +22.0, +27.0 |") for line in lines)
     assert any(line.startswith("| D | C | PGD-20 | +2.5, not tested |") and line.endswith("|  |") for line in lines)
-    assert "- Paired test, for one or two seeds of each row" in below and "say nothing about other trainings" in below
+    assert (
+        "- Paired test: the test images are drawn anew" in below
+        and "- Of rows with two seeds" in below
+        and "say nothing about other trainings" in below
+    )
     assert below.index("Paired test") < below.index("Findings and notes") < below.index("No row's worst class")
 
 

@@ -23,11 +23,12 @@ def drawn(figure, tmp_path):
     return pixels.shape[0] > 200 and pixels.shape[1] > 200 and pixels.std() > 0.05
 
 
-def test_errors_stand_side_by_side_one_colour_a_row(make_run, tmp_path):
+def test_accuracies_stand_side_by_side_one_colour_a_row(make_run, tmp_path):
     groups = gather([f"A={make_run('a', (0.5, 0.3, 0.7))}", f"B$={make_run('b', (0.6, 0.6, 0.7))}"]).groups
-    figure = figures.class_errors(groups, "pgd20", "PGD-20")
+    figure = figures.class_accuracies(groups, "pgd20", "PGD-20")
     heights = [bar.get_height() for bar in bars(figure)]
-    assert heights == pytest.approx([50, 70, 30, 50, 40, 40, 30, 110 / 3])
+    assert heights == pytest.approx([50, 30, 70, 50, 60, 60, 70, 190 / 3])
+    assert figure.axes[0].get_ylabel() == "PGD-20 accuracy (%)"
     assert len({bar.get_facecolor() for bar in bars(figure)}) == len({bar.get_hatch() for bar in bars(figure)}) == 2
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["cat", "dog", "fox", "average"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["A", "B$"] and drawn(figure, tmp_path)
@@ -36,7 +37,7 @@ def test_errors_stand_side_by_side_one_colour_a_row(make_run, tmp_path):
 def test_of_many_classes_the_weakest_are_drawn(make_run, tmp_path):
     accuracies = tuple((k + 2) / 40 for k in reversed(range(30)))
     (group,) = gather([str(make_run("a", accuracies, names=MANY, images=40))]).groups
-    figure = figures.class_errors([group], "pgd20", "PGD-20")
+    figure = figures.class_accuracies([group], "pgd20", "PGD-20")
     assert len(bars(figure)) == 21 and "10 stronger ones are not shown" in figure.axes[0].get_xlabel()
     assert figure.axes[0].get_xticklabels()[0].get_text() == "class 29" and drawn(figure, tmp_path)
     heat = figures.confusion([group.runs[0].verdicts["pgd20"]], MANY, "A")
@@ -46,7 +47,9 @@ def test_of_many_classes_the_weakest_are_drawn(make_run, tmp_path):
 
 def test_many_rows_become_a_map(make_run, tmp_path):
     groups = gather([f"{k}={make_run(f'r{k}', (0.5, 0.3, 0.7))}" for k in range(30)]).groups
-    figure = figures.class_errors(groups, "pgd20", "PGD-20")
+    figure = figures.class_accuracies(groups, "pgd20", "PGD-20")
+    assert figure.axes[0].images[0].get_array()[0].tolist() == pytest.approx([50, 30, 70])
+    assert figure.axes[0].get_title("left") == "PGD-20 accuracy (%)"
     assert figure.axes[0].images[0].get_array().shape == (30, 3) and drawn(figure, tmp_path)
     scatter = figures.clean_against_robust(groups, "pgd20", "PGD-20")
     assert len(scatter.axes[0].collections) == 30 and drawn(scatter, tmp_path)
@@ -85,6 +88,6 @@ def test_a_figure_leaves_the_style_alone_and_a_pdf_has_no_time(make_run, tmp_pat
     before = dict(matplotlib.rcParams)
     groups = gather([str(make_run("a", (0.5, 0.3, 0.7)))]).groups
     for name in ("a", "b"):
-        save(figures.class_errors(groups, "pgd20", "PGD-20"), tmp_path / f"{name}.pdf")
+        save(figures.class_accuracies(groups, "pgd20", "PGD-20"), tmp_path / f"{name}.pdf")
     assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
     assert b"CreationDate" not in (tmp_path / "a.pdf").read_bytes() and dict(matplotlib.rcParams) == before

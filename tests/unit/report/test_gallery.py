@@ -9,7 +9,17 @@ from fairat_lightning.report.groups import gather
 def test_a_full_run_has_every_figure(full_run):
     found = pictures(gather([f"Fair AT/1={full_run}"]))
     names = [picture.name for picture in found]
-    kinds = ["class_errors", "clean_against_robust", "confusion", "shift", "eps", "training", "class_weights", "hard", "hardest"]
+    kinds = [
+        "class_accuracies",
+        "clean_against_robust",
+        "confusion",
+        "shift",
+        "eps",
+        "training",
+        "class_weights",
+        "hard",
+        "hardest",
+    ]
     own = {"confusion", "eps", "class_weights", "hard", "hardest"}
     assert names == [f"{kind}_1_fair_at_1" if kind in own else kind for kind in kinds]
     assert all(picture.caption.endswith(".") for picture in found)
@@ -17,7 +27,7 @@ def test_a_full_run_has_every_figure(full_run):
 
 def test_an_old_record_has_what_it_can_have(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps(old_metrics(0.5, None, 0.7)))
-    assert [picture.name for picture in pictures(gather([str(tmp_path)]))] == ["class_errors", "clean_against_robust"]
+    assert [picture.name for picture in pictures(gather([str(tmp_path)]))] == ["class_accuracies", "clean_against_robust"]
 
 
 def test_names_differ_whatever_the_labels_are(make_run):

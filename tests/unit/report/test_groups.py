@@ -3,7 +3,7 @@ import json
 import pytest
 from helpers import judge
 
-from fairat_lightning.report.groups import gather, split
+from fairat_lightning.report.groups import gather, report_of, split
 
 FAAL = {"_target_": "fairat_lightning.methods.FAAL", "radius": 0.1}
 
@@ -55,8 +55,78 @@ def test_what_does_not_compare_is_said(make_run):
     b = make_run("b", (0.5, 0.3, 0.7), attack={"norm": "linf", "eps": 0.1}, images=50)
     c = make_run("c", (0.5, 0.3, 0.7, 0.5), names=("cat", "dog", "fox", "owl"))
     notes = " ".join(gather([f"A={a}", f"B={b}", f"C={c}"]).notes)
-    assert "met PGD-20 under different threat models" in notes and "met clean" not in notes
+    assert "Met under several threat models, with columns for each: PGD-20, CW-20." in notes
     assert "different classes under clean" in notes and "150 images in some runs and on 400 in others" in notes
+
+
+def test_one_attack_under_several_eps_has_a_column_for_each(make_run):
+    """The one that both rows met stands in one column, in whichever order their own tests and evaluations met it."""
+    a = make_run("a", (0.5, 0.3, 0.7))
+    b = make_run("b", (0.5, 0.2, 0.7), attack={"norm": "linf", "eps": 0.1})
+    for folder, eps, worst in ((a, 0.1, 0.1), (b, 8 / 255, 0.4), (a, 0.5, 0.0)):
+        place = folder / "evaluation" / f"at{eps:.2g}"
+        judge(place, {"clean": (0.7, 0.6, 0.7), "pgd20": (0.4, worst, 0.6)})
+        facts = {
+            "threat": {"norm": "linf" if eps < 0.2 else "l2", "eps": eps},
+            "titles": {"pgd20": "PGD-20"},
+            "headline": ["pgd20"],
+        }
+        (place / "run.json").write_text(json.dumps(facts | {"suite": "quick"}))
+    report = gather([f"A={a}", f"B={b}"])
+    keys = ["pgd20", "pgd20@linf_0.1", "pgd20@l2_0.5"]
+    assert [key for key in report.keys if key.startswith("pgd20")] == keys and report.main == "pgd20"
+    assert [report.titles[key] for key in keys] == ["PGD-20, linf eps 8/255", "PGD-20, linf eps 0.1", "PGD-20, l2 eps 0.5"]
+    worst = [[group.values(key, "worst")[0] for key in keys] for group in report.groups]
+    assert worst == [pytest.approx([0.3, 0.1, 0.0]), [pytest.approx(0.4), pytest.approx(0.2), None]]
+    assert report.notes[0].endswith("columns for each: PGD-20, CW-20.") and set(report.groups[0].runs[0].verdicts) >= set(keys)
+    again = report_of(report.groups)
+    assert again.keys == report.keys and again.titles == report.titles
+    (alone,) = gather([str(a)]).groups
+    assert alone.values("pgd20@linf_0.1", "worst") == [pytest.approx(0.1)]
+
+
+def test_a_sweep_has_a_column_for_every_eps_and_shows_its_own(make_run, tmp_path):
+    eps = [round(k / 50, 4) for k in range(8)]
+    place = tmp_path / "audit-net" / "evaluation" / "sweep"
+    judge(place, {f"pgd20@{value:.4g}": (0.9 - value, 0.8 - value, 0.9) for value in eps})
+    keys = [f"pgd20@{value:.4g}" for value in eps]
+    facts = {"suite": "sweep", "threat": {"norm": "linf", "eps": 0.04}, "headline": [], "curve": {"eps": eps, "keys": keys}}
+    (place / "run.json").write_text(json.dumps(facts | {"titles": {key: f"eps {key[6:]}" for key in keys}}))
+    for word in (place, tmp_path / "audit-net"):
+        report = gather([str(word)])
+        assert report.keys == keys == report.swept and report.main == "pgd20@0.04"
+        assert report.titles["pgd20@0.04"] == "PGD-20, eps 0.04"
+    assert labels(gather([str(place)])) == [("net", 1)]
+
+
+def test_an_evaluation_is_a_row_of_the_run_it_is_of(make_run, tmp_path):
+    """Of two runs they are two rows, of two seeds one, of one run two, each by its name; a run beside it stays a run."""
+    runs = [make_run(f"r{s}", (0.5, 0.3, 0.7), seed=s) for s in range(2)] + [make_run("f", (0.5, 0.4, 0.7), method=FAAL)]
+    for folder in runs:
+        for name in ("quick", "wide"):
+            judge(folder / "evaluation" / name, {"clean": (0.9, 0.8, 0.9), "fgsm": (0.5, 0.4, 0.3)})
+            (folder / "evaluation" / name / "run.json").write_text(json.dumps({"suite": "quick", "seconds": 1.5}))
+    quick, wide = ([folder / "evaluation" / name for folder in runs] for name in ("quick", "wide"))
+    assert labels(gather([str(f) for f in quick])) == [("PGD-AT", 2), ("FAAL", 1)]
+    assert labels(gather([str(quick[0]), str(wide[0])])) == [("PGD-AT, quick", 1), ("PGD-AT, wide", 1)]
+    assert labels(gather([str(quick[2]), str(runs[2])])) == [("FAAL, quick", 1), ("FAAL", 1)]
+    report = gather([str(quick[0])])
+    assert report.keys == ["clean", "fgsm"] and report.groups[0].runs[0].facts["seed"] == 0
+    saved = tmp_path / "saved"  # a result of Python, below no run
+    judge(saved, {"clean": (0.9, 0.8, 0.9), "pgd20": (0.5, 0.4, 0.3)})
+    (saved / "run.json").write_text(json.dumps({"suite": "quick", "seed": 0, "seconds": 1.5}))
+    assert labels(gather([str(saved), str(quick[2])])) == [("saved", 1), ("FAAL, quick", 1)]
+
+
+def test_images_of_another_split_are_judged_alone(make_run):
+    run = make_run("a", (0.5, 0.3, 0.7))
+    place = run / "evaluation" / "quick-val"
+    judge(place, {"clean": (0.9, 0.8, 0.9), "pgd20": (0.5, 0.4, 0.3)})
+    (place / "config.yaml").write_text("suite: {suite: quick}\ncheckpoint: a\nsplit: val\n")
+    (place / "run.json").write_text(json.dumps({"suite": "quick"}))
+    assert gather([str(place)]).groups[0].values("pgd20", "worst") == [pytest.approx(0.3)]
+    with pytest.raises(ValueError, match="judged val images.* judged test images"):
+        gather([str(place), str(run)])
 
 
 def test_the_same_seed_twice_is_said_and_the_same_folder_refused(make_run):

@@ -1,13 +1,13 @@
 """The page as text, and in headless Chromium."""
 
-import html
 import json
 import re
 import shutil
-import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
+from helpers import judge
 from matplotlib import image
 
 from fairat_lightning.report import page as module
@@ -15,12 +15,11 @@ from fairat_lightning.report.compare import rows
 from fairat_lightning.report.gallery import pictures
 from fairat_lightning.report.groups import gather
 from fairat_lightning.report.page import page
+from fairat_lightning.report.published import beside
 
 EVIL = '<script>document.title="caught"</script>"&%_$'
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--hide-scrollbars")
-MORE_FLAGS = ("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--virtual-time-budget=3000")
 
 
 class Reader(HTMLParser):
@@ -114,73 +113,75 @@ def test_a_drawing_that_is_too_large_becomes_a_picture(words, monkeypatch):
 # -- in a browser
 
 
-@pytest.fixture
-def browse(tmp_path):
-    """browse(text, *flags): what Chromium prints for a page."""
+@pytest.fixture(scope="module")
+def chromium():
+    """The system's Chromium, driven by Playwright."""
     found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if found is None:
         pytest.skip(
             f"no Chromium on this machine: none of {', '.join(BROWSERS)} is on the PATH (Debian: apt-get install chromium)"
         )
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
+    with api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found)
+        yield browser
+        browser.close()
 
-    def browse(text, *flags):
+
+@pytest.fixture
+def browse(chromium, tmp_path):
+    """browse(text, width, scheme): the page, opened; whatever the browser complains of fails the test."""
+    problems = []
+
+    def browse(text, width=1280, scheme="light"):
         (tmp_path / "shown.html").write_text(text, encoding="utf-8")
-        command = [found, *FLAGS, *MORE_FLAGS, f"--user-data-dir={tmp_path / 'profile'}", *flags, f"file://{tmp_path}/shown.html"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+        shown = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        shown.on("console", lambda message: problems.append(message.text))
+        shown.on("pageerror", lambda error: problems.append(str(error)))
+        shown.on("request", lambda request: problems.append(request.url) if request.url.startswith("http") else None)
+        shown.goto(f"file://{tmp_path}/shown.html")
+        return shown
 
-    return browse
-
-
-def scripted(text, script):
-    """The page with a test's own script, which its policy would forbid; what the script returns is JSON in <output>."""
-    text, count = re.subn(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
-    assert count == 1
-    body = f"const output = top.document.createElement('output'); output.textContent = JSON.stringify((() => {{ {script} }})());"
-    return text.replace("</body>", f"<script>{body} top.document.body.append(output);</script></body>")
-
-
-def returned(dom):
-    (text,) = re.findall(r"<output>(.*?)</output>", dom, re.S)
-    return json.loads(html.unescape(text))
+    yield browse
+    for context in chromium.contexts:
+        context.close()
+    assert not problems
 
 
-SORTING = """
-  const table = document.getElementById('rows-table');
-  const heads = [...table.tHead.rows[0].cells];
-  const column = heads.findIndex((head) => head.textContent.includes('PGD-20') && head.textContent.includes('worst'));
-  const state = () => [heads[column].getAttribute('aria-sort'),
-    [...table.tBodies[0].rows].map((row) => Number(row.cells[column].dataset.value).toFixed(2))];
-  const button = heads[column].querySelector('button');
-  const states = [state()];
-  for (let k = 0; k < 2; k++) { button.click(); states.push(state()); }
-  heads[0].querySelector('button').click();
-  states.push([heads.filter((head) => head.hasAttribute('aria-sort')).length,
-    [...table.tBodies[0].rows].map((row) => row.cells[0].textContent.trim().slice(0, 1))]);
-  button.focus();
-  states.push(document.activeElement === button);
-  return states;
-"""
+def sorted_by(shown, table, *words):
+    """What two clicks on the head with these words make of a table: `aria-sort` and the column, before and after each."""
+    heads = shown.locator(f"#{table} thead th")
+    column = next(k for k, text in enumerate(heads.all_inner_texts()) if all(word in text for word in words))
+    found = []
+    for clicks in range(3):
+        if clicks:
+            heads.nth(column).locator("button").click()
+        cells = shown.locator(f"#{table} tbody tr td:nth-child({column + 1})")
+        values = cells.evaluate_all("cells => cells.map((cell) => Number(cell.dataset.value).toFixed(2))")
+        found.append((heads.nth(column).get_attribute("aria-sort"), values))
+    return found
 
 
 @pytest.mark.slow
-def test_the_table_sorts(words, browse):
-    found = returned(browse(scripted(rendered(words), SORTING), "--dump-dom"))
-    assert found[0] == [None, ["0.30", "0.45", "0.10"]]
-    assert found[1] == ["descending", ["0.45", "0.30", "0.10"]]
-    assert found[2] == ["ascending", ["0.10", "0.30", "0.45"]]
-    assert found[3] == [1, ["<", "B", "C"]] and found[4] is True
-
-
-@pytest.mark.slow
-def test_the_differences_sort(words, browse):
+def test_the_tables_sort(words, browse):
     """Under PGD-20 and CW-20 B's worst class is 15 points above that of the first row, and C's 20 below."""
-    script = SORTING.replace("rows-table", "against-table").replace("textContent.includes('PGD-20') && head.", "")
-    script = script.replace("includes('worst')", "includes('worst class')")
-    found = returned(browse(scripted(rendered(words), script), "--dump-dom"))
-    assert found[0] == [None, ["0.15", "0.15", "-0.20", "-0.20"]]
-    assert found[1] == ["descending", ["0.15", "0.15", "-0.20", "-0.20"]]
-    assert found[2] == ["ascending", ["-0.20", "-0.20", "0.15", "0.15"]]
-    assert found[3] == [1, ["B", "B", "C", "C"]] and found[4] is True
+    shown = browse(rendered(words))
+    assert sorted_by(shown, "rows-table", "PGD-20", "worst") == [
+        (None, ["0.30", "0.45", "0.10"]),
+        ("descending", ["0.45", "0.30", "0.10"]),
+        ("ascending", ["0.10", "0.30", "0.45"]),
+    ]
+    assert sorted_by(shown, "against-table", "worst class") == [
+        (None, ["0.15", "0.15", "-0.20", "-0.20"]),
+        ("descending", ["0.15", "0.15", "-0.20", "-0.20"]),
+        ("ascending", ["-0.20", "-0.20", "0.15", "0.15"]),
+    ]
+    assert [values[0] for _, values in sorted_by(shown, "sweep-0-table", "0.02")] == ["0.50", "0.50", "0.30"]
+    name = shown.locator("#rows-table thead th button").first
+    name.focus()
+    shown.keyboard.press("Enter")
+    assert shown.locator("#rows-table [aria-sort]").count() == 1
+    assert [text.strip()[0] for text in shown.locator("#rows-table tbody th").all_inner_texts()] == ["<", "B", "C"]
 
 
 @pytest.mark.slow
@@ -188,68 +189,50 @@ def test_missing_figures_sort_last_either_way(make_run, browse):
     a, b, c = (make_run(name, (0.5, worst, 0.7)) for name, worst in (("a", 0.3), ("b", 0.2), ("c", 0.4)))
     record = json.loads((b / "metrics.json").read_text())
     (b / "metrics.json").write_text(json.dumps({"clean": record["clean"]}))
-    found = returned(browse(scripted(rendered([f"A={a}", f"B={b}", f"C={c}"]), SORTING), "--dump-dom"))
-    assert found[1][1] == ["0.40", "0.30", "NaN"] and found[2][1] == ["0.30", "0.40", "NaN"]
+    _, down, up = sorted_by(browse(rendered([f"A={a}", f"B={b}", f"C={c}"])), "rows-table", "PGD-20", "worst")
+    assert down[1] == ["0.40", "0.30", "NaN"] and up[1] == ["0.30", "0.40", "NaN"]
 
 
-@pytest.mark.slow
-def test_the_script_of_a_label_does_not_run_and_ours_does(words, browse):
-    dom = browse(rendered(words), "--dump-dom")
-    assert "<title>caught" not in dom and re.search(r'<button id="theme"[^>]*>(Dark|Light)</button>', dom)
-    assert "hidden" not in re.findall(r'<button id="theme"[^>]*>', dom)[0]  # our script has shown it: the policy knows its hash
-
-
-OVERFLOW = """
-  const wide = document.documentElement.clientWidth;
+SIDEWAYS = """() => {
+  scrollTo(10000, 0);
   const over = [...document.querySelectorAll('body *')].filter((element) =>
-    !element.closest('.scroll > *') && element.getBoundingClientRect().right > wide + 0.5);
-  const scrolling = [...document.querySelectorAll('.scroll')].map((box) => getComputedStyle(box).overflowX);
-  const names = over.map((element) => element.tagName + '.' + element.className);
-  return [innerWidth, document.documentElement.scrollWidth, names, [...new Set(scrolling)]];
-"""
+    !element.closest('.scroll > *') && element.getBoundingClientRect().right > document.documentElement.clientWidth + 0.5);
+  const boxes = [...document.querySelectorAll('.scroll')].map((box) => getComputedStyle(box).overflowX);
+  return [scrollX, document.documentElement.scrollWidth, over.map((element) => element.tagName), [...new Set(boxes)]];
+}"""
 
 
 @pytest.mark.slow
 @pytest.mark.pictures
-@pytest.mark.parametrize("unfolded", [False, True])
-def test_on_a_phone_only_tables_and_figures_scroll(words, browse, unfolded):
-    long = [f"{word.partition('=')[0]} with a long_unbroken_name_{'x' * 40}={word.partition('=')[2]}" for word in words[1:]]
-    text = rendered([words[0], *long])
-    if unfolded:
-        text = text.replace("<details>", "<details open>")
-    inner = html.escape(scripted(text, OVERFLOW))
-    dom = browse(
-        f'<body style="margin:0"><iframe style="border:0;width:360px;height:700px" srcdoc="{inner}"></iframe>', "--dump-dom"
-    )
-    assert returned(dom) == [360, 360, [], ["auto"]]
-
-
-THEME = """
-  const ground = () => getComputedStyle(document.body).backgroundColor;
-  const before = ground();
-  document.getElementById('theme').click();
-  const other = ground();
-  document.getElementById('theme').click();
-  const ink = getComputedStyle(document.querySelector('svg text')).fill, text = getComputedStyle(document.body).color;
-  return [before, other, ground(), ink === text];
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.pictures
-@pytest.mark.parametrize("dark", [False, True])
-def test_dark_and_light(words, browse, dark):
-    """Blink's own setting says what the system prefers: 0 is dark, 1 is light."""
-    setting = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
-    first, second, third, figures_follow = returned(browse(scripted(rendered(words), THEME), "--dump-dom", setting))
-    shades = ["rgb(20, 23, 26)", "rgb(253, 253, 252)"]
-    assert [first, second, third] == (shades if dark else shades[::-1]) + [first] and figures_follow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_only_tables_and_figures_scroll_sideways(words, make_run, browse, width, scheme):
+    """A page with everything, folded and unfolded: long names, a long title, published figures, a sweep, checks and notes."""
+    title, name = "APGD-CE + APGD-T (3 targets), 3 steps", "an_unbroken_name_" + "x" * 60
+    place = Path(words[1].partition("=")[2]) / "evaluation" / name
+    judge(place, {"apgd": (0.4, 0.3, 0.6)})
+    facts = {"suite": "apgd", "titles": {"apgd": title}, "headline": ["apgd"], "notes": [name], "threat": {name: name}}
+    (place / "run.json").write_text(json.dumps(facts | {"command": "python " + name, name: name}))
+    long = [f"{word.partition('=')[0]} with {name}={word.partition('=')[2]}" for word in words[1:]]
+    report = gather([words[0], *long])
+    lines = beside(report, {group.label: ["dafa.trades"] for group in report.groups})
+    shown = browse(page(report, rows(report), pictures(report), lines), width, scheme)
+    ground = {"dark": "rgb(20, 23, 26)", "light": "rgb(253, 253, 252)"}
+    for _ in range(2):
+        assert shown.evaluate(SIDEWAYS) == [0, width, [], ["auto"]]
+        shown.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    look = "getComputedStyle(document.body).backgroundColor"
+    assert shown.evaluate(look) == ground.pop(scheme)
+    assert shown.evaluate("getComputedStyle(document.querySelector('svg text')).fill === getComputedStyle(document.body).color")
+    shown.locator("#theme").click()  # which our script has shown: the policy knows its hash
+    assert [shown.evaluate(look)] == list(ground.values())
+    assert shown.title() != "caught" and shown.locator("#rows-table abbr").first.get_attribute("title") == title
 
 
 @pytest.mark.pictures
 def test_it_can_be_seen_and_printed(words, browse, tmp_path):
-    browse(rendered(words), f"--screenshot={tmp_path / 'seen.png'}", "--window-size=1200,1600")
+    shown = browse(rendered(words))
+    shown.screenshot(path=tmp_path / "seen.png")
     pixels = image.imread(tmp_path / "seen.png")
-    assert pixels.shape[:2] == (1600, 1200) and pixels[..., :3].std() > 0.05
-    browse(rendered(words), f"--print-to-pdf={tmp_path / 'page.pdf'}")
-    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF") and (tmp_path / "page.pdf").stat().st_size > 20_000
+    assert pixels.shape[:2] == (900, 1280) and pixels[..., :3].std() > 0.05
+    assert shown.pdf().startswith(b"%PDF") and len(shown.pdf()) > 20_000

@@ -12,7 +12,7 @@ from fairat_lightning.report.runs import Verdicts, read_run, verdicts_of
 def test_everything_in_a_folder_is_read(full_run):
     run = read_run(full_run)
     assert list(run.summaries) == ["clean", "pgd20", "cw20", "pgd20@0.01", "pgd20@0.02"]
-    assert run.curve == ([0.01, 0.02], ["pgd20@0.01", "pgd20@0.02"]) and run.titles == {"pgd20@0.01": "PGD-20 at 0.01"}
+    assert run.curves == {"linf": {0.01: "pgd20@0.01", 0.02: "pgd20@0.02"}} and run.titles == {"pgd20@0.01": "PGD-20 at 0.01"}
     assert run.threats["pgd20"] == ("linf", round(8 / 255, 9)) and run.threats["clean"] is None
     assert [check["passed"] for check in run.checks] == [False, None]
     assert len(run.history) == 4 and run.history[0]["val/robust_worst"] == 0.3
@@ -63,12 +63,28 @@ def test_a_training_that_collapsed_says_so_in_every_report(make_run):
     assert any("collapsed in epoch 5" in note for note in read_run(folder).notes)
 
 
-def test_another_threat_model_replaces_nothing(make_run):
+def test_another_threat_model_stands_beside(make_run):
     folder = make_run("run", (0.5, 0.3, 0.7))
     judge(folder / "evaluation" / "far", {"pgd20": (0.1, 0.1, 0.1)}, 200)
     (folder / "evaluation" / "far" / "run.json").write_text(json.dumps({"threat": {"norm": "linf", "eps": 0.1}}))
     run = read_run(folder)
-    assert run.summaries["pgd20"]["worst"] == pytest.approx(0.3) and "another threat model" in run.notes[0]
+    assert run.summaries["pgd20"]["worst"] == pytest.approx(0.3)
+    assert run.summaries["pgd20@linf_0.1"]["worst"] == pytest.approx(0.1) and run.threats["pgd20@linf_0.1"] == ("linf", 0.1)
+
+
+def test_two_sweeps_are_one_curve_for_each_norm(make_run):
+    folder = make_run("run", (0.5, 0.3, 0.7))
+    for name, norm, eps in (("one", "linf", (0.0, 0.1)), ("two", "linf", (0.1, 0.3)), ("three", "l2", (0.1, 1.0))):
+        keys = [f"pgd20@{value:.4g}" for value in eps]
+        judge(folder / "evaluation" / name, dict.fromkeys(keys, (0.4, 0.2, 0.6)))
+        facts = {"threat": {"norm": norm, "eps": 0.1}, "curve": {"eps": eps, "keys": keys}, "suite": "sweep"}
+        (folder / "evaluation" / name / "run.json").write_text(json.dumps(facts))
+    run = read_run(folder)
+    assert run.curves["linf"] == {0.0: "pgd20@0", 0.1: run.curves["linf"][0.1], 0.3: "pgd20@0.3"}
+    assert run.curves["l2"].keys() == {0.1, 1.0} and run.curves["l2"][0.1] != run.curves["linf"][0.1]
+    assert {run.threats[key] for curve in run.curves.values() for key in curve.values()} == {
+        *(("linf", 0.0), ("linf", 0.1), ("linf", 0.3), ("l2", 0.1), ("l2", 1.0)),
+    }
 
 
 def test_verdicts_of_the_last_stage_are_what_survived_all():
@@ -129,6 +145,15 @@ def test_a_damaged_file_is_one_line_with_its_path(make_run, name, content):
 
 
 def test_a_folder_without_a_finished_part_is_refused(tmp_path):
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.yaml").write_text("suite: {suite: quick}\ncheckpoint: a.pt\n")
+    for folder, why in (
+        (tmp_path / "begun", "not finished"),
+        (tmp_path / "begun/config.yaml", "it is a file"),
+        (tmp_path / "no", "no such"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            read_run(folder)
     with pytest.raises(ValueError, match="holds no finished run"):
         read_run(tmp_path)
     (tmp_path / "metrics.json").write_text("{}")

@@ -11,7 +11,7 @@ from scipy import stats
 from fairat_lightning import bootstrap, metrics
 from fairat_lightning.report import significance
 from fairat_lightning.report.compare import rows
-from fairat_lightning.report.groups import report_of
+from fairat_lightning.report.groups import gather, report_of
 from fairat_lightning.report.runs import Group, Run, Verdicts
 from fairat_lightning.report.significance import FIGURES, against, difference, explained
 
@@ -131,6 +131,7 @@ def test_every_row_with_a_control_has_its_differences():
     expected = difference(*report.groups[1::-1], "pgd20", "worst")
     assert found["B"]["pgd20"]["worst"] == {**expected._asdict(), "seeds": list(expected.seeds)}
     untested = {"difference": pytest.approx(0.025), "low": None, "high": None, "p": None, "test": None, "seeds": []}
+    untested["why"] = "C has figures of 1 run and B of 2 runs: the test over seeds takes two or more of each"
     assert found["C"]["pgd20"]["worst"] == untested and set(found["C"]["pgd20"]) == set(FIGURES)
     json.dumps(found, allow_nan=False)
     report.baselines = {}
@@ -149,9 +150,8 @@ def test_a_row_without_the_attack_has_no_difference_under_it():
 @pytest.mark.parametrize(
     "a, b, said",
     [
-        ((0.3, 0.4), (0.5, 0.45), ["PAIRED"]),
+        ((0.3, 0.4), (0.5, 0.45), ["PAIRED", "PAIRED_SEEDS"]),
         ((0.3, 0.4, 0.35), (0.5, 0.45, 0.6), ["WELCH"]),
-        ((0.3, 0.4, 0.35), (0.5,), ["UNTESTED"]),
         ((0.3,), (0.5,), ["PAIRED"]),
     ],
 )
@@ -163,7 +163,30 @@ def test_it_is_said_which_test_was_used(a, b, said):
 
 def test_what_two_seeds_cannot_show_and_classes_in_full_are_said():
     for part in ("these trained networks on other images", "say nothing about other trainings", "a third seed"):
-        assert part in significance.PAIRED
+        assert part in significance.PAIRED + significance.PAIRED_SEEDS
     report = report_of([row(name, 0.3, full=["c1"], few=6) for name in "ABC"])
     texts = [significance.PAIRED, significance.AMONG, significance.FEW, significance.MANY]
     assert explained(report, rows(report)) == texts
+
+
+def test_the_reason_why_is_the_one_that_holds(make_run, tmp_path):
+    """Of single runs it is never that there should be several; of one against several it is that alone."""
+
+    def why(*words):
+        a, b = gather([str(word) for word in words]).groups[:2]
+        assert difference(b, a, "pgd20", "worst") is None
+        return significance.untested(b, a, "pgd20")
+
+    a, b, c = (f"{name}={make_run(name, (0.5, 0.3, 0.7), seed=k)}" for k, name in enumerate("abc"))
+    assert why(a, b, f"a={c[2:]}") == "b has figures of 1 run and a of 2 runs: the test over seeds takes two or more of each"
+    other = make_run("other", (0.5, 0.3, 0.7), images=50)
+    assert why(a, f"o={other}") == "the rows judged different images"
+    (tmp_path / "b" / "samples.jsonl").unlink()
+    assert why(a, b) == f"{tmp_path / 'b'} holds no verdicts on single images"
+    four = make_run("four", (0.5, 0.3, 0.7, 0.5), names=("cat", "dog", "fox", "owl"))
+    assert why(a, f"f={four}") == "the rows have different classes"
+    assert why(a, f"e={make_run('eps', (0.5, 0.3, 0.7), attack={'norm': 'linf', 'eps': 0.1})}") == "e has no figures for it"
+    words = [f"{label}={make_run(f'{label}{k}', (0.5, 0.3, 0.7), seed=k)}" for label in "xy" for k in range(2)]
+    for word in words:
+        (Path(word[2:]) / "samples.jsonl").unlink()
+    assert why(*words) == "the figure is the same in all runs of each row"

@@ -26,7 +26,7 @@ def test_row_table_fits_80_columns(make_run):
     words = [f"FAAL, 4 more epochs, r {r}={make_run(f'{r}{s}', (0.6, 0.3, 0.8), seed=s)}" for r in "123" for s in (0, 1)]
     report = gather(words)
     text = text_of(row_table(rows(report), report))
-    report.titles["pgd20"] = "APGD-CE + APGD-T (3 targets)"
+    report.heads["pgd20"] = "APGD-CE + APGD-T (3 targets)"
     long = text_of(row_table(rows(report), report))
     assert long.count("FAAL, 4 more") == 3 and long.count("± 0.0") == 12, "a long head must leave the names their place"
     assert "56.7 ± 0.0" in text and text.count("± 0.0") == 12 and all(len(line) <= 80 for line in text.splitlines())

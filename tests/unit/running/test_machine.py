@@ -25,6 +25,28 @@ def test_the_precision_is_what_the_processor_can_do(monkeypatch, flags, best):
     assert best_precision("cpu") == best
 
 
+@pytest.mark.parametrize(
+    "words,flags,said",
+    [
+        ("trainer.precision=bf16-mixed", {"avx2"}, "trainer.precision=32-true"),
+        ("trainer.precision=16-mixed", {"avx2"}, "trainer.precision=32-true"),
+        ("trainer.precision=16-mixed", {"amx_bf16"}, "bf16-mixed is in its place"),
+        ("attack.precision=bfloat16", {"avx2"}, "attack.precision=float32"),
+        ("trainer.precision=bf16-mixed", {"amx_bf16"}, None),
+        ("attack.precision=bfloat16", {"amx_bf16"}, None),
+        ("trainer.precision=32-true", {"avx2"}, None),
+        ("experiment=cifar10_cpu", {"avx2"}, None),
+        ("", {"avx2"}, None),
+    ],
+)
+def test_who_asks_for_a_precision_that_the_processor_lacks_is_told_the_word_to_give(compose, monkeypatch, words, flags, said):
+    monkeypatch.setattr(speed, "_cpu_flags", lambda: flags)
+    line = speed.slow_precision(compose("trainer=cpu", *words.split()))
+    assert (line is None) == (said is None)
+    if line is not None:
+        assert said in line and words in line and "\n" not in line
+
+
 def test_the_precision_is_in_the_configuration_by_name(compose, monkeypatch):
     from fairat_lightning.config.compose import resolved
 

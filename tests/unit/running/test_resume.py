@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from fairat_lightning.methods.base import Method
 from fairat_lightning.running.checkpoints import FORMAT, Last, Whole, intact
 from fairat_lightning.running.resume import resumable
+from fairat_lightning.running.signals import SIGNALS
 from fairat_lightning.training import run as runs
 
 AVERAGED = ("averaging=ema", "averaging=swa averaging.start=0.3", "averaging=fawa averaging.threshold=0.0 averaging.start=0.0")
@@ -99,7 +100,12 @@ def test_resumed_equals_uninterrupted(interrupted, tmp_path, trained, launch, me
     same(whole, parts)
 
 
-SELDOM = ["method=frl select=last", "method=faal averaging=ema select=sum", "head=balanced select=last"]
+SELDOM = [
+    "method=frl select=last",
+    "method=faal averaging=ema select=sum",
+    "head=balanced select=last",
+    "method=cfa select=sum_1se",
+]
 
 
 @pytest.mark.parametrize("words", quick_for(SELDOM, SELDOM[1]))
@@ -127,10 +133,10 @@ def test_told_to_stop_in_any_step(interrupted, trained, launch, step, epoch, tmp
     same(whole, tmp_path / "parts")
 
 
-@pytest.mark.parametrize("number", quick_for([signal.SIGTERM, signal.SIGUSR1], signal.SIGTERM))
+@pytest.mark.parametrize("number", quick_for([signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], signal.SIGINT))
 @pytest.mark.parametrize("where", ["on_train_start", "on_validation_batch_end"])
 def test_told_to_stop_where_lightning_would_listen(monkeypatch, interrupted, trained, launch, tmp_path, where, number):
-    """Lightning's own handler of SIGTERM would end these with exit code 0, unsaved."""
+    """Its own handlers would end these unsaved: of SIGTERM with exit code 0, of Ctrl-C with 1."""
     words = ("method=pgd_at", *FOUR_STEPS, "data.eval_batch_size=16")  # several batches to validate
     whole, metrics = trained(*words)
 
@@ -288,9 +294,9 @@ def test_within_an_epoch_it_saves_by_the_clock(launch, monkeypatch):
 
 
 def test_the_signals_are_given_back(launch):
-    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)]
+    before = [signal.getsignal(s) for s in SIGNALS]
     launch()
-    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)] == before
+    assert [signal.getsignal(s) for s in SIGNALS] == before
 
 
 def test_loggers_get_every_epoch_of_a_run_that_was_told_to_stop(interrupted, launch, tmp_path, monkeypatch):

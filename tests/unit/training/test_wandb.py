@@ -1,11 +1,14 @@
 """W&B offline: what is logged is read back from the run's own file."""
 
+import inspect
 import json
 import time
 
 import pytest
 import wandb
 from wandb.proto import wandb_internal_pb2
+
+from fairat_lightning.training.wandb import wandb_logger
 
 
 def records(path):
@@ -46,6 +49,23 @@ def _nobody_is_logged_in(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_SILENT", "true")
 
 
+def test_wandb_is_given_what_it_takes_and_warns_of_nothing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("WANDB_SILENT", "false")
+    given = {}
+    begin = wandb.init
+
+    def init(**settings):
+        given.update(settings)
+        return begin(**settings)
+
+    monkeypatch.setattr(wandb, "init", init)
+    assert wandb_logger(project="x", entity=None, offline=True, save_dir=tmp_path, name="y").experiment is not None
+    wandb.finish()
+    assert given.keys() <= inspect.signature(begin).parameters.keys() - {"anonymous"} and given["project"] == "x"
+    said = capsys.readouterr()
+    assert "WARNING" not in said.out + said.err
+
+
 def test_a_run_logs_bars_confusion_and_weights_and_is_finished(launch):
     folder, _ = launch("method=faal", "logger=wandb")
     assert wandb.run is None, "a run that stays open swallows the next job of a sweep"
@@ -61,7 +81,7 @@ def test_a_run_logs_bars_confusion_and_weights_and_is_finished(launch):
     assert keys["val/classes/_type"] == 2 and keys["test/classes/_type"] == 1
     shown = {key.removesuffix("/_type") for key in keys}
     assert {"test/examples", "report/table"} <= shown
-    assert {f"report/{name}" for name in ("class_errors", "training", "confusion", "class_weights")} <= shown
+    assert {f"report/{name}" for name in ("class_accuracies", "training", "confusion", "class_weights")} <= shown
     (media,) = folder.glob("wandb/offline-run-*/files/media")
     assert len(list((media / "images" / "test").iterdir())) == 4, "an image of each class"
     table = json.loads(next((media / "table" / "val").glob("classes_*")).read_text())

@@ -1,0 +1,254 @@
+"""The package from Python: `import fairat_lightning as fl`, then fl.load_run, fl.benchmark, fl.compare and the others below.
+
+What a user gets wrong is a ValueError of one line.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fairat_lightning.commands.errors import (  # with it the process's environment is set, before torch is imported
+    behind,
+    one_line,
+)
+from fairat_lightning.config.compose import WRONG_INPUT, compose_classifier, compose_training, resolved
+from fairat_lightning.config.targets import stored
+from fairat_lightning.config.words import with_config_dir
+
+# isort: split
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from fairat_lightning import report
+from fairat_lightning.config.build import build_part, network
+from fairat_lightning.data import DataModule
+from fairat_lightning.data.foreign import gather
+from fairat_lightning.evaluation import benchmark as judging
+from fairat_lightning.evaluation.result import Result
+from fairat_lightning.methods.base import Method
+from fairat_lightning.models import Normalized
+from fairat_lightning.models.logits import picking
+from fairat_lightning.models.weights import load_weights, stored_channels
+from fairat_lightning.record.reader import read_config, read_metrics, run_folder
+from fairat_lightning.report import differences
+from fairat_lightning.running.terminal import quieten
+from fairat_lightning.settings import number
+from fairat_lightning.training import run as training
+
+Judged = Result | str | Path
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except WRONG_INPUT as error:
+        raise ValueError(one_line(str(behind(error)))) from error
+
+
+def load_run(path: str | Path, *, allow: Sequence[str] = ()) -> Normalized:
+    """The trained network of a run folder or its checkpoint, or `pretrained:NAME`: an `nn.Module` in eval mode.
+
+    Images (B,C,H,W) in [0,1] go in, logits (B,classes) come out. `.classes` are the names, `.eps` and `.norm` the threat model it
+    was trained under. `allow` lists prefixes of classes of your own, as `allow=` of the commands.
+    """
+    with _one_line():
+        run = run_folder(path)
+        if run is None:
+            raise ValueError(f"{path} is no run folder, no checkpoint of one and no pretrained:NAME")
+        cfg = OmegaConf.create(stored(run, ["model", "data", "attack"], list(allow)))
+        metrics = read_metrics(run)
+        names = list(next(iter(metrics.values()))["per_class"]) if metrics else (read_config(run) or {}).get("classes")
+        size = cfg.data.get("image_size")
+        if names and ("image_size" not in cfg.model or size):
+            data: Any = _Shape(names, stored_channels(path), size)
+        else:  # only the data themselves say it
+            data = build_part(cfg, "data")
+            data.prepare()
+        net: Normalized = network(cfg, data)
+        load_weights(net, path)
+        attack = build_part(cfg, "attack")
+    net.classes, net.eps, net.norm = list(data.classes), float(attack.eps), str(attack.norm)  # type: ignore[assignment]
+    return net.eval()
+
+
+def load_data(source: str | Path | Sequence[str]) -> DataModule:
+    """The data of a run's folder, or of overrides such as ["data=cifar10", "data.root=FOLDER"]: read, and ready to iterate.
+
+    `train_dataloader()`, `val_dataloader()` and `test_dataloader()` give (x uint8, y, index); `.train`, `.val` and `.test` are
+    whole: `.pixels` uint8 (N,C,H,W) and `.targets` (N,).
+    """
+    with _one_line():
+        if isinstance(source, str | Path):
+            run = run_folder(source)
+            if run is None:
+                raise ValueError(f"{source} is no run folder; overrides are a list: load_data(['data=cifar10'])")
+            cfg = OmegaConf.create(stored(run, ["data"]))
+        else:
+            cfg = OmegaConf.create({"data": resolved(compose_training(with_config_dir(source))[0])["data"]})
+        data: DataModule = build_part(cfg, "data")
+        data.prepare()
+    return data
+
+
+def benchmark(
+    net: nn.Module,
+    data: Any,
+    *,
+    eps: float | str,
+    norm: str = "linf",
+    suite: str = "quick",
+    classes: Sequence[str] | None = None,
+    device: str = "auto",
+    normalisation: str | tuple[Sequence[float], Sequence[float]] | None = None,
+    logits: int | str | Callable[[Any], Any] | None = None,
+    batch_size: int = 250,
+    overrides: Sequence[str] = (),
+) -> Result:
+    """Judge any network, class by class, under attacks within `eps` (8/255 or "8/255", in units of images in [0,1]).
+
+    `data`: a DataLoader, a data set, a pair (images, labels) of arrays or tensors, rows that are dicts, or a `DataModule`; images
+    uint8 or in [0,1]. `suite`: "quick", "standard", "apgd" or "autoattack". `classes`: their names, by default the data's.
+    `normalisation`: what the network expects to be done to such images, "cifar10" or any other data set's name, or (mean, std);
+    None: nothing. `logits`: where they are in what the network returns, an index, a key or a function; "logits" and index 0 are
+    found by themselves. `overrides` as `python -m fairat_lightning.evaluate` takes them, "suite.other_eps=0.5". The network is
+    left as it was.
+    """
+    quieten()
+    with _one_line():
+        pixels, labels, names = gather(data)
+        words = [f"suite={suite}", f"attack.norm={norm}", f"attack.eps={number('eps', eps)}", f"batch_size={batch_size}"]
+        words += [] if suite != "standard" or any("other_eps" in word for word in overrides) else ["suite.other_eps=null"]
+        cfg = compose_classifier("evaluate", [*words, f"device={device}", *overrides], check=None)
+        place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        model = nn.Sequential(_normalise(normalisation, pixels.shape[1]), net) if normalisation is not None else net
+        handle = None
+        try:
+            pick, handle = picking(net, logits)
+            was = [(module, module.training) for module in net.modules()]
+            width = judging.width_of(model.eval().to(place), pixels, place)
+            for module, mode in was:
+                module.training = mode
+            if pick.found is not None and logits is None:
+                print(
+                    f"The network returns more than its logits: those at {pick.found} are judged; logits= says otherwise.",
+                    flush=True,
+                )
+            named = [str(name) for name in classes or names or [f"class_{k}" for k in range(width)]]
+            if len(named) != width or int(labels.max()) >= width or int(labels.min()) < 0:
+                given = (
+                    f"{len(named)} classes" if len(named) != width else f"labels from {int(labels.min())} to {int(labels.max())}"
+                )
+                raise ValueError(f"the network has {width} logits, and the data has {given}: they do not fit")
+            return judging.benchmark(cfg, model, pixels, labels, named, place)
+        finally:
+            if handle is not None:
+                handle.remove()
+
+
+class Comparison:
+    """Two results on the same images, class by class: `repr` is the table, `to_dict()` what was tested."""
+
+    def __init__(self, found: Any, rows: Sequence[dict[str, Any]]):
+        self.report, self.rows = found, rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """By attack, the "difference" of b less a in "average" and "worst", in [0,1], with "low", "high" and "p"."""
+        return {key: value for key, value in self.rows[1].get("against", {}).items() if key != "label"}
+
+    def __repr__(self) -> str:
+        import io
+
+        from rich.console import Console
+
+        shown = io.StringIO()
+        console = Console(file=shown, width=100, color_system=None)
+        console.print(
+            report.class_table({g.label: g.runs[0].summaries for g in self.report.groups}, self.report.keys, self.report.titles)
+        )
+        console.print(differences.terminal(self.rows, self.report))
+        lines = [line.rstrip() for line in shown.getvalue().splitlines() if line.strip()]
+        return "\n".join([*lines, *self.report.notes])
+
+
+def compare(a: Judged, b: Judged) -> Comparison:
+    """`b` less `a`, each a `Result` or the folder of a run or evaluation: a paired test where both saw the same images."""
+    with _one_line(), _folders({"a": a, "b": b}) as words:
+        found = report.gather(words)
+        return Comparison(found, report.rows(found))
+
+
+def write_report(results: Mapping[str, Judged | Sequence[Judged]], folder: str | Path) -> Path:
+    """Write tables, figures and index.html into `folder`. `results`: by label a result, or a list of them, the seeds."""
+    with _one_line(), _folders(results) as words:
+        found = report.gather(words)
+        report.publish(found, report.rows(found), Path(folder).expanduser())
+    return Path(folder).expanduser()
+
+
+def train(overrides: Sequence[str]) -> Result:
+    """A run by the same overrides as the command line's: train(["method=faal", "data=cifar10"]). One that is finished is read.
+
+    `.folder` is the run's. What the command ends with an exit code for is raised: ValueError for wrong input.
+    """
+    with _one_line():
+        cfg, folder = compose_training(with_config_dir(overrides))
+        job = training.prepare(OmegaConf.create(resolved(cfg)), folder, overwrite=cfg.overwrite)
+    if job is not None:
+        training.execute(job)
+    return Result.read(folder)
+
+
+def method(
+    name: str,
+    net: nn.Module,
+    *,
+    classes: int | Sequence[str],
+    eps: float | str,
+    num_samples: int = 0,
+    teacher: nn.Module | None = None,
+    overrides: Sequence[str] = (),
+) -> Method:
+    """A method as a `LightningModule` for a `Trainer` of your own: method("faal", net, classes=10, eps="8/255").
+
+    `net` maps images (B,C,H,W) in [0,1] to logits. Batches are (x, y, index), see `fairat_lightning.data.Indexed`. What is not
+    given is filled in from `conf/` as for the command; `overrides` change it: ["method.radius=1", "optim.lr=0.01"]. `num_samples`
+    is the size of the training set, for methods that remember each image (FairAT, FLOOR); `teacher` is for those that distil.
+    """
+    with _one_line():
+        given = ["method.teacher=given"] if teacher is not None else []
+        cfg = compose_training([f"method={name}", f"attack.eps={number('eps', eps)}", *given, *overrides], say=False)[0]
+        names = [str(k) for k in range(classes)] if isinstance(classes, int) else list(map(str, classes))
+        passed = {"teacher": teacher} if teacher is not None else {}
+        return training.build_method(OmegaConf.create(resolved(cfg)), net, names, num_samples, **passed)
+
+
+class _Shape:
+    """What a network must know of its data, without the data."""
+
+    def __init__(self, classes: list[str], channels: int, image_size: int | None = None):
+        self.classes, self.num_classes, self.channels, self.image_size = classes, len(classes), channels, image_size
+
+
+def _normalise(normalisation: Any, channels: int) -> nn.Module:
+    if isinstance(normalisation, str):
+        found = compose_training([f"data={normalisation}"], say=False)[0].data.suggests
+        mean, std = list(found.mean), list(found.std)
+    else:
+        mean, std = normalisation
+    return Normalized(nn.Identity(), mean, std, in_channels=channels)
+
+
+@contextmanager
+def _folders(results: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Each result as LABEL=FOLDER, in a folder of its own where it has none yet."""
+    with tempfile.TemporaryDirectory() as place:
+        words = []
+        for label, given in results.items():
+            for k, one in enumerate(given if isinstance(given, list | tuple) else [given]):
+                folder = one if isinstance(one, str | Path) else one.folder or one.save(Path(place) / str(label) / str(k))
+                words.append(f"{label}={folder}")
+        yield words

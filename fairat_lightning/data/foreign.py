@@ -1,0 +1,127 @@
+"""Images and labels of somebody else's, in whatever they come, checked before anything is done with them.
+
+Taken are a DataLoader or any iterable of batches, a map-style data set, a pair of arrays or tensors, rows that are dicts
+(Hugging Face's `datasets`), and our own `DataModule` (its test images).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from fairat_lightning.data.module import DataModule
+
+IMAGE, LABEL = ("image", "img", "pixel_values", "x", "images"), ("label", "labels", "fine_label", "y", "target", "targets")
+NORMALISED = "pass the images as they were before that, and normalisation= to say what the network expects"
+
+
+def gather(data: Any) -> tuple[Tensor, Tensor, list[str] | None]:
+    """`data` as pixels (N,C,H,W), uint8 or floating in [0,1], labels int64 (N,), and the names of the classes where it has them.
+
+    ValueError, one line, for what cannot be read so.
+    """
+    if isinstance(data, DataModule):
+        data.prepare()
+        return data.test.pixels, data.test.targets, list(data.classes)
+    if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(part, "shape") for part in data):
+        return (*check_images(_tensor(data[0]), _tensor(data[1])), None)
+    names = _names(data)
+    if isinstance(data, DataLoader):
+        names = names or _names(data.dataset)
+        items: Iterable[Any] = data
+    elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        items = (data[k] for k in range(len(data)))
+    elif isinstance(data, Iterable):
+        items = data
+    else:
+        raise ValueError(f"data of type {type(data).__name__}: give a DataLoader, a data set or a pair (images, labels)")
+    images, labels = [], []
+    for item in items:
+        x, y = map(_tensor, _pair(item))
+        one = x.ndim < 4  # and no batch
+        images.append(x[None] if one else x)
+        labels.append(y[None] if one else y)
+    if not images:
+        raise ValueError("the data holds no image")
+    shapes = {tuple(x.shape[1:]) for x in images}
+    if len(shapes) > 1:
+        raise ValueError(f"images of different shapes, {' and '.join(map(str, sorted(shapes)[:2]))}: bring them to one")
+    return (*check_images(torch.cat(images), torch.cat(labels)), names)
+
+
+def check_images(x: Tensor, y: Tensor, num_classes: int | None = None) -> tuple[Tensor, Tensor]:
+    """Images (B,C,H,W), uint8 or floating in [0,1], and labels int64 (B,): those given, or ValueError with what is wrong.
+
+    Images (B,H,W,C) of NumPy's are turned, labels of other whole numbers become int64.
+    """
+    if x.ndim != 4:
+        raise ValueError(f"images of shape {tuple(x.shape)}: (images, channels, height, width) is needed")
+    if x.shape[1] not in (1, 3) and x.shape[-1] in (1, 3):
+        x = x.permute(0, 3, 1, 2).contiguous()
+    if x.dtype != torch.uint8:
+        if not x.is_floating_point():
+            raise ValueError(f"images of type {x.dtype}: give uint8 in 0..255 or floating point in [0,1]")
+        low, high = (float(value) for value in torch.aminmax(x))
+        if not (low >= 0 and high <= 1):  # also for nan
+            which = (
+                "nan or infinite"
+                if not (abs(low) < float("inf") and abs(high) < float("inf"))
+                else f"from {low:.3g} to {high:.3g}"
+            )
+            raise ValueError(f"images are {which}, and must lie in [0,1]; where they were normalised, {NORMALISED}")
+    if y.is_floating_point() or y.dtype == torch.bool:
+        raise ValueError(f"labels of type {y.dtype}: whole numbers are needed, one class an image")
+    if y.ndim == 2 and y.shape[1] > 1:
+        raise ValueError(
+            f"labels of shape {tuple(y.shape)}: one number an image is needed; for one-hot labels give labels.argmax(1)"
+        )
+    y = y.flatten().long()
+    if len(x) != len(y):
+        raise ValueError(f"{len(x)} images and {len(y)} labels: as many are needed")
+    low_label, high_label = (int(value) for value in torch.aminmax(y))
+    if low_label < 0 or (num_classes is not None and high_label >= num_classes):
+        limit = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
+        raise ValueError(f"labels from {low_label} to {high_label}: {limit} is needed")
+    return x, y
+
+
+def _pair(item: Any) -> tuple[Any, Any]:
+    """Image and label of a row or batch."""
+    if isinstance(item, Mapping):
+        found = [next((item[key] for key in keys if key in item), None) for keys in (IMAGE, LABEL)]
+        if any(part is None for part in found):
+            raise ValueError(f"a row has {', '.join(map(str, item))}: an image ({IMAGE[0]}) and a label ({LABEL[0]}) are needed")
+        return found[0], found[1]
+    if isinstance(item, Sequence) and len(item) >= 2:
+        return item[0], item[1]
+    raise ValueError(f"a batch or row of type {type(item).__name__}: (images, labels) or a dict is needed")
+
+
+def _tensor(value: Any) -> Tensor:
+    """A tensor of an array, a list, or a picture, whose channels then come first."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, list | tuple) and value and not isinstance(value[0], int | float):
+        return torch.stack([_tensor(part) for part in value])
+    array = np.asarray(value)
+    if array.dtype == object:
+        raise ValueError(f"{type(value).__name__} cannot be read as an image: give pictures, arrays or tensors")
+    found = torch.from_numpy(np.ascontiguousarray(array))
+    if hasattr(value, "getbands"):  # Pillow's
+        found = found[None] if found.ndim == 2 else found.permute(2, 0, 1)
+    return found
+
+
+def _names(data: Any) -> list[str] | None:
+    """The names of the classes where a data set says them: torchvision's `classes`, Hugging Face's features."""
+    if classes := getattr(data, "classes", None):
+        return [str(name) for name in classes]
+    features = getattr(data, "features", None)
+    if isinstance(features, Mapping):
+        for key in LABEL:
+            if names := getattr(features.get(key), "names", None):
+                return [str(name) for name in names]
+    return None

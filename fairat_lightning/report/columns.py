@@ -1,0 +1,78 @@
+"""What stands in one column: one attack under one threat model; and how its head says that in few letters."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from fairat_lightning.report.runs import LAST, Run, Threat, under
+
+WIDEST = 16  # letters of a head that are never cut
+SHORT = {"APGD-CE + APGD-T": "APGD-CE+T"}  # the first half of AutoAttack, as its papers' tables abbreviate it
+CUT = "*"  # behind a head that does not say everything
+
+
+def apart(runs: Sequence[Run]) -> dict[str, str]:
+    """Give an attack that the runs met under several threat models a key for each of these; by such a key, what to call it.
+
+    The plain key stays with the first threat model, and with records that name none.
+    """
+    found: dict[str, list[Threat]] = {}
+    for run in runs:
+        for key, threat in run.threats.items():
+            if threat is not None and threat not in found.setdefault(_attack(key), []):
+                found[_attack(key)].append(threat)
+    several = {attack: threats for attack, threats in found.items() if len(threats) > 1}
+    words: dict[str, str] = {}
+    for attack, threats in several.items():
+        for threat in threats:
+            words[_key(attack, threat, threats[0])] = _words(threat, threats)
+    for run in runs:
+        new = {k: _key(_attack(k), t, several[_attack(k)][0]) for k, t in run.threats.items() if t and _attack(k) in several}
+        _rename(run, {old: key for old, key in new.items() if old != key})
+    return words
+
+
+def eps_text(eps: float) -> str:
+    """ "8/255", or "0.5" where four digits say it all."""
+    grey = 255 * eps
+    return f"{grey:.0f}/255" if abs(float(f"{eps:.4g}") - eps) > 1e-9 and abs(grey - round(grey)) < 1e-4 else f"{eps:.4g}"
+
+
+def short(titles: Mapping[str, str], keys: Sequence[str]) -> dict[str, str]:
+    """A head for each title: the title, or what is left without the parameters of a long one, with CUT behind it."""
+    heads = dict(titles)
+    for key, title in titles.items():
+        if len(title) > WIDEST:
+            cut = re.sub(r" \([^()]*\)|, \d+ steps?\b", "", title)
+            for long, few in SHORT.items():
+                cut = cut.replace(long, few)
+            heads[key] = title if cut == title else cut + CUT
+    shown = [heads[key] for key in keys]
+    return {key: titles[key] if shown.count(head) > 1 else head for key, head in heads.items()}
+
+
+def explained(titles: Mapping[str, str], heads: Mapping[str, str], keys: Sequence[str]) -> list[str]:
+    """What each head leaves out, a footnote each."""
+    return [f"{CUT} {heads[key].removesuffix(CUT)}: {titles[key]}." for key in keys if heads[key] != titles[key]]
+
+
+def _attack(key: str) -> str:
+    return re.sub(r"@l(inf|2)_[^@]*", "", key)
+
+
+def _key(attack: str, threat: Threat, first: Threat) -> str:
+    name = attack.removesuffix(LAST)
+    return attack if threat == first else under(name, threat) + attack[len(name) :]
+
+
+def _words(threat: Threat, among: Sequence[Threat]) -> str:
+    norms, sizes = {norm for norm, _ in among}, {eps for _, eps in among}
+    return " ".join([threat[0]] * (len(norms) > 1) + [f"eps {eps_text(threat[1])}"] * (len(sizes) > 1))
+
+
+def _rename(run: Run, keys: Mapping[str, str]) -> None:
+    if not keys:
+        return
+    for name in ("summaries", "verdicts", "threats", "titles"):
+        setattr(run, name, {keys.get(key, key): value for key, value in getattr(run, name).items()})
+    run.headline = [keys.get(key, key) for key in run.headline]
+    run.curves = {name: {eps: keys.get(key, key) for eps, key in curve.items()} for name, curve in run.curves.items()}

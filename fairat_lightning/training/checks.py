@@ -1,0 +1,37 @@
+"""What no part of a run can check for itself, before any of them is built."""
+
+import torch
+from omegaconf import DictConfig
+
+from fairat_lightning.config.compose import plain
+from fairat_lightning.config.targets import allowed, check_targets
+from fairat_lightning.record.secrets import refuse_secrets
+from fairat_lightning.settings import seed_number, switch, whole
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")  # the weights stay in float32 or better
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise ValueError for what the user of a run got wrong."""
+    check_targets(plain(cfg), allowed(cfg))
+    if "." in str(cfg.method.get("augmentation", "")):
+        check_targets({"_target_": cfg.method.augmentation}, allowed(cfg))
+    refuse_secrets(plain(cfg))
+    seed_number("seed", cfg.seed)
+    for key in ("compile", "checkpointing", "deterministic"):
+        switch(key, cfg[key])
+    if cfg.compile and cfg.checkpointing:
+        raise ValueError("compile=true and checkpointing=true: torch compiles no such blocks, choose one of the two")
+    if cfg.attack.get("precision") is not None and str(cfg.trainer.precision) == "64-true":
+        raise ValueError(
+            f"attack.precision={cfg.attack.precision} with trainer.precision=64-true: crafting in float64 has no other"
+        )
+    whole("trainer.max_epochs", cfg.trainer.max_epochs)
+    for key, value in (("init_from", cfg.init_from), ("data.root", cfg.data.get("root"))):
+        if value is not None and (not isinstance(value, str) or not value):
+            raise ValueError(f"{key}={value} must be a path")
+    if str(cfg.trainer.precision) not in PRECISIONS:
+        raise ValueError(f"trainer.precision={cfg.trainer.precision} is unknown: choose one of {', '.join(PRECISIONS)}")
+    if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        here = f"torch {torch.__version__} finds no CUDA on this machine"
+        raise ValueError(f"trainer.accelerator={cfg.trainer.accelerator}: {here}; use trainer=cpu or trainer=auto")

@@ -1,0 +1,245 @@
+"""The package from Python: `import fairat_lightning as fl`."""
+
+import importlib
+import json
+import pkgutil
+import subprocess
+import sys
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from helpers import SMALL
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import fairat_lightning as fl
+from fairat_lightning.data import Indexed
+
+NAMES = ("load_run", "load_data", "benchmark", "compare", "write_report", "train", "method")
+
+
+class Net(nn.Module):
+    """Class by brightness, returned bare, in a dict, a tuple or an object."""
+
+    def __init__(self, shape="bare", bias=0.0):
+        super().__init__()
+        self.shape, self.bias = shape, bias
+        self.layer = nn.Linear(1, 3)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.tensor([[-20.0], [0.0], [20.0]]))
+            self.layer.bias.copy_(torch.tensor([6.0, 0.0, -14.0]))
+
+    def forward(self, x):
+        logits = self.layer(x.mean((1, 2, 3))[:, None] + self.bias)
+        out = type("Output", (), {"logits": logits})()
+        return {"bare": logits, "dict": {"loss": 0, "logits": logits}, "tuple": (logits, x), "object": out, "odd": {"x": logits}}[
+            self.shape
+        ]
+
+
+def images(count=30):
+    y = torch.arange(count) % 3
+    return (y.float() / 2 * 0.8 + 0.1)[:, None, None, None].expand(-1, 1, 4, 4).contiguous(), y
+
+
+def test_the_import_is_light_and_no_module_can_take_a_name():
+    code = "import sys, time; t = time.perf_counter(); import fairat_lightning as fl; s = time.perf_counter() - t; import json;"
+    code += "print(json.dumps([s, [m for m in ('torch', 'lightning', 'matplotlib', 'hydra') if m in sys.modules]]))"
+    seconds, heavy = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert heavy == [] and seconds < 0.3
+    for found in pkgutil.walk_packages(fl.__path__, "fairat_lightning."):
+        if not found.name.endswith("__main__"):
+            importlib.import_module(found.name)
+    for name in NAMES:
+        assert callable(getattr(fl, name)) and not isinstance(getattr(fl, name), type(sys)), name
+        assert getattr(fl, name).__doc__, name
+
+
+class Rows:
+    """As Hugging Face's data sets answer."""
+
+    features = {"label": type("Names", (), {"names": ["dark", "grey", "bright"]})()}
+
+    def __init__(self):
+        self.x, self.y = images()
+
+    def __len__(self):
+        return len(self.y)
+
+    def __getitem__(self, k):
+        return {"image": self.x[k], "label": int(self.y[k])}
+
+
+def data_of(kind):
+    x, y = images()
+    return {
+        "tensors": (x, y),
+        "bytes": ((x * 255).round().to(torch.uint8), y),
+        "arrays": (x.permute(0, 2, 3, 1).numpy(), y.numpy()),
+        "loader": DataLoader(TensorDataset(x, y), batch_size=7),
+        "dataset": TensorDataset(x, y),
+        "batches": [(x[:10], y[:10]), (x[10:], y[10:])],
+        "rows": Rows(),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["tensors", "bytes", "arrays", "loader", "dataset", "batches", "rows"])
+def test_any_images_are_judged_alike(kind):
+    found = fl.benchmark(Net(), data_of(kind), eps="8/255")
+    assert found.worst["clean"] == 1.0 and set(found.metrics) == {"clean", "fgsm", "pgd20", "cw20"}
+    assert found.classes == (["dark", "grey", "bright"] if kind == "rows" else [f"class_{k}" for k in range(3)])
+
+
+def test_a_result_shows_itself_is_saved_and_reported(tmp_path):
+    net = Net().train()
+    strong = fl.benchmark(net, images(), eps=0.3, classes=["a", "b", "c"])
+    assert net.training and all(p.requires_grad for p in net.parameters()), "the network is left as it was"
+    assert strong.worst["pgd20"] < 0.5 < strong.average["clean"]
+    assert "worst class" in repr(strong) and "PGD-20" in repr(strong) and "b" in repr(strong)
+    low, high = strong.intervals["clean"]["worst"]
+    assert low < strong.worst["clean"] <= high
+    frame = pytest.importorskip("pandas") and strong.to_pandas()
+    assert frame.loc["worst class", "pgd20"] == strong.worst["pgd20"] and list(frame.index[:3]) == ["a", "b", "c"]
+    assert json.dumps(strong.to_dict()) and strong.save(tmp_path / "r") == tmp_path / "r"
+    again = type(strong).read(tmp_path / "r")
+    assert again.metrics == strong.metrics
+    fl.write_report({"one": strong, "two": tmp_path / "r"}, tmp_path / "page")
+    assert (tmp_path / "page" / "index.html").exists() and "one" in (tmp_path / "page" / "table.md").read_text()
+
+
+def test_two_results_on_the_same_images_are_compared_in_pairs():
+    a, b = (fl.benchmark(Net(bias=bias), images(), eps=0.01) for bias in (0.0, 0.25))
+    found = fl.compare(a, b)
+    assert found.to_dict()["pgd20"]["average"]["difference"] < 0 and found.to_dict()["pgd20"]["average"]["test"] == "paired"
+    assert "difference" in repr(found)
+    assert fl.compare(a, a).to_dict()["pgd20"]["worst"]["difference"] == 0
+
+
+@pytest.mark.parametrize(
+    "shape, place", [("dict", None), ("tuple", None), ("object", None), ("odd", "x"), ("odd", lambda out: out["x"])]
+)
+def test_the_logits_are_found_or_said(shape, place, capsys):
+    net = Net(shape)
+    assert fl.benchmark(net, images(), eps=0.01, logits=place).worst["clean"] == 1.0
+    assert ("are judged" in capsys.readouterr().out) == (place is None)
+    assert isinstance(net(images()[0]), type(Net(shape)(images()[0])) if shape != "object" else object), "the hook is gone"
+
+
+def test_what_the_network_expects_is_put_in_front_of_it():
+    x, y = images()
+
+    class Centred(Net):
+        def forward(self, x):
+            return super().forward(x * 0.25 + 0.5)
+
+    assert fl.benchmark(Centred(), (x, y), eps=0.01, normalisation=([0.5], [0.25])).worst["clean"] == 1.0
+    assert any("near that of guessing" in note for note in fl.benchmark(Centred(), (x * 0, y), eps=0.01).notes)
+    with pytest.raises(ValueError, match="normalisation"):
+        fl.benchmark(Net(), ((x - 0.5) / 0.25, y), eps=0.01)
+
+
+X, Y = images(6)
+
+
+@pytest.mark.parametrize(
+    "data, said",
+    [
+        ((X * 255, Y), "from 25.5 to 230"),
+        ((X.log(), Y), "must lie in"),
+        ((X * float("nan"), Y), "nan or infinite"),
+        ((X.long(), Y), "type torch.int64"),
+        ((X, Y.float()), "labels of type torch.float32"),
+        ((X, torch.eye(6)[:, :3].long()), "one-hot"),
+        ((X, Y + 1), "do not fit"),
+        ((X, Y - 1), "labels from -1"),
+        ((X[:, 0], Y), "images of shape (6, 4, 4)"),
+        ((X, Y[:4]), "6 images and 4 labels"),
+        ([], "holds no image"),
+        ([{"picture": X, "label": Y}], "a row has picture, label"),
+        (3, "data of type int"),
+        ([(X, Y), (X[..., :2], Y)], "different shapes"),
+    ],
+)
+def test_wrong_images_and_labels_are_one_line(data, said):
+    with pytest.raises(ValueError, match="^.*" + said.replace("(", r"\(").replace(")", r"\)")) as error:
+        fl.benchmark(Net(), data, eps=0.01)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ({"suite": "strong"}, "suite=strong is unknown"),
+        ({"eps": "much"}, "eps=much"),
+        ({"norm": "l7"}, "norm"),
+        ({"classes": ["a"]}, "3 logits"),
+        ({"logits": "scores"}, "without 'scores'"),
+    ],
+)
+def test_wrong_words_are_one_line(words, said):
+    with pytest.raises(ValueError, match=said):
+        fl.benchmark(Net(), images(), **{"eps": 0.01, **words})
+
+
+def test_a_run_from_python_its_network_and_its_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = fl.train([*SMALL, "trainer.max_epochs=1"])
+    assert found.folder.parent == tmp_path / "runs" and found.worst.keys() == {"clean", "pgd20", "cw20"}
+    assert fl.train([*SMALL, "trainer.max_epochs=1"]).metrics == found.metrics
+    net, data = fl.load_run(found.folder), fl.load_data(found.folder)
+    assert net.classes == data.classes and net.eps == pytest.approx(0.1) and net.norm == "linf" and not net.training
+    x, y, index = next(iter(data.test_dataloader()))
+    assert net(x / 255).shape == (20, 4) and x.dtype == torch.uint8 and len(index) == len(y)
+    again = fl.benchmark(net, data, eps=net.eps)
+    assert again.metrics["pgd20"]["per_class"] == found.metrics["pgd20"]["per_class"]
+    assert fl.load_data(["data=synthetic", "data.image_size=9"]).image_size == 9
+    for wrong in (lambda: fl.train(["optim.lr=much"]), lambda: fl.load_run("nowhere"), lambda: fl.load_data(["data=mars"])):
+        with pytest.raises(ValueError) as error:
+            wrong()
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["digits_pgd_at", "cifar10_faal"])
+def test_a_network_of_the_package_needs_no_data(name, monkeypatch):
+    monkeypatch.setattr("fairat_lightning.data.DataModule.prepare", lambda self: 1 / 0)
+    net = fl.load_run(f"pretrained:{name}")
+    channels, size = (1, 8) if "digits" in name else (3, 32)
+    assert net(torch.rand(2, channels, size, size)).shape == (2, 10)
+    assert net.classes[3] == ("3" if "digits" in name else "cat") and net.eps > 0
+
+
+@pytest.mark.parametrize("name", ["faal", "trades", "dafa"])
+def test_a_method_in_a_trainer_of_ones_own(name, tmp_path):
+    x, y = images(32)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    module = fl.method(name, net, classes=["a", "b", "c"], eps="8/255", overrides=["optim.lr=0.05"])
+    before = net[1].weight.clone()
+    loader = DataLoader(Indexed(TensorDataset(x, y)), batch_size=8, shuffle=True)
+    own = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    L.Trainer(max_epochs=2, accelerator="cpu", default_root_dir=tmp_path, **own).fit(module, loader)
+    assert not torch.equal(before, net[1].weight) and module.attack.eps == pytest.approx(8 / 255)
+    with pytest.raises(ValueError, match="unknown"):
+        fl.method("fal", net, classes=3, eps=0.1)
+
+
+def test_a_foreign_loaders_batches_are_checked_before_they_go_to_the_device(tmp_path):
+    x, y = images(32)
+    own = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = L.Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, **own)
+    module = lambda: fl.method("faal", nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), classes=3, eps=0.1)  # noqa: E731
+    for wrong, said in (((x * 255, y), "must lie in"), ((x, y + 1), "labels from 1 to 3"), ((x, y.float()), "whole numbers")):
+        with pytest.raises(ValueError, match=said):
+            trainer.fit(module(), DataLoader(Indexed(TensorDataset(*wrong)), batch_size=32))
+    bytes_ = TensorDataset((x * 255).to(torch.uint8), y)
+    trainer.fit(module(), DataLoader(Indexed(bytes_), batch_size=32))
+
+
+def test_someones_checkpoint_made_fairer_and_compared(tmp_path, monkeypatch):
+    """The worked path of the documentation: a robust base, two epochs of FAAL from it, compared class by class."""
+    monkeypatch.chdir(tmp_path)
+    base = fl.train([*SMALL, "trainer.max_epochs=1"])
+    fair = fl.train([*SMALL, "method=faal", f"init_from={base.folder}"])
+    found = fl.compare(base, fair)
+    assert set(found.to_dict()) == {"pgd20", "cw20"} and np.isfinite(found.to_dict()["pgd20"]["worst"]["difference"])
