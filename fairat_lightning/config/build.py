@@ -10,9 +10,11 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
+from fairat_lightning.config.loading import Loaded, load_trained
+from fairat_lightning.config.normalisation import Normalisation
 from fairat_lightning.config.targets import stored
 from fairat_lightning.data import DataModule
-from fairat_lightning.models.weights import load_weights
+from fairat_lightning.models.weights import set_normalisation
 from fairat_lightning.record.reader import run_folder
 
 OURS = ("suggests", "suite")  # keys that the configuration keeps beside a constructor's
@@ -50,15 +52,28 @@ def optimiser(cfg: DictConfig) -> Any:
     return partial(optim, fused=False) if clipped else optim  # Lightning clips no fused optimiser's gradients in mixed precision
 
 
-def trained(path: Any, cfg: DictConfig, data: DataModule) -> Any:
-    """The trained network at `path`: of a run's own architecture, or for any other file of that of `cfg.model`."""
+def trained(
+    path: Any,
+    cfg: DictConfig,
+    data: DataModule,
+    *,
+    key: str | None = None,
+    given: bool = False,
+    settled: Normalisation | None = None,
+) -> tuple[Any, Loaded]:
+    """The trained network at `path`: of a run's own architecture, or for any other file of that of `cfg.model`.
+
+    `given`: the command says how it normalises, in `cfg.model`; `settled`: that was found out before.
+    """
     if not isinstance(path, str) or not path:
         raise ValueError(f"method.teacher={path} must be a path: a run folder, checkpoint or state dict")
     if (run := run_folder(path)) is not None:
-        cfg = OmegaConf.create(stored(run, ["model"]))
+        cfg, given = OmegaConf.create({**stored(run, ["model"]), "data": cfg.data}), True
     net = network(cfg, data)
-    load_weights(net, path)
-    return net
+    if settled is not None:
+        set_normalisation(net, settled)
+    loaded = load_trained(net, path, cfg, data, key=key, given=given or settled is not None, judge=settled is None)
+    return net, loaded if settled is None else Loaded()
 
 
 @contextmanager

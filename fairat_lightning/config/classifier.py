@@ -4,13 +4,15 @@
 change them. Any other file needs `model=` and `data=`. `model._target_` names any other function or class: of torchvision or
 timm, or with `allow=[mypackage.]` of one's own. It is called with the `model.*` words alone, and with `num_classes` and
 `in_channels` where it takes them; `model.mean` and `model.std`, where it does not take them, are put in front of it, because
-images are in [0,1].
+images are in [0,1]. Where neither the command nor the file with the weights says them, the clean accuracy under each usual one
+decides (`loading.py`), or `normalisation=` does.
 """
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -18,10 +20,12 @@ from torch import Tensor, nn
 
 from fairat_lightning.config.build import build_part, network
 from fairat_lightning.config.compose import plain
+from fairat_lightning.config.loading import load_trained, named_set
+from fairat_lightning.config.normalisation import KEYS, meant, set_model
 from fairat_lightning.config.targets import allowed, check_targets
 from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.data.stratified import stratified
-from fairat_lightning.models import Normalized, load_weights
+from fairat_lightning.models import Normalized
 from fairat_lightning.models.checked_logits import Checked
 from fairat_lightning.pretrained import is_pretrained
 from fairat_lightning.record.reader import run_folder
@@ -39,6 +43,8 @@ class Classifier:
     cfg: DictConfig
     run: Path | None
     logits: list[float]  # of the first test images, to three digits: what the weights alone do not say of a network
+    facts: dict[str, Any] = field(default_factory=dict)  # of a file of others, for the record: what was taken out of it, and how
+    warning: str | None = None  # what may be wrong with such a file
 
 
 def load(cfg: DictConfig) -> Classifier:
@@ -51,15 +57,33 @@ def load(cfg: DictConfig) -> Classifier:
     if Path(cfg.checkpoint).expanduser().is_dir() and run_folder(cfg.checkpoint) is None:
         raise ValueError(f"checkpoint={cfg.checkpoint} has no config.yaml: name the file with the weights, model= and data=")
     check_targets(plain(cfg), allowed(cfg))
+    of_run = run_folder(cfg.checkpoint) is not None
+    given, key = _said(cfg, of_run), named_set(cfg)
     data: DataModule = build_part(cfg, "data")
     data.prepare()
     ours = str(cfg.model.get("_target_", OWN)).startswith(OWN)
     net = network(cfg, data) if ours else _foreign(cfg, data)
     if not isinstance(net, Normalized):
         raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}: name one of conf/model's functions")
-    load_weights(net, cfg.checkpoint)
+    takes_its_own = not ours and bool(set(KEYS) & inspect.signature(_target(cfg)).parameters.keys())
+    loaded = load_trained(net, cfg.checkpoint, cfg, data, key=key, given=given or of_run or takes_its_own)
+    for line in loaded.lines:
+        print(line, flush=True)
+    if loaded.normalisation is not None:
+        set_model(cfg, loaded.normalisation)
     run = None if is_pretrained(cfg.checkpoint) else run_folder(cfg.checkpoint)  # nothing is written into the package
-    return Classifier(net.eval(), data, cfg, run, _try(net, data))
+    return Classifier(net.eval(), data, cfg, run, _try(net, data), loaded.facts, loaded.warning)
+
+
+def _said(cfg: DictConfig, of_run: bool) -> bool:
+    """Whether the command says the normalisation; its word, if it gave one, becomes `model.mean` and `model.std`."""
+    word, given = cfg.pop("normalisation", None), cfg.pop("mean_given", False)
+    if word is None:
+        return bool(given)
+    if given and not of_run:
+        raise ValueError("normalisation= sets model.mean and model.std: give it or these, not both")
+    set_model(cfg, meant(word))
+    return True
 
 
 def places(cfg: DictConfig, data: DataModule) -> Tensor:
@@ -108,13 +132,17 @@ def _try(net: nn.Module, data: DataModule) -> list[float]:
     return [float(f"{v:.3g}") for v in first.flatten().tolist()]
 
 
-def _foreign(cfg: DictConfig, data: DataModule) -> Normalized:
-    values = {str(key): value for key, value in plain(cfg)["model"].items() if key != "_target_"}
+def _target(cfg: DictConfig) -> Any:
     module, _, name = str(cfg.model._target_).rpartition(".")
     try:
-        target = getattr(import_module(module), name)
+        return getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"model._target_={cfg.model._target_} cannot be imported: {error}") from error
+
+
+def _foreign(cfg: DictConfig, data: DataModule) -> Normalized:
+    values = {str(key): value for key, value in plain(cfg)["model"].items() if key != "_target_"}
+    target, name = _target(cfg), str(cfg.model._target_).rpartition(".")[2]
     takes = inspect.signature(target).parameters
     shape = {"num_classes": data.num_classes, "in_channels": data.channels}
     values |= {key: value for key, value in shape.items() if key in takes and key not in values}

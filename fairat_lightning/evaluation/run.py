@@ -106,7 +106,7 @@ def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]
     suite.check(images.pixels, images.targets, chosen)
     build_part(cfg, "attack")
     return {  # not where the weights lie, but what they are
-        "config": {key: value for key, value in _config(cfg).items() if key not in ("checkpoint", "name")},
+        "config": {key: value for key, value in _config(cfg).items() if key not in ("checkpoint", "name", "key")},
         "logits": judged.logits,
         "device": _device(cfg),
         "version": __version__,
@@ -130,7 +130,7 @@ def _audit(cfg: DictConfig, judged: Classifier, folder: Path, header: dict[str, 
         read_facts(folder)
     else:
         write(folder / "config.yaml", yaml.safe_dump(_config(cfg), sort_keys=False))
-        write_json(folder / "run.json", environment(cfg.seed, "fairat_lightning.evaluate"))
+        write_json(folder / "run.json", environment(cfg.seed, "fairat_lightning.evaluate") | _brought(judged))
     chosen = places(cfg, judged.data)
     images = getattr(judged.data, cfg.split).subset(chosen)
     return Audit(
@@ -141,6 +141,12 @@ def _audit(cfg: DictConfig, judged: Classifier, folder: Path, header: dict[str, 
         seed=cfg.seed,
         device=_device(cfg),
     )
+
+
+def _brought(judged: Classifier) -> dict[str, Any]:
+    """What the record says of a file of others."""
+    warning = {"warning": judged.warning} if judged.warning else {}
+    return {"checkpoint": {"path": judged.cfg.checkpoint, **judged.facts, **warning}} if judged.facts else {}
 
 
 def _config(cfg: DictConfig) -> dict[str, Any]:
@@ -169,6 +175,8 @@ def _close(folder: Path, cfg: DictConfig, audit: Audit, findings: Findings, *, s
     `seconds` is None where earlier sessions have taken some of them.
     """
     notes = [*findings.notes, *([f"These are {cfg.split} images and no test images."] if cfg.split != "test" else [])]
+    if warning := read_facts(folder).get("checkpoint", {}).get("warning"):
+        notes.append(f"Warning: {warning}.")
     counts = audit.labels.bincount(minlength=len(audit.classes)).tolist()
     if empty := [name for name, count in zip(audit.classes, counts, strict=True) if not count]:
         more = f" and {len(empty) - 20} more" if len(empty) > 20 else ""

@@ -8,7 +8,8 @@ from typing import Any
 
 from fairat_lightning.record.old_names import at_first
 
-ADDED = {"val_every": 1}  # keys that came after 0.1, each with the value that a run before it had
+# Keys that came after 0.1, each with the value that a run before it had.
+ADDED = {"val_every": 1, "key": None, "normalisation": None}
 
 
 def identity(config: Any, *, processes: bool = True) -> Any:
