@@ -23,7 +23,7 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequen
 
     try:
         switch("overwrite", cfg.overwrite)
-        words = (cfg if "hydra" in cfg else HydraConfig.instance().cfg).hydra.overrides.task  # hydra.main takes it out of a job's
+        words = (cfg.hydra if "hydra" in cfg else HydraConfig.get()).overrides.task  # hydra.main takes it out of a job's
         given = any(word.lstrip("+").startswith(MEAN) for word in words)
         training = runs.prepare(OmegaConf.create(resolved(cfg)), folder, overwrite=cfg.overwrite, mean_given=given)
         if training is not None and sweep and training.trainer.world_size > 1:

@@ -9,6 +9,7 @@ decides (`loading.py`), or `normalisation=` does.
 """
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from fairat_lightning.config.build import build_part, network
 from fairat_lightning.config.compose import plain
 from fairat_lightning.config.loading import load_trained, named_set
-from fairat_lightning.config.normalisation import KEYS, meant, set_model
+from fairat_lightning.config.normalisation import KEYS, as_begun, meant, set_model
 from fairat_lightning.config.targets import allowed, check_targets
 from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.data.stratified import stratified
@@ -47,8 +48,11 @@ class Classifier:
     warning: str | None = None  # what may be wrong with such a file
 
 
-def load(cfg: DictConfig) -> Classifier:
-    """Build the network, load the weights of `cfg.checkpoint` into it, and read the data."""
+def load(cfg: DictConfig, begun: Callable[[Path | None], Path] | None = None) -> Classifier:
+    """Build the network, load the weights of `cfg.checkpoint` into it, and read the data.
+
+    `begun` says, of the run that the checkpoint lies in, where an evaluation may have begun, whose normalisation then stays.
+    """
     quieten()
     if cfg.checkpoint is None:
         raise ValueError("checkpoint=PATH must be given: a run folder, a checkpoint, a state dict or pretrained:NAME")
@@ -58,7 +62,10 @@ def load(cfg: DictConfig) -> Classifier:
         raise ValueError(f"checkpoint={cfg.checkpoint} has no config.yaml: name the file with the weights, model= and data=")
     check_targets(plain(cfg), allowed(cfg))
     of_run = run_folder(cfg.checkpoint) is not None
+    run = None if is_pretrained(cfg.checkpoint) else run_folder(cfg.checkpoint)  # nothing is written into the package
     given, key = _said(cfg, of_run), named_set(cfg)
+    if not given and begun is not None:
+        given = as_begun(cfg, begun(run), "checkpoint")
     data: DataModule = build_part(cfg, "data")
     data.prepare()
     ours = str(cfg.model.get("_target_", OWN)).startswith(OWN)
@@ -66,13 +73,14 @@ def load(cfg: DictConfig) -> Classifier:
     if not isinstance(net, Normalized):
         raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}: name one of conf/model's functions")
     takes_its_own = not ours and bool(set(KEYS) & inspect.signature(_target(cfg)).parameters.keys())
-    loaded = load_trained(net, cfg.checkpoint, cfg, data, key=key, given=given or of_run or takes_its_own)
+    given = given or of_run or takes_its_own
+    loaded = load_trained(net, cfg.checkpoint, cfg, data, key=key, given=given, check=lambda: _try(net.eval(), data))
+    logits = _try(net, data)
     for line in loaded.lines:
         print(line, flush=True)
     if loaded.normalisation is not None:
         set_model(cfg, loaded.normalisation)
-    run = None if is_pretrained(cfg.checkpoint) else run_folder(cfg.checkpoint)  # nothing is written into the package
-    return Classifier(net.eval(), data, cfg, run, _try(net, data), loaded.facts, loaded.warning)
+    return Classifier(net, data, cfg, run, logits, loaded.facts, loaded.warning)
 
 
 def _said(cfg: DictConfig, of_run: bool) -> bool:

@@ -6,7 +6,7 @@ clean accuracy is near chance gets a warning: the file fits the network by its n
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any
@@ -49,18 +49,20 @@ def load_trained(
     key: str | None = None,
     given: bool,
     judge: bool = True,
+    check: Callable[[], object] = lambda: None,
 ) -> Loaded:
     """Load the weights at `path` into `net`, which `cfg.model` has built, and settle its normalisation.
 
     `given`: the command or the file's run has said the normalisation that `net` has; a file of ours must agree.
-    `judge=False`: the clean accuracy was looked at before. Raises ValueError as `load_weights` does, and for a network that
-    does not take the images.
+    `judge=False`: the clean accuracy was looked at before. `check` is called when the weights are in. Raises ValueError as
+    `load_weights` does, and for a network that does not take the images.
     """
     found = fitted(net, path, key)
     stated = found.normalisation
     if isinstance(net, Normalized) and stated is not None and found.ours and given:
         check_normalisation(net, stated, path)
     net.load_state_dict(net.state_dict() | found.state)
+    check()
     if not isinstance(net, Normalized):
         return Loaded()
     loaded = Loaded(lines=[] if found.ours else [f"weights: {found.text}"])

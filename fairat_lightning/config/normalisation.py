@@ -5,10 +5,13 @@ standard deviation, each one number for all channels or a list of one a channel:
 The word sets `model.mean` and `model.std`. Left out, the file with the weights says it, or else their clean accuracy decides.
 """
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from fairat_lightning.record.reader import read_config
 from fairat_lightning.settings import number
 
 Normalisation = tuple[list[float], list[float]]
@@ -49,6 +52,17 @@ def set_model(cfg: DictConfig, normalisation: Normalisation) -> None:
     """Let `model.mean` and `model.std` say it; without a model, which is another's to refuse, nothing."""
     if OmegaConf.is_dict(cfg.model):
         cfg.model.mean, cfg.model.std = normalisation
+
+
+def as_begun(cfg: DictConfig, folder: Path, source: str) -> bool:
+    """Whether what is in `folder` began with the same `source` of weights; its mean and standard deviation are then `cfg`'s."""
+    with suppress(OSError, ValueError, AttributeError):  # a damaged configuration is another's to refuse
+        begun = read_config(folder) or {}
+        model = begun.get("model") or {}
+        if begun.get(source) == cfg[source] and all(key in model for key in KEYS):
+            set_model(cfg, (model["mean"], model["std"]))
+            return True
+    return False
 
 
 def mean_given(*, _root_: DictConfig) -> bool:

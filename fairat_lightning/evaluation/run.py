@@ -53,7 +53,7 @@ def evaluate(cfg: DictConfig) -> None:
     """Evaluate what the checked configuration says, or show the evaluation if it is finished. Raises what WRONG_INPUT lists."""
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda: torch finds no CUDA on this machine")
-    judged = load(cfg)
+    judged = load(cfg, None if cfg.overwrite else lambda run: _folder(cfg, run))
     suite: Suite = build_part(cfg, "suite")
     folder = _folder(cfg, judged.run)
     if cfg.batch_size == "auto":

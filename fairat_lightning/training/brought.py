@@ -3,7 +3,6 @@
 Which normalisation they need is settled once, at a run's beginning, and is in the run's configuration and record from then on.
 """
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ from torch import nn
 
 from fairat_lightning.config.build import trained
 from fairat_lightning.config.loading import Loaded, load_trained, named_set
-from fairat_lightning.config.normalisation import meant, set_model
+from fairat_lightning.config.normalisation import as_begun, meant, set_model
 from fairat_lightning.data import DataModule
 from fairat_lightning.models.weights import weights_file
 from fairat_lightning.record.fingerprint import fingerprint
-from fairat_lightning.record.reader import read_config, read_facts, run_folder
+from fairat_lightning.record.reader import read_facts, run_folder
 
 
 class Brought:
@@ -45,7 +44,7 @@ class Brought:
             set_model(cfg, meant(word))
             self.said = True
         elif cfg.init_from is not None and not mean_given and not anew:
-            self._as_begun()
+            as_begun(cfg, folder, "init_from")
 
     def check(self) -> None:
         """ValueError for a path of `init_from` that does not exist, before the data are downloaded."""
@@ -84,11 +83,3 @@ class Brought:
     def _key(self, path: str) -> str | None:
         """The key goes with files of others; with a run's where there is no other, which says that it has none of this name."""
         return self.key if path in self.of_others or not self.of_others else None
-
-    def _as_begun(self) -> None:
-        """What was left open stays as it was settled when the run in the folder began from these weights."""
-        with suppress(OSError, ValueError, AttributeError):  # a damaged configuration is another's to refuse
-            begun = read_config(self.folder) or {}
-            model = begun.get("model", {})
-            if begun.get("init_from") == self.cfg.init_from and "mean" in model and "std" in model:
-                set_model(self.cfg, (model["mean"], model["std"]))
