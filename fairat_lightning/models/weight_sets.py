@@ -106,8 +106,8 @@ def statistics(one: WeightSet, channels: int) -> dict[tuple[str, ...], tuple[lis
 
 
 def labels(sets: list[WeightSet]) -> list[str]:
-    """What to call each of several sets: its place without what all of them share, `.` for names without a prefix."""
-    shared = set.intersection(*(set(one.place) for one in sets)) if len(sets) > 1 else set()
+    """What to call each set: its place without what all of several share and without "module", `.` for no place at all."""
+    shared = {"module"} | (set.intersection(*(set(one.place) for one in sets)) if len(sets) > 1 else set())
     short = [".".join(part for part in one.place if part not in shared) for one in sets]
     return short if all(short) and len(set(short)) == len(short) else [".".join(one.place) or "." for one in sets]
 

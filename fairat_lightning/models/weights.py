@@ -87,7 +87,7 @@ def fitted(net: nn.Module, path: str | os.PathLike[str], key: str | None = None)
         next(iter(pairs.values()), None),
         ours=one.prefix[-1:] == ("model",) and mean in pairs,
         text=f"{'.'.join(one.place) or 'all'} of {path.name}"
-        + (f"; left out {len(beside)} tensors beside them (first {beside[0]})" if beside else ""),
+        + (f"; left out {len(beside)} tensor{'s' * (len(beside) > 1)} beside them (first {beside[0]})" if beside else ""),
     )
 
 
