@@ -176,8 +176,13 @@ def test_an_interrupted_one_keeps_what_was_found(here, launch, monkeypatch, caps
     assert record(run, "config.yaml")["model"]["mean"] == [0.0] and "tried" in record(run)["init_from"]
 
 
-def test_a_recipe_s_mean_is_no_word_of_the_user(here, launch, monkeypatch, capsys):
-    """Words for a training win, and what a recipe or the data set suggests is tried."""
+def test_a_recipe_s_mean_is_no_word_of_the_user(here, launch, capsys):
+    recipe = ["experiment=faal_preactresnet18", "model=preactresnet_tiny", "model.width=4", "attack.steps=1"]
+    launch(*recipe, *SMALL, f"init_from={here / 'plain.pt'}", "trainer.max_epochs=1")
+    assert "init_from: normalisation: none 100.0 %" in capsys.readouterr().out
+
+
+def test_the_words_of_a_training_win(here, monkeypatch, capsys):
     words = [*SMALL, "init_from=plain.pt", *NOTHING, "hydra.run.dir=run"]
     for k, mean in enumerate(("model.mean=[0.5]", "normalisation=[0.5,0.25]", "normalisation=synthetic")):
         code, out, err = call(monkeypatch, capsys, here, *words[:-1], mean, f"hydra.run.dir={k}")
