@@ -54,7 +54,7 @@ def evaluate(cfg: DictConfig) -> None:
     """Evaluate what the checked configuration says, or show the evaluation if it is finished. Raises what WRONG_INPUT lists."""
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda: torch finds no CUDA on this machine")
-    judged = load(cfg)
+    judged = load(cfg, None if cfg.overwrite else lambda run: _folder(cfg, run))
     suite: Suite = build_part(cfg, "suite")
     folder = _folder(cfg, judged.run)
     if cfg.batch_size == "auto":
@@ -107,7 +107,7 @@ def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]
     suite.check(images.pixels, images.targets, chosen)
     build_part(cfg, "attack")
     return {  # not where the weights lie, but what they are
-        "config": {key: value for key, value in _config(cfg).items() if key not in ("checkpoint", "name")},
+        "config": {key: value for key, value in _config(cfg).items() if key not in ("checkpoint", "name", "key")},
         "logits": judged.logits,
         "device": _device(cfg),
         "version": __version__,
@@ -131,7 +131,7 @@ def _audit(cfg: DictConfig, judged: Classifier, folder: Path, header: dict[str, 
         read_facts(folder)
     else:
         write(folder / "config.yaml", yaml.safe_dump(_config(cfg), sort_keys=False))
-        write_json(folder / "run.json", environment(cfg.seed, "fairat_lightning.evaluate"))
+        write_json(folder / "run.json", environment(cfg.seed, "fairat_lightning.evaluate") | _brought(judged))
     chosen = places(cfg, judged.data)
     images = getattr(judged.data, cfg.split).subset(chosen)
     return Audit(
@@ -142,6 +142,12 @@ def _audit(cfg: DictConfig, judged: Classifier, folder: Path, header: dict[str, 
         seed=cfg.seed,
         device=_device(cfg),
     )
+
+
+def _brought(judged: Classifier) -> dict[str, Any]:
+    """What the record says of a file of others."""
+    warning = {"warning": judged.warning} if judged.warning else {}
+    return {"checkpoint": {"path": judged.cfg.checkpoint, **judged.facts, **warning}} if judged.facts else {}
 
 
 def _config(cfg: DictConfig) -> dict[str, Any]:
@@ -171,6 +177,8 @@ def record_findings(folder: Path, cfg: DictConfig, audit: Audit, findings: Findi
     `seconds` is None where earlier sessions have taken some of them.
     """
     notes = [*findings.notes, *([f"These are {cfg.split} images and no test images."] if cfg.split != "test" else [])]
+    if warning := read_facts(folder).get("checkpoint", {}).get("warning"):
+        notes.append(f"Warning: {warning}.")
     counts = audit.labels.bincount(minlength=len(audit.classes)).tolist()
     if empty := [name for name, count in zip(audit.classes, counts, strict=True) if not count]:
         more = f" and {len(empty) - 20} more" if len(empty) > 20 else ""
