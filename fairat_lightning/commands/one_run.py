@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from filelock import Timeout
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from fairat_lightning.commands.errors import Stop, refuse
 from fairat_lightning.config.compose import WRONG_INPUT, resolved
 from fairat_lightning.settings import switch
+
+MEAN = ("model.mean=", "model.std=")
 
 
 def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequence[Any] = ()) -> None:
@@ -22,7 +25,9 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequen
 
     try:
         switch("overwrite", cfg.overwrite)
-        training = runs.prepare(OmegaConf.create(resolved(cfg)), folder, overwrite=cfg.overwrite)
+        words = (cfg.hydra if "hydra" in cfg else HydraConfig.get()).overrides.task  # hydra.main takes it out of a job's
+        given = any(word.lstrip("+").startswith(MEAN) for word in words)
+        training = runs.prepare(OmegaConf.create(resolved(cfg)), folder, overwrite=cfg.overwrite, mean_given=given)
         if training is not None and sweep and training.trainer.world_size > 1:
             raise ValueError(
                 "a sweep or search over several processes would begin every training in each: run its jobs one by one"

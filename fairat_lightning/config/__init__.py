@@ -1,3 +1,5 @@
 """From the words of a command to the parts of a run: compose, check what may be named, build."""
 
-__all__ = ["build", "classifier", "compose", "home", "targets"]
+from fairat_lightning.config import normalisation  # every configuration may ask its resolver
+
+__all__ = ["build", "classifier", "compose", "home", "loading", "normalisation", "targets", "words"]

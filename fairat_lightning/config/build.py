@@ -19,11 +19,13 @@ from fairat_lightning.attacks import PGD
 from fairat_lightning.averaging import Averaging
 from fairat_lightning.awp import AWP
 from fairat_lightning.config.compose import plain
+from fairat_lightning.config.loading import Loaded, load_trained
+from fairat_lightning.config.normalisation import Normalisation
 from fairat_lightning.config.targets import allowed, stored
 from fairat_lightning.data import DataModule
 from fairat_lightning.head import BalancedHead
 from fairat_lightning.models import Normalized
-from fairat_lightning.models.weights import load_weights
+from fairat_lightning.models.weights import set_normalisation
 from fairat_lightning.objectives import AT
 from fairat_lightning.optim import scheduled
 from fairat_lightning.record.environment import install
@@ -80,16 +82,21 @@ def network(cfg: DictConfig, data: DataModule) -> Any:
     return build_part(cfg, "model", **shape)
 
 
+def target_of(cfg: DictConfig) -> Any:
+    """The class or function that `model._target_` names; ValueError where it cannot be imported."""
+    module, _, name = str(cfg.model._target_).rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"model._target_={cfg.model._target_} cannot be imported: {error}") from error
+
+
 def foreign_network(cfg: DictConfig, data: DataModule) -> Normalized:
     """A network of somebody else's class, called with the `model.*` values alone, and with `num_classes` and `in_channels` where
     it takes them; `model.mean` and `model.std`, where it does not take them, are put in front of it.
     """
     values = {str(key): value for key, value in plain(cfg)["model"].items() if key != "_target_"}
-    module, _, name = str(cfg.model._target_).rpartition(".")
-    try:
-        target = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"model._target_={cfg.model._target_} cannot be imported: {error}") from error
+    target, name = target_of(cfg), str(cfg.model._target_).rpartition(".")[2]
     takes = inspect.signature(target).parameters
     shape = {"num_classes": data.num_classes, "in_channels": data.channels}
     values |= {key: value for key, value in shape.items() if key in takes and key not in values}
@@ -149,15 +156,28 @@ def callbacks(cfg: DictConfig) -> list[Any]:
     return found
 
 
-def trained(path: Any, cfg: DictConfig, data: DataModule) -> Any:
-    """The trained network at `path`: of a run's own architecture, or for any other file of that of `cfg.model`."""
+def trained(
+    path: Any,
+    cfg: DictConfig,
+    data: DataModule,
+    *,
+    key: str | None = None,
+    given: bool = False,
+    settled: Normalisation | None = None,
+) -> tuple[Any, Loaded]:
+    """The trained network at `path`: of a run's own architecture, or for any other file of that of `cfg.model`.
+
+    `given`: the command says how it normalises, in `cfg.model`; `settled`: that was found out before.
+    """
     if not isinstance(path, str) or not path:
         raise ValueError(f"method.teacher={path} must be a path: a run folder, checkpoint or state dict")
     if (run := run_folder(path)) is not None:
-        cfg = OmegaConf.create(stored(run, ["model"], allowed(cfg)))
+        cfg, given = OmegaConf.create({**stored(run, ["model"], allowed(cfg)), "data": cfg.data}), True
     net = network(cfg, data)
-    load_weights(net, path)
-    return net
+    if settled is not None:
+        set_normalisation(net, settled)
+    loaded = load_trained(net, path, cfg, data, key=key, given=given or settled is not None, judge=settled is None)
+    return net, loaded if settled is None else Loaded()
 
 
 @contextmanager

@@ -4,22 +4,28 @@
 change them. Any other file needs `model=` and `data=`. `model._target_` names any other function or class: of torchvision or
 timm, or with `allow=[mypackage.]` of one's own. It is called with the `model.*` words alone, and with `num_classes` and
 `in_channels` where it takes them; `model.mean` and `model.std`, where it does not take them, are put in front of it, because
-images are in [0,1].
+images are in [0,1]. Where neither the command nor the file with the weights says them, the clean accuracy under each usual one
+decides (`loading.py`), or `normalisation=` does.
 """
 
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from fairat_lightning.config.build import build_part, network
+from fairat_lightning.config.build import OWN, build_part, network, target_of
 from fairat_lightning.config.compose import plain
+from fairat_lightning.config.loading import load_trained, named_set
+from fairat_lightning.config.normalisation import KEYS, as_begun, meant, set_model
 from fairat_lightning.config.targets import allowed, check_targets
 from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.data.stratified import stratified
-from fairat_lightning.models import Normalized, load_weights
+from fairat_lightning.models import Normalized
 from fairat_lightning.models.checked_logits import Checked
 from fairat_lightning.pretrained import is_pretrained
 from fairat_lightning.record.reader import run_folder
@@ -36,20 +42,48 @@ class Classifier:
     cfg: DictConfig
     run: Path | None
     logits: list[float]  # of the first test images, to three digits: what the weights alone do not say of a network
+    facts: dict[str, Any] = field(default_factory=dict)  # of a file of others, for the record: what was taken out of it, and how
+    warning: str | None = None  # what may be wrong with such a file
 
 
-def load(cfg: DictConfig) -> Classifier:
-    """Build the network, load the weights of `cfg.checkpoint` into it, and read the data."""
+def load(cfg: DictConfig, begun: Callable[[Path | None], Path] | None = None) -> Classifier:
+    """Build the network, load the weights of `cfg.checkpoint` into it, and read the data.
+
+    `begun` says, of the run that the checkpoint lies in, where an evaluation may have begun, whose normalisation then stays.
+    """
     quieten()
     check_targets(plain(cfg), allowed(cfg))
+    of_run = run_folder(cfg.checkpoint) is not None
+    run = None if is_pretrained(cfg.checkpoint) else run_folder(cfg.checkpoint)  # nothing is written into the package
+    given, key = _said(cfg, of_run), named_set(cfg)
+    if not given and begun is not None:
+        given = as_begun(cfg, begun(run), "checkpoint")
     data: DataModule = build_part(cfg, "data")
     data.prepare()
     net = network(cfg, data)
     if not isinstance(net, Normalized):
         raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}: name one of conf/model's functions")
-    load_weights(net, cfg.checkpoint)
-    run = None if is_pretrained(cfg.checkpoint) else run_folder(cfg.checkpoint)  # nothing is written into the package
-    return Classifier(net.eval(), data, cfg, run, _try(net, data))
+    ours = str(cfg.model.get("_target_", OWN)).startswith(OWN)
+    takes_its_own = not ours and bool(set(KEYS) & inspect.signature(target_of(cfg)).parameters.keys())
+    given = given or of_run or takes_its_own
+    loaded = load_trained(net, cfg.checkpoint, cfg, data, key=key, given=given, check=lambda: _try(net.eval(), data))
+    logits = _try(net, data)
+    for line in loaded.lines:
+        print(line, flush=True)
+    if loaded.normalisation is not None:
+        set_model(cfg, loaded.normalisation)
+    return Classifier(net, data, cfg, run, logits, loaded.facts, loaded.warning)
+
+
+def _said(cfg: DictConfig, of_run: bool) -> bool:
+    """Whether the command says the normalisation; its word, if it gave one, becomes `model.mean` and `model.std`."""
+    word, given = cfg.pop("normalisation", None), cfg.pop("mean_given", False)
+    if word is None:
+        return bool(given)
+    if given and not of_run:
+        raise ValueError("normalisation= sets model.mean and model.std: give it or these, not both")
+    set_model(cfg, meant(word))
+    return True
 
 
 def places(cfg: DictConfig, data: DataModule) -> Tensor:

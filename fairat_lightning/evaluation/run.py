@@ -49,7 +49,7 @@ def evaluate(cfg: DictConfig) -> None:
     """Evaluate what the checked configuration says, or show the evaluation if it is finished. Raises what WRONG_INPUT lists."""
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda: torch finds no CUDA on this machine")
-    judged = load(cfg)
+    judged = load(cfg, None if cfg.overwrite else lambda run: _folder(cfg, run))
     suite: Suite = build_part(cfg, "suite")
     folder = _folder(cfg, judged.run)
     if cfg.batch_size == "auto":
@@ -101,8 +101,9 @@ def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]
     images = getattr(judged.data, cfg.split).subset(chosen)
     suite.check(images.pixels, images.targets, chosen)
     build_part(cfg, "attack")
+    config = evaluation_identity(plain(cfg))
     return {  # not where the weights lie, but what they are
-        "config": {key: value for key, value in evaluation_identity(plain(cfg)).items() if key not in ("checkpoint", "name")},
+        "config": {key: value for key, value in config.items() if key not in ("checkpoint", "name", "key")},
         "logits": judged.logits,
         "device": _device(cfg),
         "version": __version__,
@@ -115,7 +116,7 @@ def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]
 
 def _audit(cfg: DictConfig, judged: Classifier, folder: Path, header: dict[str, Any]) -> Audit:
     """The audit, with its journal opened in `folder`."""
-    journal = open_evaluation(folder, evaluation_identity(plain(cfg)), header, overwrite=cfg.overwrite)
+    journal = open_evaluation(folder, evaluation_identity(plain(cfg)), header, overwrite=cfg.overwrite, **_brought(judged))
     chosen = places(cfg, judged.data)
     images = getattr(judged.data, cfg.split).subset(chosen)
     return Audit(
@@ -126,6 +127,12 @@ def _audit(cfg: DictConfig, judged: Classifier, folder: Path, header: dict[str, 
         seed=cfg.seed,
         device=_device(cfg),
     )
+
+
+def _brought(judged: Classifier) -> dict[str, Any]:
+    """What the record says of a file of others."""
+    warning = {"warning": judged.warning} if judged.warning else {}
+    return {"checkpoint": {"path": judged.cfg.checkpoint, **judged.facts, **warning}} if judged.facts else {}
 
 
 def _device(cfg: DictConfig) -> str:
@@ -151,6 +158,8 @@ def record_findings(folder: Path, cfg: DictConfig, audit: Audit, findings: Findi
     `seconds` is None where earlier sessions have taken some of them.
     """
     notes = [*findings.notes, *([f"These are {cfg.split} images and no test images."] if cfg.split != "test" else [])]
+    if warning := read_facts(folder).get("checkpoint", {}).get("warning"):
+        notes.append(f"Warning: {warning}.")
     counts = audit.labels.bincount(minlength=len(audit.classes)).tolist()
     if empty := [name for name, count in zip(audit.classes, counts, strict=True) if not count]:
         more = f" and {len(empty) - 20} more" if len(empty) > 20 else ""

@@ -9,7 +9,13 @@ from typing import Any
 
 from fairat_lightning.record.old_names import at_first
 
-ADDED = {"val_every": 1, "schedule": {}, "callbacks": []}  # came after 0.1, each with the value that a run before it had
+ADDED = {
+    "val_every": 1,
+    "schedule": {},
+    "callbacks": [],
+    "key": None,
+    "normalisation": None,
+}  # came after 0.1, each with the value that a run before it had
 IDLE = {"logger": {}, "save_minutes": 10}  # change no bit; in the names of runs they stand at the default of 0.1
 MACHINE = ("devices", "num_nodes", "accelerator", "strategy")  # of the trainer: where an unfinished run goes on
 SHARES = ("warmup", "start", "milestones")  # keys that are shares of all epochs

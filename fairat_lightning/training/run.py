@@ -21,14 +21,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 
-from fairat_lightning.config.build import build_part, naming, network, optimiser, trained
+from fairat_lightning.config.build import build_part, naming, network, optimiser
 from fairat_lightning.config.compose import plain
 from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.evaluation.attacks import ARITHMETIC
 from fairat_lightning.head import BalancedHead, last_layer
 from fairat_lightning.methods.base import Method
 from fairat_lightning.models.gradient_checkpointing import checkpoint_blocks
-from fairat_lightning.models.weights import load_weights, weights_file
 from fairat_lightning.optim import try_optimiser
 from fairat_lightning.record import BEST, journal
 from fairat_lightning.record.atomic_write import write
@@ -44,6 +43,7 @@ from fairat_lightning.running.processes import together
 from fairat_lightning.running.resume import check_resumable, resumable
 from fairat_lightning.running.terminal import quieten, short
 from fairat_lightning.training.balance import balance_best
+from fairat_lightning.training.brought import Brought
 from fairat_lightning.training.catastrophic_overfitting import Collapse
 from fairat_lightning.training.checks import check
 from fairat_lightning.training.nonfinite import Finite
@@ -61,17 +61,20 @@ class Training:
     trainer: L.Trainer
     head: BalancedHead | None
     resume: Path | None
+    brought: Brought
     anew: bool  # whatever is in the folder
     fitted: bool = False  # whether the training is over
 
 
-def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Training | None:
+def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False, mean_given: bool = False) -> Training | None:
     """Check the resolved configuration and instantiate every part of its run; None if it is finished in `folder`.
 
-    Raises what WRONG_INPUT lists for what a user got wrong. The folder is made last; nothing else is written.
+    `mean_given`: model.mean or model.std is the command's own word, and no default's or recipe's. Raises what WRONG_INPUT lists
+    for what a user got wrong. The folder is made last; nothing else is written.
     """
     quieten()
     check(cfg)
+    brought = Brought(cfg, folder, mean_given=mean_given, anew=overwrite)
     try:
         if not overwrite and is_finished(folder, plain(cfg)):
             return None
@@ -79,17 +82,17 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Traini
         raise ValueError(f"hydra.run.dir={folder} cannot be read: {error.strerror}") from error
     resume = None if overwrite else resumable(folder)
     if cfg.init_from is not None and resume is None:
-        weights_file(cfg.init_from)  # a path that does not exist is refused before the data are downloaded
+        brought.check()
     L.seed_everything(cfg.seed, verbose=False)
     datamodule: DataModule = build_part(cfg, "data")
     datamodule.prepare()
     keep_memory()
     net = network(cfg, datamodule)
     if cfg.init_from is not None and resume is None:
-        load_weights(net, cfg.init_from)
+        brought.start(net, datamodule)
     if cfg.checkpointing:
         checkpoint_blocks(net)
-    teacher = {"teacher": trained(cfg.method.teacher, cfg, datamodule)} if "teacher" in cfg.method else {}
+    teacher = {"teacher": brought.teacher(datamodule, resumed=resume is not None)} if "teacher" in cfg.method else {}
     method = build_method(cfg, net, datamodule.classes, datamodule.num_train, **teacher)
     with naming("optim"):  # built once, so that a wrong value is found now and not in the middle of fit
         method.optim(net.parameters(), epochs=cfg.trainer.max_epochs, steps=100)
@@ -112,7 +115,7 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False) -> Traini
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"hydra.run.dir={folder} cannot be made: {error.strerror}") from error
-    return Training(cfg, folder, datamodule, method, trainer, head, resume, anew=overwrite)
+    return Training(cfg, folder, datamodule, method, trainer, head, resume, brought, anew=overwrite)
 
 
 def build_method(cfg: DictConfig, net: torch.nn.Module, classes: list[str], num_samples: int, **teacher: Any) -> Method:
@@ -176,11 +179,9 @@ def _callback(training: Training, kind: type[Any]) -> Any:
 
 def _execute(training: Training) -> None:
     if training.trainer.is_global_zero:
-        facts: dict[str, Any] = {}
-        if training.cfg.init_from is not None and training.resume is None:
-            facts["init_from"] = {"path": training.cfg.init_from, "weights": fingerprint(training.method.net.state_dict())}
+        begun = training.brought.facts(training.method.net) if training.resume is None else {}
         moved = training.resume is not None and elsewhere(training.folder)
-        open_folder(training.folder, plain(training.cfg), training.resume, **facts)
+        open_folder(training.folder, plain(training.cfg), training.resume, **begun)
         _introduce(training)
         if moved:
             print("It began on another device or processor: it goes on, but not to the same bits.", flush=True)
@@ -188,7 +189,7 @@ def _execute(training: Training) -> None:
     training.fitted = True
     kept = training.method.keepsakes(training.datamodule.train.pixels)  # before the best epoch's state takes the last one's place
     best = training.folder / "checkpoints" / BEST
-    facts = (
+    facts: dict[str, Any] = (
         {}
         if training.head is None
         else {"head": balance_best(training.method, training.datamodule, training.head, training.trainer, best)}
@@ -227,6 +228,8 @@ def _introduce(training: Training) -> None:
     if training.resume is not None and training.resume.name == PREVIOUS:
         print(f"{LAST} is missing or damaged: going on from the checkpoint before it, {PREVIOUS}")
     images = f"{data.num_train:,} + {len(data.val):,} + {len(data.test):,} images to train, validate and test"
+    for line in training.brought.lines:
+        print(line)
     print(f"{images}, {data.num_classes} classes, {size:,} parameters, {attack.norm} eps {attack.eps:.4g}", flush=True)
 
 

@@ -14,8 +14,8 @@ import yaml
 from helpers import options
 
 from fairat_lightning.commands.tables import recipes
+from fairat_lightning.config.compose import CONF, resolved
 from fairat_lightning.config.compose import compose_classifier as evaluation
-from fairat_lightning.config.compose import resolved
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

@@ -149,7 +149,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: {"state_dict": prefixed("net.", tiny(std=[0.5]).state_dict())},
         "set model.mean=[0.5,0.4,0.3] model.std=[0.5,0.5,0.5]",
     ),
-    "two": (lambda: inner(tiny()) | prefixed("module.", inner(tiny())), "holds more than one network"),
+    "two": (
+        lambda: inner(tiny()) | prefixed("module.", inner(tiny())),
+        "holds 2 sets of weights for this network: choose one, key=., key=module",
+    ),
+    "twice": (
+        lambda: {"conv1.weight": torch.ones(1), "_orig_mod.conv1.weight": torch.ones(1)},
+        "holds more than one network: conv1.weight is there twice",
+    ),
     "empty": (lambda: {"state_dict": {}, "epoch": 1}, "holds no network weights"),
     "list": (lambda: [torch.ones(1)], "holds no network weights"),
     "module": (lambda: nn.Linear(2, 2), "holds torch.nn.modules.linear.Linear and not only tensors: refused"),

@@ -1,0 +1,203 @@
+"""A trained network's weights into a network of a configuration, with the normalisation that they were trained under.
+
+A file of ours says it. For a file of others that does not, and where the command does not either, the clean accuracy under each
+usual one decides, on validation images; it is said, and the caller keeps it where later readings find it. A file of others whose
+clean accuracy is near chance gets a warning: the file fits the network by its names and shapes, and may still mean another one.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from fairat_lightning.config.normalisation import NONE, Normalisation, meant, of_model
+from fairat_lightning.data import DataModule, as_float
+from fairat_lightning.data.images import Images
+from fairat_lightning.data.stratified import evenly, stratified
+from fairat_lightning.models.checked_logits import Checked
+from fairat_lightning.models.normalized import Normalized
+from fairat_lightning.models.weight_sets import WeightSet, statistics
+from fairat_lightning.models.weights import check_normalisation, fitted, same_normalisation, set_normalisation
+
+IMAGES = 500  # of the validation split, as many of each class
+
+
+@dataclass
+class Loaded:
+    """What came of a file: lines for the user, facts for the record (none for a file of ours), and a warning if there is one.
+
+    `normalisation` is what the configuration of the network has to say from now on; None where it stays as it is.
+    """
+
+    normalisation: Normalisation | None = None
+    lines: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    warning: str | None = None
+
+
+def load_trained(
+    net: nn.Module,
+    path: str,
+    cfg: DictConfig,
+    data: DataModule,
+    *,
+    key: str | None = None,
+    given: bool,
+    judge: bool = True,
+    check: Callable[[], object] = lambda: None,
+) -> Loaded:
+    """Load the weights at `path` into `net`, which `cfg.model` has built, and settle its normalisation.
+
+    `given`: the command or the file's run has said the normalisation that `net` has; a file of ours must agree.
+    `judge=False`: the clean accuracy was looked at before. `check` is called when the weights are in. Raises ValueError as
+    `load_weights` does, and for a network that does not take the images.
+    """
+    found = fitted(net, path, key)
+    stated = found.normalisation
+    if isinstance(net, Normalized) and stated is not None and found.ours and given:
+        check_normalisation(net, stated, path)
+    net.load_state_dict(net.state_dict() | found.state)
+    torch.clear_autocast_cache()  # which keeps casts of the weights from before
+    check()
+    if not isinstance(net, Normalized):
+        return Loaded()
+    loaded = Loaded(lines=[] if found.ours else [f"weights: {found.text}"])
+    correct = None
+    if stated is not None and not given:
+        by = "the file"
+        if not same_normalisation(net, stated):
+            set_normalisation(net, stated)
+            loaded.normalisation = stated
+    elif given:
+        by = "the command"
+        if stated is not None and not same_normalisation(net, stated):
+            loaded.lines.append(f"normalisation: as given; the file says {_words(stated)}")
+    elif itself(net):
+        by = "the network itself"
+    else:
+        images = sample(data)
+        by = f"clean accuracy on {len(images)} validation images"
+        loaded.normalisation, correct, line, loaded.facts["tried"] = _decide(net, cfg, data, images)
+        loaded.lines.append(f"{line} ({by})")
+    if by == "the file" and (loaded.normalisation or not found.ours):
+        loaded.lines.append(f"normalisation: {_words(stated or NONE)}, as the file says")
+    if found.ours:
+        return loaded
+    mean, std = loaded.normalisation or of_model(cfg)
+    loaded.facts |= {"taken": found.text, "mean": mean, "std": std, "normalisation_by": by}
+    if judge:
+        images = sample(data)
+        correct = answers(net, images, data) if correct is None else correct
+        loaded.facts["clean_accuracy"] = float(correct.double().mean())
+        loaded.warning = _near_chance(correct, images.targets)
+        loaded.lines += [f"warning: {loaded.warning}"] if loaded.warning else []
+    return loaded
+
+
+def named_set(cfg: DictConfig) -> str | None:
+    """Which set of weights in a file the command names; a configuration that names none keeps no key for it."""
+    key = cfg.pop("key", None)
+    if key is not None:
+        if not isinstance(key, str) or not key:
+            raise ValueError(f"key={key} must be the name of a set of weights in the file, such as key=model_ema")
+        cfg.key = key
+    return key
+
+
+def itself(net: Normalized) -> bool:
+    """Whether the network inside normalises its images by buffers of its own."""
+    state = net.model.state_dict()
+    return bool(statistics(WeightSet((), (), {}, dict(state)), net.mean.numel()))
+
+
+@torch.no_grad()
+def answers(net: nn.Module, images: Images, data: DataModule) -> Tensor:
+    """Whether the network, in eval mode and on a GPU if there is one, is right about each image: (n,). It stays as it was."""
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    training, found = net.training, []
+    checked = Checked(net, data.num_classes).to(device).eval()
+    try:
+        for pixels in images.pixels.split(data.eval_batch_size):
+            found.append(checked(as_float(pixels.to(device))).argmax(1).cpu())
+    except ValueError:
+        raise
+    except Exception as error:  # whatever its layers raise
+        shape, reason = tuple(images.pixels.shape[1:]), (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"the network does not take images of shape {shape}: {reason}") from error
+    finally:
+        net.to("cpu").train(training)
+    return torch.cat(found) == images.targets
+
+
+def sample(data: DataModule) -> Images:
+    """The validation images that decide: IMAGES, or all where there are fewer, as equally of each class as there are."""
+    targets = data.val.targets
+    return data.val.subset(stratified(targets, evenly(min(IMAGES, len(targets)), targets.bincount())))
+
+
+def _decide(
+    net: Normalized, cfg: DictConfig, data: DataModule, images: Images
+) -> tuple[Normalisation, Tensor, str, dict[str, float]]:
+    """The candidate of highest clean accuracy, which `net` then has; the data set's own where two are equal."""
+    candidates = _candidates(cfg, data)
+    correct = {}
+    for name, candidate in candidates.items():
+        set_normalisation(net, candidate)
+        correct[name] = answers(net, images, data)
+    best = max(candidates, key=lambda name: (int(correct[name].sum()), name == _own(cfg)))
+    set_normalisation(net, candidates[best])
+    accuracies = {name: float(right.double().mean()) for name, right in correct.items()}
+    line = f"normalisation: {', '.join(f'{name} {100 * value:.1f} %' for name, value in accuracies.items())}: taken {best}"
+    if close := [name for name in candidates if name != best and _close(correct[best], correct[name])]:
+        line += f", and {' or '.join(close)} may be as good: normalisation= says which"
+    return candidates[best], correct[best], line, accuracies
+
+
+def _candidates(cfg: DictConfig, data: DataModule) -> dict[str, Normalisation]:
+    """The usual ones, each once, by what to call them."""
+    suggests: Any = cfg.data.get("suggests") or {}
+    found = {"none": NONE}
+    if "mean" in suggests and "std" in suggests:
+        found[_own(cfg)] = list(suggests.mean), list(suggests.std)
+    found |= {"the recipe's": of_model(cfg), "-1 to 1": ([0.5], [0.5])}
+    if data.channels == 3:
+        found["imagenet's"] = meant("imagenet")
+    kept: dict[str, Normalisation] = {}
+    for name, (mean, std) in found.items():
+        whole = [value * data.channels if len(value) == 1 else value for value in (mean, std)]
+        known = [[v * data.channels if len(v) == 1 else v for v in other] for other in kept.values()]
+        if whole not in known:
+            kept[name] = mean, std
+    return kept
+
+
+def _own(cfg: DictConfig) -> str:
+    load = cfg.data.get("load") or {}
+    return f"{str(load.get('_target_', 'the data set')).rpartition('.')[2]}'s"
+
+
+def _close(best: Tensor, other: Tensor) -> bool:
+    """Whether another candidate is not behind by twice the standard error of the difference on the same images."""
+    ahead, behind = int((best & ~other).sum()), int((other & ~best).sum())
+    return ahead - behind <= 2 * sqrt(ahead + behind)
+
+
+def _near_chance(correct: Tensor, targets: Tensor) -> str | None:
+    chance, accuracy = float(targets.bincount().max()) / len(targets), float(correct.double().mean())
+    if accuracy > chance + min(chance, (1 - chance) / 4):
+        return None
+    return (
+        f"the clean accuracy on {len(targets)} validation images is {100 * accuracy:.1f} %, near chance "
+        f"({100 * chance:.1f} %): the file may be of another architecture (in a part without weights), normalisation, order of "
+        f"labels or order of colour channels"
+    )
+
+
+def _words(normalisation: Sequence[Sequence[float]]) -> str:
+    mean, std = (",".join(f"{value:.6g}" for value in values) for values in normalisation)
+    return f"mean [{mean}], std [{std}]"
