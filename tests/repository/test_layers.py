@@ -23,7 +23,8 @@ ORDER = (  # each may import what stands in a later line
     ("training", "standalone"),
     ("methods",),
     ("evaluation",),
-    ("config", "averaging"),
+    ("config",),
+    ("averaging",),  # on Lightning's callback, by running/lightning_internals.py
     ("report", "running"),
     ("data", "models", *INGREDIENTS),
     ("record",),
