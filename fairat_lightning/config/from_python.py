@@ -35,8 +35,8 @@ def load_run(
     trained under. `allow` lists prefixes of classes of your own, as `allow=` of the commands.
 
     Any other file needs `model`, the network without its weights; `key` says which set of them, where the file holds several.
-    How it normalises its images the file says, or `normalisation` ("none", "cifar10", [mean, std]), or the clean accuracy on `data`
-    (see `load_data`) decides; `.eps` and `.norm` are None.
+    How it normalises its images the file says, or `normalisation` ("none", "cifar10", [mean, std]), or the clean accuracy on
+    `data` (see `load_data`) decides; `.eps` and `.norm` are None.
     """
     run = run_folder(path)
     if run is None:
