@@ -109,7 +109,8 @@ def seed_number(name: str, value: Any) -> None:
 def different(name: str, values: Any, kind: type, example: str) -> None:
     """ValueError naming `name` unless `values` is a list of different values of `kind`, one or more."""
     if not isinstance(values, list) or not values or not all(type(v) is kind for v in values) or len(set(values)) < len(values):
-        raise ValueError(f"{name}={values} must be a list of different ones: {name}={example}")
+        what = "whole numbers" if kind is int else "names"
+        raise ValueError(f"{name}={values} must be a list of different {what}, such as {example}")
 
 
 def seed_list(values: Any) -> None:

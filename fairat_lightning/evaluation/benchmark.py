@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import torch
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
@@ -14,10 +13,8 @@ from fairat_lightning.config.compose import plain
 from fairat_lightning.evaluation.audit import Audit, Suite
 from fairat_lightning.evaluation.result import Result
 from fairat_lightning.evaluation.run import record_findings, run_suite
-from fairat_lightning.record.atomic_write import write, write_json
-from fairat_lightning.record.environment import environment
 from fairat_lightning.record.fingerprint import fingerprint
-from fairat_lightning.record.journal import NAME, Journal
+from fairat_lightning.record.writer import open_evaluation
 
 NEAR_CHANCE = 1.5  # times the accuracy of guessing
 DOUBT = (
@@ -58,14 +55,13 @@ def benchmark(cfg: DictConfig, net: nn.Module, pixels: Tensor, labels: Tensor, c
     gradients = [(weight, weight.requires_grad) for weight in net.parameters()]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        write(folder / "config.yaml", yaml.safe_dump({**plain(cfg), "checkpoint": None}, sort_keys=False))
-        write_json(folder / "run.json", {**environment(cfg.seed), "command": "fairat_lightning.benchmark(...)"})
         header = {"config": plain(cfg), "torch": torch.__version__, **suite.versions}
+        config, command = {**plain(cfg), "checkpoint": None}, "fairat_lightning.benchmark(...)"
         try:
             audit = Audit(
                 *(net, pixels, labels, index, classes),
                 threat=build_part(cfg, "attack"),
-                journal=Journal(folder / NAME, header),
+                journal=open_evaluation(folder, config, header, overwrite=False, command=command),
                 batch_size=cfg.batch_size,
                 seed=cfg.seed,
                 device=device,

@@ -3,14 +3,12 @@
 <run>/evaluation/<name>/   config.yaml, run.json, metrics.json, samples.jsonl, classes.png, as in the run's own folder
 """
 
-import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
@@ -29,19 +27,16 @@ from fairat_lightning.evaluation.audit import Audit, Findings, Suite
 from fairat_lightning.metrics import split_errors, worst_among, worst_tenth_of_all
 from fairat_lightning.models.checked_logits import Checked
 from fairat_lightning.pretrained import located
-from fairat_lightning.record.atomic_write import write, write_json
-from fairat_lightning.record.environment import environment
 from fairat_lightning.record.fingerprint import fingerprint
-from fairat_lightning.record.journal import NAME, Journal
+from fairat_lightning.record.identity import evaluation_identity
+from fairat_lightning.record.journal import NAME
 from fairat_lightning.record.reader import read_config, read_facts, read_metrics
-from fairat_lightning.record.writer import FILES, close_folder, evaluation_name
+from fairat_lightning.record.writer import close_folder, evaluation_name, open_evaluation
 from fairat_lightning.report import Group, Run, class_bars, class_table, eps_curve, save
 from fairat_lightning.running.machine import largest_batch
 from fairat_lightning.running.terminal import short
 from fairat_lightning.settings import reachable
 
-NOT_IDENTITY = ("overwrite", "to", "device", "allow")
-ADDED = {"samples_in_full": None, "split": "test"}  # came after 0.1: at these values an evaluation is the one of before
 WIDE = 8  # columns that fit a terminal
 MARKS = {True: "[green]passed[/]", False: "[bold red]FAILED[/]", None: "[yellow]not run[/]"}
 
@@ -106,8 +101,9 @@ def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]
     images = getattr(judged.data, cfg.split).subset(chosen)
     suite.check(images.pixels, images.targets, chosen)
     build_part(cfg, "attack")
+    config = evaluation_identity(plain(cfg))
     return {  # not where the weights lie, but what they are
-        "config": {key: value for key, value in _config(cfg).items() if key not in ("checkpoint", "name", "key")},
+        "config": {key: value for key, value in config.items() if key not in ("checkpoint", "name", "key")},
         "logits": judged.logits,
         "device": _device(cfg),
         "version": __version__,
@@ -120,18 +116,7 @@ def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]
 
 def _audit(cfg: DictConfig, judged: Classifier, folder: Path, header: dict[str, Any]) -> Audit:
     """The audit, with its journal opened in `folder`."""
-    if cfg.overwrite:
-        for name in FILES:
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    if (folder / "metrics.json").exists() and not (folder / NAME).exists():
-        raise ValueError(f"{folder} has figures and no {NAME} that they come from: overwrite=true runs it anew")
-    journal = Journal(folder / NAME, header)
-    if journal.batches:
-        read_facts(folder)
-    else:
-        write(folder / "config.yaml", yaml.safe_dump(_config(cfg), sort_keys=False))
-        write_json(folder / "run.json", environment(cfg.seed, "fairat_lightning.evaluate") | _brought(judged))
+    journal = open_evaluation(folder, evaluation_identity(plain(cfg)), header, overwrite=cfg.overwrite, **_brought(judged))
     chosen = places(cfg, judged.data)
     images = getattr(judged.data, cfg.split).subset(chosen)
     return Audit(
@@ -148,10 +133,6 @@ def _brought(judged: Classifier) -> dict[str, Any]:
     """What the record says of a file of others."""
     warning = {"warning": judged.warning} if judged.warning else {}
     return {"checkpoint": {"path": judged.cfg.checkpoint, **judged.facts, **warning}} if judged.facts else {}
-
-
-def _config(cfg: DictConfig) -> dict[str, Any]:
-    return {key: value for key, value in plain(cfg).items() if key not in NOT_IDENTITY and ADDED.get(key, ...) != value}
 
 
 def _device(cfg: DictConfig) -> str:

@@ -1,6 +1,7 @@
 """What a run leaves in its folder, written and read back; nothing here needs torch."""
 
 __all__ = [
+    "BEST",
     "atomic_write",
     "attack_titles",
     "environment",
@@ -12,3 +13,5 @@ __all__ = [
     "secrets",
     "writer",
 ]
+
+BEST = "best.ckpt"  # below a run's checkpoints/: the weights that its test judged

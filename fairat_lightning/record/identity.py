@@ -73,3 +73,13 @@ def _said(value: Any) -> str:
     if isinstance(value, dict):
         return str(value.get("_target_", "none")).rpartition(".")[2]
     return "not set" if value is None else str(value)
+
+
+EVALUATION_ADDED = {"samples_in_full": None, "split": "test"}  # after 0.1: at these values an evaluation is the one of before
+NOT_OF_EVALUATION = ("overwrite", "to", "device", "allow")
+
+
+def evaluation_identity(config: dict[str, Any]) -> dict[str, Any]:
+    """What makes an evaluation the same one: its configuration, as its folder holds it."""
+    kept = {key: value for key, value in config.items() if key not in NOT_OF_EVALUATION}
+    return {key: value for key, value in kept.items() if EVALUATION_ADDED.get(key, ...) != value}

@@ -17,7 +17,7 @@ from zipfile import BadZipFile
 import yaml
 
 from fairat_lightning.pretrained import located
-from fairat_lightning.record import journal
+from fairat_lightning.record import BEST, journal
 from fairat_lightning.record.journal import Batch
 from fairat_lightning.record.old_names import today
 from fairat_lightning.settings import nearest_path
@@ -142,10 +142,10 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
     """The file that the weights at `path` are in; ValueError where there is none."""
     path = located(path)
     if path.is_dir():
-        for file in (path / "checkpoints" / "best.ckpt", path / "model.safetensors"):
+        for file in (path / "checkpoints" / BEST, path / "model.safetensors"):
             if file.is_file():
                 return file
-        raise ValueError(f"{path} holds no checkpoints/best.ckpt: give a run folder or a checkpoint")
+        raise ValueError(f"{path} holds no checkpoints/{BEST}: give a run folder or a checkpoint")
     if not path.exists():
         raise ValueError(f"{path} does not exist: give a run folder or a checkpoint{nearest_path(path)}")
     return path

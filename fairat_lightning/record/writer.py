@@ -7,15 +7,17 @@ checkpoints/     best.ckpt, last.ckpt                evaluation/    later evalua
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from fairat_lightning.record import BEST, journal
 from fairat_lightning.record.atomic_write import write, write_json
 from fairat_lightning.record.environment import environment, hardware
 from fairat_lightning.record.identity import differences, identity, of_all_epochs
+from fairat_lightning.record.journal import Journal
 from fairat_lightning.record.reader import read_config, read_facts, read_metrics
 
 FILES = (
@@ -78,7 +80,7 @@ def evaluation_name(name: str | None, suite: str, checkpoint: Path | None, split
     """The name of an evaluation's folder: that which was given, or the suite's; `checkpoint` is of a run."""
     if name not in (None, suite):
         return str(name)
-    other = checkpoint is not None and checkpoint.suffix and checkpoint.name != "best.ckpt"
+    other = checkpoint is not None and checkpoint.suffix and checkpoint.name != BEST
     return suite + (f"-{checkpoint.stem}" if other and checkpoint else "") + (f"-{split}" if split != "test" else "")
 
 
@@ -86,9 +88,7 @@ def open_folder(folder: Path, config: dict[str, Any], resume: Path | None, **fac
     """Begin a record: remove what an earlier run left unless it is resumed; write the configuration, the environment, `facts`."""
     folder.mkdir(parents=True, exist_ok=True)
     if resume is None:
-        for name in FILES[1:]:  # the configuration says whose the rest is, until its place is taken
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        _clear(folder, FILES[1:])  # the configuration says whose the rest is, until its place is taken
     (folder / "metrics.json").unlink(missing_ok=True)  # of a run that is being made longer
     write(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     run = environment(config["seed"]) | facts
@@ -109,3 +109,26 @@ def close_folder(folder: Path, metrics: Mapping[str, Any], **facts: Any) -> None
     """Finish a record: what the run has found out about itself, then the metrics, whose presence says that it is finished."""
     write_json(folder / "run.json", {**read_facts(folder), **facts})
     write_json(folder / "metrics.json", metrics)
+
+
+def open_evaluation(folder: Path, config: dict[str, Any], header: dict[str, Any], *, overwrite: bool, **facts: Any) -> Journal:
+    """Begin the record of an evaluation, or go on with it: the journal, whose finished batches are kept.
+
+    ValueError where the folder holds another evaluation, or its record is damaged.
+    """
+    if overwrite:
+        _clear(folder, FILES)
+    if (folder / "metrics.json").exists() and not (folder / journal.NAME).exists():
+        raise ValueError(f"{folder} has figures and no {journal.NAME} that they come from: overwrite=true runs it anew")
+    opened = Journal(folder / journal.NAME, header)
+    if opened.batches:
+        read_facts(folder)
+    else:
+        write(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        write_json(folder / "run.json", environment(config["seed"], "fairat_lightning.evaluate") | facts)
+    return opened
+
+
+def _clear(folder: Path, names: Iterable[str]) -> None:
+    for path in (folder / name for name in names):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

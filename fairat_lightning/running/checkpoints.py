@@ -28,7 +28,7 @@ from fairat_lightning.running.lightning_internals import set_update_count
 from fairat_lightning.running.signals import Preempted, StopRequest
 from fairat_lightning.running.terminal import say
 
-LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # beside record.BEST
 FORMAT = 1  # of what a checkpoint holds
 AGREE = 20  # steps between two times that several processes ask each other whether to save
 

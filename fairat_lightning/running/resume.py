@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fairat_lightning.record import BEST
 from fairat_lightning.record.reader import read_facts, trained_seconds
-from fairat_lightning.running.checkpoints import BEST, FORMAT, LAST, PREVIOUS, intact, load_checkpoint
+from fairat_lightning.running.checkpoints import FORMAT, LAST, PREVIOUS, intact, load_checkpoint
 
 PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "epoch", "global_step"}  # of a checkpoint
 
@@ -32,7 +33,7 @@ def check_resumable(folder: Path, path: Path, state: Mapping[str, Any], first_be
 
     `first_best`: after how many epochs there is a best.ckpt.
     """
-    best, content = folder / "checkpoints" / "best.ckpt", load_checkpoint(path)
+    best, content = folder / "checkpoints" / BEST, load_checkpoint(path)
     # Epochs that have passed; one is taken as passed where the file is none of ours, which the loop below says.
     begun = content["within"]["position"][0] if "within" in content else content.get("epoch", 0) + 1
     for place in [path, *([best] if begun >= first_best or best.exists() else [])]:

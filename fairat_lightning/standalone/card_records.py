@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from fairat_lightning.record import BEST
 from fairat_lightning.record.reader import evaluations, read_config, read_facts, read_metrics, read_verdicts
 from fairat_lightning.settings import number
 from fairat_lightning.standalone.card_tables import Evaluation
@@ -39,9 +42,9 @@ def read_records(run: Path, checkpoint: Path, weights: str) -> Records:
     found: list[Evaluation] = []
     remarks: list[str] = []
     config, metrics = read_config(run) or {}, read_metrics(run)
-    selected = checkpoint.is_dir() or checkpoint.name == "best.ckpt"
+    selected = checkpoint.is_dir() or checkpoint.name == BEST
     if not selected:
-        remarks.append(f"The weights are those of {checkpoint.name}; the run's own test judged best.ckpt, and is not shown.")
+        remarks.append(f"The weights are those of {checkpoint.name}; the run's own test judged {BEST}, and is not shown.")
     elif metrics is None:
         remarks.append("The run is not finished: it was not tested.")
     else:
@@ -62,7 +65,7 @@ def read_records(run: Path, checkpoint: Path, weights: str) -> Records:
     parts = [config.get(group) or {} for group in ("method", "objective", "awp", "averaging")]
     method = ", ".join(str(part["_target_"]).rpartition(".")[2] for part in parts if "_target_" in part)
     by_validation = selected and config.get("select") != "last"
-    return Records((run / "config.yaml").read_text(), found, remarks, read_facts(run), method, by_validation)
+    return Records(yaml.safe_dump(config, sort_keys=False), found, remarks, read_facts(run), method, by_validation)
 
 
 def _evaluation(place: Path) -> Evaluation:

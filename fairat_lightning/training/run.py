@@ -29,7 +29,7 @@ from fairat_lightning.head import BalancedHead, last_layer
 from fairat_lightning.methods.base import Method
 from fairat_lightning.models.gradient_checkpointing import checkpoint_blocks
 from fairat_lightning.optim import try_optimiser
-from fairat_lightning.record import journal
+from fairat_lightning.record import BEST, journal
 from fairat_lightning.record.atomic_write import write
 from fairat_lightning.record.environment import peak_memory
 from fairat_lightning.record.fingerprint import fingerprint
@@ -188,7 +188,7 @@ def _execute(training: Training) -> None:
     training.trainer.fit(training.method, training.datamodule, ckpt_path=training.resume, weights_only=True)
     training.fitted = True
     kept = training.method.keepsakes(training.datamodule.train.pixels)  # before the best epoch's state takes the last one's place
-    best = training.folder / "checkpoints" / "best.ckpt"
+    best = training.folder / "checkpoints" / BEST
     facts: dict[str, Any] = (
         {}
         if training.head is None

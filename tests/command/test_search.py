@@ -82,7 +82,7 @@ def test_a_laggard_is_pruned(here, monkeypatch):
     "words,said",
     [
         (["trials=0", RADIUS], "trials=0"),
-        (["seeds=3", RADIUS], "seeds=3"),
+        (["seeds=3", RADIUS], "seeds=3 must be a list of different whole numbers, such as [0,1,2]"),
         (["prune=2", RADIUS], "prune=2"),
         ([], "nothing varies"),
         (["seed=0,1"], "seed cannot be set"),

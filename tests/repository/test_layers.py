@@ -155,6 +155,16 @@ def private_names(base: type) -> set[str]:
     return {name for name in names if re.match(r"_(?!_|abc_)", name)}
 
 
+def test_the_names_of_a_record_s_files_are_written_once():
+    """The checkpoint that a run's test judged, and what begins a record, are named where records are read and written."""
+    for module, path in MODULES.items():
+        if part(module) != "record":
+            said = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+            assert "best.ckpt" not in said and not re.search(r"write(_json)?\([^)]*(config\.yaml|run\.json)", path.read_text()), (
+                module
+            )
+
+
 def test_what_a_refusal_needs_is_light():
     """A module that a command imports before it has looked at its words imports nothing that takes long at its top."""
     begun = {"fairat_lightning.commands.cli", "fairat_lightning.commands"}

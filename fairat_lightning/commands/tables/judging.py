@@ -15,7 +15,8 @@ from fairat_lightning.commands.errors import refuse
 from fairat_lightning.commands.tables.recipes import Job, Plan, Words, evaluation_name, finished
 from fairat_lightning.config.compose import WRONG_INPUT, compose_training
 from fairat_lightning.config.words import parse_word
-from fairat_lightning.evaluation.run import ADDED, Busy
+from fairat_lightning.evaluation.run import Busy
+from fairat_lightning.record.identity import EVALUATION_ADDED
 from fairat_lightning.record.reader import read_config, read_facts, read_history, read_metrics
 
 IMAGES = ("in_full", "classes")
@@ -66,7 +67,7 @@ def differs(place: Path, words: Words) -> list[str]:
     config = OmegaConf.create(found)
     asked = {str(o.key_or_group): o.value() for o in map(parse_word, words[1:])}
     asked["suite.suite"] = asked.pop("suite")
-    return [key for key, value in asked.items() if OmegaConf.select(config, key, default=ADDED.get(key)) != value]
+    return [key for key, value in asked.items() if OmegaConf.select(config, key, default=EVALUATION_ADDED.get(key)) != value]
 
 
 def weak_classes(plan: Plan, seed: int) -> list[str]:
