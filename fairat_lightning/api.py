@@ -6,15 +6,16 @@ What a user gets wrong is a ValueError of one line.
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from fairat_lightning.commands.errors import (  # with it the process's environment is set, before torch is imported
     behind,
     one_line,
 )
 from fairat_lightning.config.compose import WRONG_INPUT, compose_classifier, compose_training, resolved
-from fairat_lightning.config.targets import stored
+from fairat_lightning.config.home import expanded
 from fairat_lightning.config.words import with_config_dir
 
 # isort: split
@@ -23,21 +24,20 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from fairat_lightning import report
-from fairat_lightning.config.build import build_part, network
-from fairat_lightning.data import DataModule
+from fairat_lightning.config import from_python
 from fairat_lightning.data.foreign import gather
 from fairat_lightning.evaluation import benchmark as judging
 from fairat_lightning.evaluation.result import Result
 from fairat_lightning.methods.base import Method
 from fairat_lightning.models import Normalized
 from fairat_lightning.models.logits import picking
-from fairat_lightning.models.weights import load_weights, stored_channels
-from fairat_lightning.record.reader import read_config, read_metrics, run_folder
 from fairat_lightning.report import differences
 from fairat_lightning.running.terminal import quieten
 from fairat_lightning.settings import number
 from fairat_lightning.training import run as training
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Judged = Result | str | Path
 
 
@@ -49,49 +49,17 @@ def _one_line() -> Iterator[None]:
         raise ValueError(one_line(str(behind(error)))) from error
 
 
-def load_run(path: str | Path, *, allow: Sequence[str] = ()) -> Normalized:
-    """The trained network of a run folder or its checkpoint, or `pretrained:NAME`: an `nn.Module` in eval mode.
+def _in_one_line(function: Callable[P, R]) -> Callable[P, R]:
+    @wraps(function)
+    def wrapped(*args: P.args, **rest: P.kwargs) -> R:
+        with _one_line():
+            return function(*args, **rest)
 
-    Images (B,C,H,W) in [0,1] go in, logits (B,classes) come out. `.classes` are the names, `.eps` and `.norm` the threat model it
-    was trained under. `allow` lists prefixes of classes of your own, as `allow=` of the commands.
-    """
-    with _one_line():
-        run = run_folder(path)
-        if run is None:
-            raise ValueError(f"{path} is no run folder, no checkpoint of one and no pretrained:NAME")
-        cfg = OmegaConf.create(stored(run, ["model", "data", "attack"], list(allow)))
-        metrics = read_metrics(run)
-        names = list(next(iter(metrics.values()))["per_class"]) if metrics else (read_config(run) or {}).get("classes")
-        size = cfg.data.get("image_size")
-        if names and ("image_size" not in cfg.model or size):
-            data: Any = _Shape(names, stored_channels(path), size)
-        else:  # only the data themselves say it
-            data = build_part(cfg, "data")
-            data.prepare()
-        net: Normalized = network(cfg, data)
-        load_weights(net, path)
-        attack = build_part(cfg, "attack")
-    net.classes, net.eps, net.norm = list(data.classes), float(attack.eps), str(attack.norm)  # type: ignore[assignment]
-    return net.eval()
+    return wrapped
 
 
-def load_data(source: str | Path | Sequence[str]) -> DataModule:
-    """The data of a run's folder, or of overrides such as ["data=cifar10", "data.root=FOLDER"]: read, and ready to iterate.
-
-    `train_dataloader()`, `val_dataloader()` and `test_dataloader()` give (x uint8, y, index); `.train`, `.val` and `.test` are
-    whole: `.pixels` uint8 (N,C,H,W) and `.targets` (N,).
-    """
-    with _one_line():
-        if isinstance(source, str | Path):
-            run = run_folder(source)
-            if run is None:
-                raise ValueError(f"{source} is no run folder; overrides are a list: load_data(['data=cifar10'])")
-            cfg = OmegaConf.create(stored(run, ["data"]))
-        else:
-            cfg = OmegaConf.create({"data": resolved(compose_training(with_config_dir(source))[0])["data"]})
-        data: DataModule = build_part(cfg, "data")
-        data.prepare()
-    return data
+load_run = _in_one_line(from_python.load_run)
+load_data = _in_one_line(from_python.load_data)
 
 
 def benchmark(
@@ -195,7 +163,7 @@ def train(overrides: Sequence[str]) -> Result:
     `.folder` is the run's. What the command ends with an exit code for is raised: ValueError for wrong input.
     """
     with _one_line():
-        cfg, folder = compose_training(with_config_dir(overrides))
+        cfg, folder = compose_training(with_config_dir(expanded(overrides)))
         job = training.prepare(OmegaConf.create(resolved(cfg)), folder, overwrite=cfg.overwrite)
     if job is not None:
         training.execute(job)
@@ -220,17 +188,10 @@ def method(
     """
     with _one_line():
         given = ["method.teacher=given"] if teacher is not None else []
-        cfg = compose_training([f"method={name}", f"attack.eps={number('eps', eps)}", *given, *overrides], say=False)[0]
+        cfg = compose_training([f"method={name}", f"attack.eps={number('eps', eps)}", *given, *expanded(overrides)], say=False)[0]
         names = [str(k) for k in range(classes)] if isinstance(classes, int) else list(map(str, classes))
         passed = {"teacher": teacher} if teacher is not None else {}
         return training.build_method(OmegaConf.create(resolved(cfg)), net, names, num_samples, **passed)
-
-
-class _Shape:
-    """What a network must know of its data, without the data."""
-
-    def __init__(self, classes: list[str], channels: int, image_size: int | None = None):
-        self.classes, self.num_classes, self.channels, self.image_size = classes, len(classes), channels, image_size
 
 
 def _normalise(normalisation: Any, channels: int) -> nn.Module:

@@ -10,6 +10,9 @@
   python -m fairat_lightning.evaluate checkpoint=weights.pt model=timm model.name=resnet18 data=cifar10
   python -m fairat_lightning.evaluate checkpoint=weights.pt model._target_=mypackage.MyNet allow=[mypackage.] data=cifar10
 
+A file of others: key=model_ema where it holds several sets of weights; normalisation=none|cifar10|imagenet|[MEAN,STD] where it
+does not say it (without the word the clean accuracy on validation images decides, and is printed).
+
 Any word of a training run's model, data and attack groups can follow: attack=l2_pgd10, attack.eps=4/255, data.root=FOLDER.
 Others: classes=[cat,dog]  samples_per_class=100  in_full=[cat] (all images of these, or samples_in_full=450)
   split=test|val|train  batch_size=250  device=cuda  name=NAME  to=FOLDER  overwrite=true  seed=0

@@ -14,7 +14,8 @@ FOLDER then holds
 
 Before the folder is there, the written network is loaded and must return the original's logits bit for bit.
 The card of pretrained:NAME is copied, with the figures of its run; a NAME that does not exist lists those that do.
-Others: data.root=FOLDER  overwrite=true (replaces an earlier export, and nothing else)
+Others: data.root=FOLDER  key=model_ema  normalisation=none|cifar10|imagenet|[MEAN,STD] (of a file of others, see evaluate --help)
+overwrite=true (replaces an earlier export, and nothing else)
 """
 
 from fairat_lightning.commands.cli import start

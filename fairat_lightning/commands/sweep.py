@@ -39,9 +39,9 @@ if os.environ.get("SUBMITIT_EXECUTOR") == "local":  # which hides the GPUs from 
 
 TRACEBACK = "traceback.txt"  # in the folder of a run that a fault of this package has ended
 LOST = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "FailedJobError")  # of the launchers' libraries
-HEAD = """Validation: average + worst class, robust, in the epoch that is kept. Test: PGD-20.
+HEAD = """In percent. Validation: robust average + worst class, in the kept epoch.
 
-                       test
+            test   PGD-20   PGD-20
 validation  clean  average  worst   run"""
 
 

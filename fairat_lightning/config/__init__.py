@@ -2,4 +2,4 @@
 
 from fairat_lightning.config import normalisation  # every configuration may ask its resolver
 
-__all__ = ["build", "classifier", "compose", "home", "loading", "normalisation", "targets", "words"]
+__all__ = ["build", "classifier", "compose", "from_python", "home", "loading", "normalisation", "targets", "words"]

@@ -62,8 +62,9 @@ def nearest(content: Any, names: list[str]) -> WeightSet | None:
         behind = _behind(tensors, names) or {(): set()}
         prefix = max(behind, key=lambda prefix: (len(behind[prefix]), -len(prefix)))
         weights = {name: tensors[_joined(prefix, name)] for name in names if name in behind[prefix]}
-        rest = {name: v for name, v in tensors.items() if _below(name, prefix) and name not in map(_under(prefix), weights)}
-        one = WeightSet(keys, prefix, weights, {name: v for name, v in rest.items() if not _left(name)})
+        taken = {_joined(prefix, name) for name in weights}
+        rest = {name for name in tensors if _below(name, prefix) and not _left(name)} - taken
+        one = WeightSet(keys, prefix, weights, {name: value for name, value in tensors.items() if name in rest})
         if best is None or len(one.weights) > len(best.weights):
             best = one
     return best
@@ -133,10 +134,6 @@ def _behind(tensors: Tensors, names: list[str]) -> dict[tuple[str, ...], set[str
 
 def _joined(prefix: tuple[str, ...], name: str) -> str:
     return ".".join((*prefix, name))
-
-
-def _under(prefix: tuple[str, ...]) -> Any:
-    return lambda name: _joined(prefix, name)
 
 
 def _below(name: str, prefix: tuple[str, ...]) -> bool:

@@ -174,7 +174,9 @@ def _facts(lines: list[str]) -> dict[str, Any]:
 def _number(text: str) -> Any:
     if text == "none":
         return None
-    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else text
+    if text.isdigit():
+        return int(text)
+    return float(text) if re.fullmatch(r"\d+\.\d+", text) else text
 
 
 def _share(cell: str) -> float | None:

@@ -32,13 +32,15 @@ def _by_class(report: Report) -> Iterator[Picture]:
     key, title, groups = report.main, report.titles[report.main], report.groups
     head = report.heads[key].removesuffix(CUT)
     text = f"Accuracy per class under {title}, higher is better"
+    summaries = [run.summaries[key] for group in groups for run in group.runs if key in run.summaries]
     of = {True: "over seeds", False: "of the sampling of the images"}
-    kinds = [of[many] + (" for a row of one run" if not many and report.seeds else "") for many in report.kinds]
-    whiskers = f"whiskers are one standard deviation {' or '.join(kinds)}"
+    shown = [many for many in report.kinds if many or any("counts" in s for s in summaries)]
+    kinds = [of[many] + (" for a row of one run" if not many and report.seeds else "") for many in shown]
+    whiskers = f"; whiskers are one standard deviation {' or '.join(kinds)}" if kinds and len(groups) <= figures.MOST_BARS else ""
     yield Picture(
         "class_accuracies",
         "classes",
-        f"{text}; {whiskers}." if len(groups) <= figures.MOST_BARS else f"{text}.",
+        f"{text}{whiskers}.",
         figures.class_accuracies(groups, key, head),
     )
     if key != "clean" and any("clean" in run.summaries for group in groups for run in group.runs):

@@ -75,6 +75,8 @@ def untested(a: Group, b: Group, key: str, figure: str = "worst") -> str:
     if a.classes(key) != b.classes(key):
         return "the rows have different classes"
     if len(a.runs) == len(b.runs) == 1:
+        if without := [group.label for group in (a, b) if not group.runs[0].verdicts.get(key)]:
+            return f"{' and '.join(without)} {'hold' if len(without) > 1 else 'holds'} no verdicts on single images"
         return str(_verdicts(pairs(a, b), key, figure))
     counts = [sum(v is not None for v in _values(group, key, figure)) for group in (a, b)]
     if min(counts) == 1:
@@ -189,8 +191,7 @@ def _verdicts(found: Sequence[tuple[Run, Run]], key: str, figure: str) -> tuple[
     if not 0 < len(found) <= MOST_PAIRED:
         return f"they are not one or two pairs of one seed: {len(found)}"
     if len(both) < len(found):
-        without = next(run.folder for pair in found for run in pair if not run.verdicts.get(key))
-        return f"{without} holds no verdicts on single images"
+        return "some runs hold no verdicts on single images"
     labels = np.full(1 + max(one.image.max(initial=0) for one, _ in both), -1)
     right = np.full((2, len(both), len(labels)), np.nan)
     for s, (one, other) in enumerate(both):

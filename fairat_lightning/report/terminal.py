@@ -72,7 +72,7 @@ def _narrow(report: Report) -> list[str]:
     A sweep has a table of its own.
     """
     first = [key for key in report.keys if key in ("clean", report.main)]
-    chosen = [*first, *(key for key in report.keys if key not in first)][:3]
+    chosen = [*first, *(key for key in report.keys if key not in (*first, *report.swept))][:3]
     return [key for key in report.keys if key in chosen]
 
 

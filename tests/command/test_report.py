@@ -108,6 +108,7 @@ def test_a_sweep_shows_every_eps(make_run, tmp_path, capsys):
     for folder in (place, tmp_path / "run"):
         main([str(folder), "--to", str(tmp_path / "out")])
         out = capsys.readouterr().out.splitlines()
+        assert "PGD-20, eps 0.02" not in " ".join(out)  # the class table keeps to the eps of the threat model
         assert [line.split()[:2] for line in out if "/" in line][1:9] == [
             [f"{v:.4g}", f"{100 * (0.9 - 2 * v / 3 - 0.1 / 3):.1f}"] for v in eps
         ]

@@ -210,6 +210,22 @@ def test_a_network_of_the_package_needs_no_data(name, monkeypatch):
     assert net.classes[3] == ("3" if "digits" in name else "cat") and net.eps > 0
 
 
+def test_a_file_of_others_needs_its_network_and_never_a_guess(tmp_path, capsys):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    torch.save({"model_state_dict": net.state_dict(), "epoch": 3}, tmp_path / "theirs.pt")
+    fresh = lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10))  # noqa: E731
+    with pytest.raises(ValueError, match="give model="):
+        fl.load_run(tmp_path / "theirs.pt")
+    with pytest.raises(ValueError, match="give normalisation= or data="):
+        fl.load_run(tmp_path / "theirs.pt", model=fresh())
+    x = torch.rand(3, 1, 8, 8)
+    found = fl.load_run(tmp_path / "theirs.pt", model=fresh(), normalisation=[0.5, 0.25])
+    assert torch.allclose(found(x), net((x - 0.5) / 0.25)) and found.eps is None
+    decided = fl.load_run(tmp_path / "theirs.pt", model=fresh(), data=["data=digits"])
+    assert "taken" in capsys.readouterr().out and decided.classes[3] == "3"
+
+
 @pytest.mark.parametrize("name", ["faal", "trades", "dafa"])
 def test_a_method_in_a_trainer_of_ones_own(name, tmp_path):
     x, y = images(32)

@@ -1,0 +1,112 @@
+"""A trained network and the data of a run, for Python: `fairat_lightning.load_run` and `fairat_lightning.load_data`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from torch import nn
+
+from fairat_lightning.config.build import build_part, network
+from fairat_lightning.config.compose import compose_training, resolved
+from fairat_lightning.config.home import expanded
+from fairat_lightning.config.loading import load_trained
+from fairat_lightning.config.normalisation import NONE, meant
+from fairat_lightning.config.targets import stored
+from fairat_lightning.config.words import with_config_dir
+from fairat_lightning.data import DataModule
+from fairat_lightning.models import Normalized
+from fairat_lightning.models.weights import fitted, load_weights, set_normalisation, stored_channels
+from fairat_lightning.record.reader import read_config, read_metrics, run_folder, weights_file
+
+
+def load_run(
+    path: str | Path,
+    *,
+    model: nn.Module | None = None,
+    data: Sequence[str] | str | Path | None = None,
+    normalisation: Any = None,
+    key: str | None = None,
+    allow: Sequence[str] = (),
+) -> Normalized:
+    """A trained network in eval mode: images (B,C,H,W) in [0,1] go in, logits (B,classes) come out.
+
+    Of a run folder, its checkpoint, or `pretrained:NAME`: `.classes` are the names, `.eps` and `.norm` the threat model it was
+    trained under. `allow` lists prefixes of classes of your own, as `allow=` of the commands.
+
+    Any other file needs `model`, the network without its weights; `key` says which set of them, where the file holds several.
+    How it normalises its images the file says, or `normalisation` ("none", "cifar10", [mean, std]), or the clean accuracy on
+    `data` (see `load_data`) decides; `.eps` and `.norm` are None.
+    """
+    run = run_folder(path)
+    if run is None:
+        return foreign_run(str(path), model, data, normalisation, key)
+    cfg = OmegaConf.create(stored(run, ["model", "data", "attack"], list(allow)))
+    metrics = read_metrics(run)
+    names = list(next(iter(metrics.values()))["per_class"]) if metrics else (read_config(run) or {}).get("classes")
+    size = cfg.data.get("image_size")
+    if names and ("image_size" not in cfg.model or size):
+        shape: Any = _Shape(names, stored_channels(path), size)
+    else:  # only the data themselves say it
+        shape = build_part(cfg, "data")
+        shape.prepare()
+    net: Normalized = network(cfg, shape)
+    load_weights(net, path)
+    attack = build_part(cfg, "attack")
+    net.classes, net.eps, net.norm = list(shape.classes), float(attack.eps), str(attack.norm)  # type: ignore[assignment]
+    return net.eval()
+
+
+def foreign_run(path: str, model: Any, data: Any, normalisation: Any, key: str | None) -> Normalized:
+    """`load_run` of a file of others."""
+    weights_file(path)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{path} is no run of fairat_lightning: give model=, the network that its weights are of")
+    cfg = OmegaConf.create({"model": {"mean": [0.0], "std": [1.0]}, "data": {}})
+    if data is not None:
+        cfg.data = _data_config(data)
+    of_data = None if data is None else load_data(data)
+    convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    channels = of_data.channels if of_data is not None else convolution.in_channels if convolution is not None else None
+    net = Normalized(model, *(meant(normalisation) if normalisation is not None else NONE), in_channels=channels)
+    if of_data is None:
+        found = fitted(net, path, key)
+        if normalisation is None and found.normalisation is None:
+            raise ValueError(f"{path} does not say how its network normalises images: give normalisation= or data=")
+        if normalisation is None and found.normalisation is not None:
+            set_normalisation(net, found.normalisation)
+        net.load_state_dict(net.state_dict() | found.state)
+    else:
+        loaded = load_trained(net, path, cfg, of_data, key=key, given=normalisation is not None)
+        print("\n".join(loaded.lines), flush=True)
+    net.classes = list(of_data.classes) if of_data is not None else None  # type: ignore[assignment]
+    net.eps = net.norm = None  # type: ignore[assignment]
+    return net.eval()
+
+
+def load_data(source: str | Path | Sequence[str]) -> DataModule:
+    """The data of a run's folder, or of overrides such as ["data=cifar10", "data.root=FOLDER"]: read, and ready to iterate.
+
+    `train_dataloader()`, `val_dataloader()` and `test_dataloader()` give (x uint8, y, index); `.train`, `.val` and `.test` are
+    whole: `.pixels` uint8 (N,C,H,W) and `.targets` (N,).
+    """
+    cfg = OmegaConf.create({"data": _data_config(source)})
+    data: DataModule = build_part(cfg, "data")
+    data.prepare()
+    return data
+
+
+def _data_config(source: str | Path | Sequence[str]) -> Any:
+    if not isinstance(source, str | Path):
+        return resolved(compose_training(with_config_dir(expanded(source)))[0])["data"]
+    run = run_folder(source)
+    if run is None:
+        raise ValueError(f"{source} is no run folder; overrides are a list: load_data(['data=cifar10'])")
+    return stored(run, ["data"])["data"]
+
+
+class _Shape:
+    """What a network must know of its data, without the data."""
+
+    def __init__(self, classes: list[str], channels: int, image_size: int | None = None):
+        self.classes, self.num_classes, self.channels, self.image_size = classes, len(classes), channels, image_size
