@@ -23,7 +23,10 @@ OURS_TO_CALL = tuple(
     f"fairat_lightning.{name}."
     for name in ("evaluation.suites", "evaluation.autoattack", "evaluation.corruptions", "training.wandb")
 )
-PIECES = ("fairat_lightning.methods.parts.", "fairat_lightning.models.checked_logits.")  # no part of a configuration is one
+PIECES = tuple(  # what parts are made of or read by, and no part of a configuration itself
+    f"fairat_lightning.{name}."
+    for name in ("methods.parts", "models.checked_logits", "models.logits", "models.weight_sets", "data.foreign")
+)
 TARGETS = (*OURS_TO_CALL, "torch.nn.", "torch.optim.", "torchvision.models.", "torchmetrics.", "timm.")
 LIGHTNING = ("lightning.Trainer", *(f"lightning.pytorch.{name}." for name in ("callbacks", "loggers", "profilers", "strategies")))
 
