@@ -1,4 +1,7 @@
-"""What a run leaves in its folder, written and read back; nothing here needs torch."""
+"""What a run leaves in its folder, written and read back.
+
+Torch is imported only when weights or the machine are looked at (`fingerprint.py`, `environment.py`).
+"""
 
 __all__ = [
     "BEST",

@@ -82,6 +82,15 @@ def test_every_part_has_its_place():
     assert {part(name) for name in IMPORTS} == set(LEVEL)
 
 
+def test_the_page_of_the_architecture_has_this_order():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    (order,) = re.findall(r"\n\n((?:    .*>.*\n| {6}>.*\n)+)\n", text)
+    short = {"the commands at the top": ENTRIES, "ideas": INGREDIENTS}
+    shown = [[part.strip() for part in line.split(",")] for line in order.split(">")]
+    assert [{name for part in line for name in short.get(part, (part,))} for line in shown] == [set(line) for line in ORDER]
+    assert f" {len(ORDER)} layers" in text
+
+
 def test_no_import_runs_up_or_to_a_neighbour():
     for module, names in IMPORTS.items():
         mine = part(module)
