@@ -154,7 +154,7 @@ def named(name: str) -> Augmentation:
     return AUGMENTATIONS[name]
 
 
-@cache  # a copy from the host at every step would be a synchronisation
+@cache  # constants, made from nothing but the arguments; a copy from the host at every step would be a synchronisation
 def _space(wide: bool, bins: int, height: int, width: int, device: torch.device) -> Tensor:
     """Magnitudes (len(OPS), bins): slopes, pixels, degrees, blend weights, bits kept, thresholds."""
     slope, weight, degrees, bits = (0.99, 0.99, 135.0, 6) if wide else (0.3, 0.9, 30.0, 4)
@@ -167,7 +167,7 @@ def _space(wide: bool, bins: int, height: int, width: int, device: torch.device)
     return space.to(device)
 
 
-@cache
+@cache  # constants too
 def _cifar10_policy(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Operation, magnitude bin and probability of the sub-policies' turns, each (25,2)."""
     policy = AutoAugment(AutoAugmentPolicy.CIFAR10).policies

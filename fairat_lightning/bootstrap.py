@@ -141,7 +141,7 @@ def compare(
     return _compared(tuple(found.tolist()), tuple(counts.tolist()), seeds, classes, draws, seed)[figure]
 
 
-@lru_cache(maxsize=4096)  # a report says the same difference in several places
+@lru_cache(maxsize=4096)  # made from nothing but the arguments; a report says the same difference in several places
 def _compared(
     found: tuple[int, ...], counts: tuple[int, ...], seeds: int, classes: int | None, draws: int, seed: int
 ) -> dict[str, Comparison]:

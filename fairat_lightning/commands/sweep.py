@@ -208,6 +208,7 @@ def listening() -> Iterator[None]:
         if number == signal.SIGINT:
             say_saving()
 
+    THIS.told = False  # by a sweep before it in this process
     before = listen(hear)
     try:
         yield

@@ -23,7 +23,13 @@ OURS_TO_CALL = tuple(
     f"fairat_lightning.{name}."
     for name in ("evaluation.suites", "evaluation.autoattack", "evaluation.corruptions", "training.wandb")
 )
-PIECES = ("fairat_lightning.methods.parts.", "fairat_lightning.models.checked_logits.")  # no part of a configuration is one
+PIECES = tuple(  # what parts are made of or read by, and no part of a configuration itself
+    f"fairat_lightning.{name}."
+    for name in (
+        *("methods.parts", "data.foreign"),
+        *(f"models.{name}" for name in ("builders", "checked_logits", "logits", "weight_sets")),  # models.resnet18 is one's name
+    )
+)
 TARGETS = (*OURS_TO_CALL, "torch.nn.", "torch.optim.", "torchvision.models.", "torchmetrics.", "timm.")
 LIGHTNING = ("lightning.Trainer", *(f"lightning.pytorch.{name}." for name in ("callbacks", "loggers", "profilers", "strategies")))
 

@@ -119,7 +119,7 @@ class AutoAttack(Ensemble):
         last = stages[-1]
         if standard:
             summaries["autoattack"] = summaries.pop(last)
-            titles["autoattack"] = "AutoAttack"
+            titles["autoattack"] = TITLES["autoattack"]
             del titles[last]
             last = "autoattack"
         else:
@@ -146,7 +146,8 @@ class APGD(Ensemble):
 
     def _findings(self, audit: Audit, summaries: dict[str, Any], stages: list[str]) -> Findings:
         targets = min(self.targets, len(audit.classes) - 1)
-        title = f"APGD-CE + APGD-T ({targets} target{'s' if targets > 1 else ''})" if len(stages) > 1 else TITLES["apgd_ce"]
+        many = f"{TITLES['apgd']} ({targets} target{'s' if targets > 1 else ''})"
+        title = many if len(stages) > 1 else TITLES["apgd_ce"]
         if self.steps != STEPS:
             title += f", {self.steps} steps"
         summaries["apgd"] = summaries.pop(stages[-1])

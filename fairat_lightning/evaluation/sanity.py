@@ -18,6 +18,7 @@ from fairat_lightning.attacks import PGD
 from fairat_lightning.evaluation import autoattack
 from fairat_lightning.evaluation.attacks import Spec, seeded_start
 from fairat_lightning.evaluation.audit import Audit, Check
+from fairat_lightning.record.attack_titles import TITLES
 
 SLACK = 0.01  # of accuracy, or two images where that is more
 NOTHING_LEFT = 0.05
@@ -102,7 +103,7 @@ def _black_box(audit: Audit, places: Tensor, right: dict[str, Tensor], slack: fl
     missed = (union & ~square).double().mean().item()
     accuracy = square.double().mean().item()
     detail = (
-        f"Square ({SQUARE_QUERIES} queries) {100 * accuracy:.1f}, best white-box attack {100 * best:.1f}, "
+        f"{TITLES['square']} ({SQUARE_QUERIES} queries) {100 * accuracy:.1f}, best white-box attack {100 * best:.1f}, "
         f"{100 * missed:.1f} % fall to Square alone"
     )
     return Check(name, accuracy >= best - slack and missed <= slack, detail)

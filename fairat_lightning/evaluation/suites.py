@@ -57,7 +57,7 @@ class StandardSuite(Suite):
             name, threat = f"pgd20_{other}", replace(audit.threat, norm=other, eps=self.other_eps, step=None)
             predicted = audit.stage(name, "pgd20", threat=threat)
             findings.metrics[name] = audit.summary(name, predicted)
-            findings.titles[name] = f"PGD-20 {'L2' if other == 'l2' else 'Linf'} {self.other_eps:.3g}"
+            findings.titles[name] = f"{TITLES[name]} {self.other_eps:.3g}"
             findings.extra["threats"] = {name: {"norm": other, "eps": self.other_eps}}
         findings.checks = sanity_checks(audit, places)
         if len(audit.stage("clean", None).unique()) == 1:

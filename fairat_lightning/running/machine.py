@@ -7,7 +7,8 @@ machine is the same run to the bit.
 import ctypes
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fairat_lightning.attacks import mode
 
-ALL_THREADS = torch.get_num_threads()  # as torch found it: the runs of a sweep share a process
 ONE_THREAD = 2e9  # FLOPs of a forward pass over a batch, below which a second thread costs more than it gives
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -72,10 +72,21 @@ def keep_memory() -> None:
         mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 1 << 25)  # older ones take no more
 
 
-def set_threads(net: nn.Module, batch: torch.Tensor) -> None:
-    """One thread for a network too small for two, else all, unless OMP_NUM_THREADS says otherwise. `batch` (B,C,H,W)."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1 if len(batch) * flops(net, batch[:1]) < ONE_THREAD else ALL_THREADS)
+def threads_for(net: nn.Module, batch: torch.Tensor) -> int:
+    """One for a network too small for two, else all there are, unless OMP_NUM_THREADS says otherwise. `batch` (B,C,H,W)."""
+    small = "OMP_NUM_THREADS" not in os.environ and len(batch) * flops(net, batch[:1]) < ONE_THREAD
+    return 1 if small else torch.get_num_threads()
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """So many threads within, and afterwards as many as before: the runs of a sweep share a process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def flops(net: nn.Module, x: torch.Tensor) -> int:

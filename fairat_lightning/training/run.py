@@ -38,7 +38,7 @@ from fairat_lightning.record.reader import read_metrics, trained_seconds
 from fairat_lightning.record.writer import close_folder, elsewhere, is_finished, open_folder
 from fairat_lightning.report import class_table, draw_classes
 from fairat_lightning.running.checkpoints import LAST, PREVIOUS, Last
-from fairat_lightning.running.machine import keep_memory, set_threads
+from fairat_lightning.running.machine import keep_memory, threads, threads_for
 from fairat_lightning.running.processes import together
 from fairat_lightning.running.resume import check_resumable, resumable
 from fairat_lightning.running.terminal import quieten, short
@@ -62,6 +62,7 @@ class Training:
     head: BalancedHead | None
     resume: Path | None
     brought: Brought
+    threads: int
     anew: bool  # whatever is in the folder
     fitted: bool = False  # whether the training is over
 
@@ -107,15 +108,15 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False, mean_give
     if resume is not None:
         first_best = 1 if cfg.select == "last" else min(cfg.val_every, cfg.trainer.max_epochs)
         check_resumable(folder, resume, method.state_dict(), first_best)
-    if trainer.strategy.root_device.type == "cpu":
-        set_threads(net, datamodule.train.pixels[: datamodule.batch_size])
+    on_cpu = trainer.strategy.root_device.type == "cpu"
+    number = threads_for(net, datamodule.train.pixels[: datamodule.batch_size]) if on_cpu else torch.get_num_threads()
     if cfg.compile:
         method.compile_all(trainer.strategy.root_device)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"hydra.run.dir={folder} cannot be made: {error.strerror}") from error
-    return Training(cfg, folder, datamodule, method, trainer, head, resume, brought, anew=overwrite)
+    return Training(cfg, folder, datamodule, method, trainer, head, resume, brought, number, anew=overwrite)
 
 
 def build_method(cfg: DictConfig, net: torch.nn.Module, classes: list[str], num_samples: int, **teacher: Any) -> Method:
@@ -156,7 +157,7 @@ def execute(training: Training) -> None:
     first = training.trainer.is_global_zero
     lock = FileLock(training.folder / ".lock", timeout=0) if first else nullcontext()
     try:
-        with lock, _callback(training, Last).request.listening(), together(training.trainer):
+        with lock, _callback(training, Last).request.listening(), together(training.trainer), threads(training.threads):
             if first and not training.anew and _moved(training):
                 raise Timeout(str(training.folder))
             _execute(training)

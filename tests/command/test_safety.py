@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import pkgutil
 import sys
 import tarfile
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import SMALL, call
+from helpers import ROOT, SMALL, call
 
+import fairat_lightning
 from fairat_lightning.commands.one_run import run
-from fairat_lightning.config.targets import OURS_TO_CALL, check_targets
+from fairat_lightning.config.targets import OURS_TO_CALL, PIECES, check_targets
 from fairat_lightning.data import sets
 from fairat_lightning.models.weights import load_weights
 from fairat_lightning.record.secrets import redacted
@@ -97,6 +99,7 @@ OUTSIDE = (
     *("fairat_lightning.methods.parts.cuda_graph.Captured", "fairat_lightning.methods.parts.hard_examples.HardExamples"),
     *("fairat_lightning.methods.parts.worst_case.WorstCase", "fairat_lightning.methods.parts.class_transfer.Transfer"),
     *("fairat_lightning.methods.parts.HardExamples", "fairat_lightning.models.checked_logits.Checked"),
+    *("fairat_lightning.models.logits.Pick", "fairat_lightning.models.weight_sets.WeightSet"),
 )
 
 
@@ -108,6 +111,20 @@ def test_no_configuration_calls_what_is_not_ours(target, place):
         node = {key: [node] if key == "callbacks" else node}
     with pytest.raises(ValueError, match="is not allowed"):
         check_targets(node)
+
+
+def test_no_module_is_opened_to_configurations_by_its_place_alone():
+    """A new one below a prefix that is allowed is thought about: it belongs here, or to `targets.PIECES`."""
+    found = {module.name + "." for module in pkgutil.walk_packages(fairat_lightning.__path__, "fairat_lightning.")}
+    opened = {name.removeprefix("fairat_lightning.").rstrip(".") for name in found if name.startswith(OURS_TO_CALL)}
+    opened -= {name.removeprefix("fairat_lightning.").rstrip(".") for name in found if name.startswith(PIECES)}
+    methods = {f"methods.{place.stem}" for place in (ROOT / "fairat_lightning" / "methods").glob("[a-z]*.py")}
+    assert opened == methods | {
+        *("attacks", "averaging", "awp", "head", "objectives", "optim", "data", "methods", "models", "training.wandb"),
+        *("evaluation.autoattack", "evaluation.corruptions", "evaluation.suites"),
+        *(f"data.{name}" for name in ("batches", "folders", "images", "module", "sets", "stratified", "synthetic")),
+        *(f"models.{name}" for name in ("from_timm", "gradient_checkpointing", "normalized", "resnet", "weights", "wide_resnet")),
+    }
 
 
 def test_a_stored_configuration_names_our_own_parts_alone(launch, monkeypatch, tmp_path):

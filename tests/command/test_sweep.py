@@ -199,3 +199,12 @@ def test_a_stopped_sweep_skips_what_is_finished_and_goes_on_with_the_rest(tmp_pa
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*/metrics.json")}
     assert "3 of them finished" in start(tmp_path, *words).stdout
     assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_a_sweep_that_was_stopped_leaves_nothing_to_the_next_one_of_its_process(monkeypatch):
+    monkeypatch.setattr(sweep, "THIS", sweep.Worker())
+    with pytest.raises(Stop), sweep.listening():
+        signal.raise_signal(signal.SIGTERM)
+    assert sweep.THIS.told
+    with sweep.listening():
+        assert not sweep.THIS.told

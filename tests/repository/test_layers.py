@@ -11,6 +11,8 @@ from pathlib import Path
 from helpers import ROOT
 from lightning.pytorch.callbacks import WeightAveraging
 
+from fairat_lightning.record.attack_titles import TITLES
+
 PACKAGE = ROOT / "fairat_lightning"
 INTERNALS = "fairat_lightning.running.lightning_internals"
 ENTRIES = ("__main__", "balance", "evaluate", "export", "report.__main__", "reproduce", "search")
@@ -23,7 +25,8 @@ ORDER = (  # each may import what stands in a later line
     ("training", "standalone"),
     ("methods",),
     ("evaluation",),
-    ("config", "averaging"),
+    ("config",),
+    ("averaging",),  # on Lightning's callback, by running/lightning_internals.py
     ("report", "running"),
     ("data", "models", *INGREDIENTS),
     ("record",),
@@ -163,6 +166,14 @@ def test_the_names_of_a_record_s_files_are_written_once():
             assert "best.ckpt" not in said and not re.search(r"write(_json)?\([^)]*(config\.yaml|run\.json)", path.read_text()), (
                 module
             )
+
+
+def test_attacks_have_their_titles_from_one_table():
+    for module, path in MODULES.items():
+        if part(module) not in ("record", "report"):  # reports abbreviate the heads of their columns
+            said = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+            again = {text for text in said if isinstance(text, str) and text.rstrip(" (") in set(TITLES.values()) - {"clean"}}
+            assert not again, (module, again)
 
 
 def test_what_a_refusal_needs_is_light():

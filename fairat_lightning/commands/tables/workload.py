@@ -18,7 +18,7 @@ from fairat_lightning.config.compose import resolved
 from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.data.sets import downloads
 from fairat_lightning.record.reader import read_metrics
-from fairat_lightning.running.machine import set_threads
+from fairat_lightning.running.machine import threads, threads_for
 from fairat_lightning.settings import whole
 
 FORWARD = 1 / 3
@@ -105,17 +105,17 @@ def seconds_each(cfg: DictConfig, data: DataModule) -> float:
     """Seconds of one image's gradient, in the run's own precision and on its device."""
     device = torch.device("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
     net, pixels = network(cfg, data).to(device).train(), data.train.pixels[: data.batch_size]
-    if device.type == "cpu":
-        set_threads(net, pixels)
     x, y = as_float(pixels[:TIMED]).to(device), data.train.targets[: len(pixels)][:TIMED].to(device)
     took = []
-    for _ in range(6):  # the quickest: the first one warms up, and another job may be in the way
-        began = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=str(cfg.trainer.precision).startswith("bf16")):
-            loss = F.cross_entropy(net(x), y)
-        loss.backward()
-        loss.item()  # waits for the device
-        took.append(time.perf_counter() - began)
+    number = threads_for(net, pixels) if device.type == "cpu" else torch.get_num_threads()
+    with threads(number):
+        for _ in range(6):  # the quickest: the first one warms up, and another job may be in the way
+            began = time.perf_counter()
+            with torch.autocast(device.type, torch.bfloat16, enabled=str(cfg.trainer.precision).startswith("bf16")):
+                loss = F.cross_entropy(net(x), y)
+            loss.backward()
+            loss.item()  # waits for the device
+            took.append(time.perf_counter() - began)
     return min(took) / len(x)
 
 

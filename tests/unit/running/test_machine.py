@@ -3,10 +3,12 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
 from helpers import SMALL
+from lightning import Trainer
 from torch import nn
 
 from fairat_lightning.attacks import PGD
@@ -14,7 +16,15 @@ from fairat_lightning.commands.one_run import run
 from fairat_lightning.methods.parts.cuda_graph import Captured
 from fairat_lightning.models import preactresnet_tiny
 from fairat_lightning.running import machine as speed
-from fairat_lightning.running.machine import M_MMAP_THRESHOLD, best_precision, compile_network, flops, largest_batch, set_threads
+from fairat_lightning.running.machine import (
+    M_MMAP_THRESHOLD,
+    best_precision,
+    compile_network,
+    flops,
+    largest_batch,
+    threads,
+    threads_for,
+)
 
 SHAPE = {"num_classes": 3, "in_channels": 1, "mean": [0.5], "std": [0.25]}
 
@@ -61,19 +71,14 @@ def test_flops_are_counted_from_the_layers():
     assert net.training
 
 
-@pytest.mark.parametrize("width,threads", [(4, 1), (32, 4)])
-def test_only_a_small_network_gets_one_thread(monkeypatch, width, threads):
+@pytest.mark.parametrize("width,wanted", [(4, 1), (32, 4)])
+def test_only_a_small_network_gets_one_thread(monkeypatch, width, wanted):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(speed, "ALL_THREADS", 4)
-    given = [1]  # as a small network before it in the same sweep leaves it
-    monkeypatch.setattr(torch, "set_num_threads", given.append)
-    net = preactresnet_tiny(width=width, **SHAPE)
-    set_threads(net, torch.rand(128, 1, 32, 32) if width == 32 else torch.rand(128, 1, 8, 8))
-    assert given[-1] == threads
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    net, batch = preactresnet_tiny(width=width, **SHAPE), torch.rand(128, 1, width, width)
+    assert threads_for(net, batch) == wanted
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    given.clear()
-    set_threads(net, torch.rand(128, 1, 8, 8))
-    assert not given
+    assert threads_for(net, batch) == 4
 
 
 PAGES = """
@@ -197,15 +202,13 @@ def test_settings_that_do_not_go_together_are_one_line(compose, tmp_path, capsys
     assert stop.value.code == 2 and said.count("\n") == 1 and what in said and not (tmp_path / "run").exists()
 
 
-def test_a_large_network_after_a_small_one_has_all_threads_again(monkeypatch):
-    """The runs of a sweep share a process."""
+@pytest.mark.parametrize("fault", [(), ("trainer.max_epochs=true",)])
+def test_a_training_leaves_the_threads_of_its_process_as_they_were(monkeypatch, launch, fault):
+    """The runs of a sweep share a process, and so do a training from Python and what comes after it."""
+    seen, fit = [], Trainer.fit
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(speed, "ALL_THREADS", 2)
-    before = torch.get_num_threads()
-    try:
-        set_threads(preactresnet_tiny(width=4, **SHAPE), torch.rand(8, 1, 8, 8))
-        assert torch.get_num_threads() == 1
-        set_threads(preactresnet_tiny(width=32, **SHAPE), torch.rand(128, 1, 32, 32))
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    monkeypatch.setattr(Trainer, "fit", lambda *given, **options: seen.append(torch.get_num_threads()) or fit(*given, **options))
+    with threads(2):
+        with pytest.raises(SystemExit) if fault else nullcontext():
+            launch(*fault)
+        assert seen == ([] if fault else [1]) and torch.get_num_threads() == 2
