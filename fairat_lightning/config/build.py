@@ -9,11 +9,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from fairat_lightning.attacks import PGD
 from fairat_lightning.averaging import Averaging
@@ -22,9 +23,11 @@ from fairat_lightning.config.compose import plain
 from fairat_lightning.config.loading import Loaded, load_trained
 from fairat_lightning.config.normalisation import Normalisation
 from fairat_lightning.config.targets import allowed, stored
-from fairat_lightning.data import DataModule
+from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.head import BalancedHead
 from fairat_lightning.models import Normalized
+from fairat_lightning.models.checked_logits import Checked
+from fairat_lightning.models.logits import picking
 from fairat_lightning.models.weights import set_normalisation
 from fairat_lightning.objectives import AT
 from fairat_lightning.optim import scheduled
@@ -93,21 +96,43 @@ def target_of(cfg: DictConfig) -> Any:
 
 def foreign_network(cfg: DictConfig, data: DataModule) -> Normalized:
     """A network of somebody else's class, called with the `model.*` values alone, and with `num_classes` and `in_channels` where
-    it takes them; `model.mean` and `model.std`, where it does not take them, are put in front of it.
+    it takes them; `model.mean` and `model.std`, where it does not take them, are put in front of it. `model.logits` says where
+    the logits are in what it returns, an index or a key; "logits" and index 0 are found. ValueError for what is no classifier.
     """
     values = {str(key): value for key, value in plain(cfg)["model"].items() if key != "_target_"}
     target, name = target_of(cfg), str(cfg.model._target_).rpartition(".")[2]
     takes = inspect.signature(target).parameters
     shape = {"num_classes": data.num_classes, "in_channels": data.channels}
     values |= {key: value for key, value in shape.items() if key in takes and key not in values}
-    front = {key: values.pop(key) for key in ("mean", "std") if key in values and key not in takes}
+    front = {key: values.pop(key) for key in ("mean", "std", "logits") if key in values and key not in takes}
     try:
         net = target(**values)
     except Exception as error:  # another's class, and whatever it raises
         raise ValueError(f"model: {name} cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(net, nn.Module):
         raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}, not a torch.nn.Module")
-    return Normalized(net.float(), front.get("mean", [0.0]), front.get("std", [1.0]), in_channels=data.channels)
+    pick, _ = picking(net, front.get("logits"))
+    whole = Normalized(net.float(), front.get("mean", [0.0]), front.get("std", [1.0]), in_channels=data.channels)
+    try_network(whole, data)
+    if pick.found is not None and "logits" not in front:
+        print(f"The network returns more than logits: those at {pick.found} are taken; model.logits= says otherwise.", flush=True)
+    return whole
+
+
+@torch.no_grad()
+def try_network(net: nn.Module, data: DataModule) -> tuple[Tensor, Tensor]:
+    """The logits of two test images, twice, in eval mode; ValueError for what is no classifier of such images."""
+    images, training = as_float(data.test.pixels[:2]), net.training
+    try:
+        first, second = (Checked(net.eval(), data.num_classes)(images) for _ in range(2))
+    except ValueError:
+        raise
+    except Exception as error:  # whatever its layers raise
+        shape, reason = tuple(images.shape[1:]), (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"the network does not take images of shape {shape}: {reason}") from error
+    finally:
+        net.train(training)
+    return first, second
 
 
 def optimiser(cfg: DictConfig) -> Any:

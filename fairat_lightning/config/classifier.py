@@ -18,15 +18,14 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from fairat_lightning.config.build import OWN, build_part, network, target_of
+from fairat_lightning.config.build import OWN, build_part, network, target_of, try_network
 from fairat_lightning.config.compose import plain
 from fairat_lightning.config.loading import load_trained, named_set
 from fairat_lightning.config.normalisation import KEYS, as_begun, meant, set_model
 from fairat_lightning.config.targets import allowed, check_targets
-from fairat_lightning.data import DataModule, as_float
+from fairat_lightning.data import DataModule
 from fairat_lightning.data.stratified import stratified
 from fairat_lightning.models import Normalized
-from fairat_lightning.models.checked_logits import Checked
 from fairat_lightning.pretrained import is_pretrained
 from fairat_lightning.record.reader import run_folder
 from fairat_lightning.running.terminal import quieten
@@ -117,14 +116,7 @@ def places(cfg: DictConfig, data: DataModule) -> Tensor:
 @torch.no_grad()
 def _try(net: nn.Module, data: DataModule) -> list[float]:
     """The logits of two test images, before anything is written; ValueError for what is no classifier of such images."""
-    images = as_float(data.test.pixels[:2])
-    try:
-        first, second = (Checked(net, data.num_classes)(images) for _ in range(2))
-    except ValueError:
-        raise
-    except Exception as error:  # whatever its layers raise
-        shape, reason = tuple(images.shape[1:]), (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"the network does not take images of shape {shape}: {reason}") from error
+    first, second = try_network(net, data)
     if not torch.allclose(first, second, rtol=1e-4, atol=1e-6):
         raise ValueError(
             "the network is random in eval mode: asked twice it answers differently, and no verdict on it would hold"

@@ -9,7 +9,7 @@ from typing import Any
 from fairat_lightning.pretrained import PREFIX, located
 from fairat_lightning.record.attack_titles import TITLES
 from fairat_lightning.report.columns import apart, short
-from fairat_lightning.report.runs import Group, Run, images, read_run, threat_of
+from fairat_lightning.report.runs import Group, Run, four_digits, images, read_run, threat_of
 
 NOT_CONFIGURATION = ("seed", "init_from", "overwrite")
 OBJECTIVES = {"AT": "PGD-AT", "TRADES": "TRADES", "MART": "MART"}
@@ -118,7 +118,7 @@ def _at_eps(runs: Sequence[Run], keys: Sequence[str], swept: Sequence[str]) -> s
     """Of a sweep the key that met the evaluation's own eps."""
     for run in runs:
         nodes = [*(facts.get("threat") for facts in run.audits.values()), (run.config or {}).get("attack")]
-        own = {threat_of(node) for node in nodes} - {None}
+        own = {(threat[0], four_digits(threat[1])) for node in nodes if (threat := threat_of(node)) is not None}
         if (key := next((key for key in keys if key in swept and run.threats.get(key) in own), None)) is not None:
             return key
     return None

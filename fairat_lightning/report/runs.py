@@ -191,8 +191,8 @@ def _absorb(
         threat = threat_of(facts.get("threat") or (config or {}).get("attack"))
         own = {name: threat_of(node) for name, node in (facts.get("threats") or {}).items()}
         curve = facts.get("curve") or {"eps": (), "keys": ()}
-        swept = {key: float(eps) for eps, key in zip(curve["eps"], curve["keys"], strict=True) if key in metrics}
-        own |= {key: threat and (threat[0], round(eps, 9)) for key, eps in swept.items()}
+        swept = {key: four_digits(eps) for eps, key in zip(curve["eps"], curve["keys"], strict=True) if key in metrics}
+        own |= {key: threat and (threat[0], eps) for key, eps in swept.items()}
         keys: dict[str, str] = {}
         for name, summary in metrics.items():
             if (key := _add(run, name, last, summary, None if name == "clean" else own.get(name, threat))) is None:
@@ -221,6 +221,11 @@ def _absorb(
 def images(summary: Summary) -> int:
     """How many images the figures are of; 0 where the record does not say."""
     return int(summary.get("images") or sum(summary.get("counts", {}).values()))
+
+
+def four_digits(eps: float | str) -> float:
+    """An eps of a sweep as its key writes it, by which the same eps of other records is known."""
+    return float(f"{float(eps):.4g}")
 
 
 def threat_of(node: Any) -> Threat | None:

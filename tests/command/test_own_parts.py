@@ -34,6 +34,16 @@ class Net(nn.Sequential):
         super().__init__(nn.Conv2d(in_channels, width, 3), nn.ReLU(), nn.Flatten(), nn.Linear(width * 36, num_classes))
 
 
+class Several(Net):  # its logits are the second of what it returns, or under a key
+    def __init__(self, num_classes, in_channels, kind="dict"):
+        super().__init__(num_classes, in_channels)
+        self.kind = kind
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return {"dict": {"loss": 0, "logits": logits}, "tuple": (x, logits), "wide": logits.repeat(1, 2)}[self.kind]
+
+
 class Attack(PGD):
     pass
 
@@ -164,6 +174,23 @@ def test_sweeps_and_searches_take_them(here, monkeypatch, capsys):
     assert call(monkeypatch, capsys, here, "-m", *words, "seed=0,1")[0] == 0
     assert len(list((here / "runs").glob("*custom*"))) == 2
     assert other(monkeypatch, capsys, here, "search", *words, "trials=1", "optim.lr=choice(0.1,0.2)") == (0, "")
+
+
+def test_the_logits_of_a_network_that_returns_more_are_found_or_said(here, monkeypatch, capsys):
+    model = ("model._target_=mine.Several", ALLOW, "hydra.run.dir=run", "trainer.max_epochs=1")
+    small = [word for word in SMALL if not word.startswith(("model.", "trainer.max"))]
+    code, out, err = call(monkeypatch, capsys, here, *small, *model)
+    assert (code, err) == (0, "") and "those at 'logits' are taken" in out
+    code, err = other(monkeypatch, capsys, here, "evaluate", "checkpoint=run", "samples_per_class=1", ALLOW)
+    assert (code, err) == (0, "")
+    code, _, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=tuple", "hydra.run.dir=two")
+    refused(code, err, "for 2 images: logits")
+    code, out, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=tuple", "model.logits=1", "hydra.run.dir=two")
+    assert (code, err) == (0, "") and "are taken" not in out
+    code, _, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=wide", "hydra.run.dir=three")
+    refused(code, err, "returns (2, 8) for 2 images: logits (images, 4) are needed")
+    code, err = other(monkeypatch, capsys, here, "export", "checkpoint=run", "to=out", ALLOW)
+    refused(code, err, "") if code else None
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from fairat_lightning.config import loading
 from fairat_lightning.data import DataModule, sets
 from fairat_lightning.models import preactresnet_tiny
+from fairat_lightning.training import brought
 
 OURS = ("model=preactresnet_tiny", "model.width=4", "data=synthetic")
 QUICK = (*OURS, "samples_per_class=2", "attack.steps=1")
@@ -161,8 +162,11 @@ def test_a_resumed_training_asks_nothing(here, launch, monkeypatch, capsys):
     assert record(whole)["teacher"]["mean"] == [0.0] and record(whole, "config.yaml")["model"]["mean"] == [0.5]
     (whole / "metrics.json").unlink()
     monkeypatch.setattr(loading, "_decide", None)
+    built, trained = [], brought.trained
+    monkeypatch.setattr(brought, "trained", lambda *a, **k: built.append(trained(*a, **k)) or built[0])
     capsys.readouterr()
     launch(*words, "init_from=null", folder="whole")
+    assert (built[0][0].mean.item(), built[0][0].std.item()) == (0.0, 1.0)
     assert "resumed" in (out := capsys.readouterr().out) and "normalisation" not in out
     assert record(whole)["teacher"]["mean"] == [0.0] and "teacher" not in record(whole)["resumed"][0]
 

@@ -35,8 +35,12 @@ def test_what_was_written_is_read(make_run, tmp_path):
     run = make_run("run", (0.5, 0.3, 0.7), names=ODD)
     (run / "run.json").write_text(json.dumps({"seed": 3, "command": "python x", "seconds": {"train": 60.0, "train_cpu": 90.0}}))
     far = {"titles": {"pgd20": "PGD-20"}, "headline": ["pgd20"], "threat": {"norm": "linf", "eps": 0.1}, "checks": [CHECK]}
-    sweep = {"titles": {f"pgd20@{e}": f"eps {e}" for e in (0, 0.1)}, "headline": [], "threat": {"norm": "linf", "eps": 0.1}}
-    sweep["curve"] = {"eps": [0, 0.1], "keys": list(sweep["titles"])}
+    sweep = {
+        "titles": {f"pgd20@{e}": f"eps {e}" for e in (0, 0.03137, 0.1)},
+        "headline": [],
+        "threat": {"norm": "linf", "eps": 0.1},
+    }
+    sweep["curve"] = {"eps": [0, 8 / 255, 0.1 + 1e-16], "keys": list(sweep["titles"])}
     for name, facts, keys in (("far", far, ["pgd20"]), ("sweep", sweep, sweep["titles"])):
         judge(run / "evaluation" / name, dict.fromkeys(keys, (0.4, 0.1, 0.6)), names=ODD)
         (run / "evaluation" / name / "run.json").write_text(json.dumps(facts | {"suite": name, "notes": [f"a *note* of {name}"]}))
@@ -52,7 +56,8 @@ def test_what_was_written_is_read(make_run, tmp_path):
         assert mine["per_class"] == pytest.approx(summary["per_class"], abs=6e-4)
         for name, ends in summary["interval"].items():
             assert mine["interval"][name] == pytest.approx(ends, abs=6e-4)
-    assert one.curves == {"linf": {0.0: "pgd20@0", 0.1: "pgd20@0.1"}}
+    assert one.curves == whole.curves == {"linf": {0.0: "pgd20@0", 0.03137: "pgd20@0.03137", 0.1: "pgd20@0.1"}}
+    assert gather([str(run), str(to)]).swept == ["pgd20@0", "pgd20@0.03137", "pgd20@0.1"]
     assert one.checks == [{**CHECK, "suite": ""}] and "Evaluation far: a *note* of far" in one.notes
     assert one.facts["seed"] == 3 and one.facts["seconds"] == {"train": 60.0, "train_cpu": 90.0}
     assert gather([str(to)]).titles["pgd20@linf_0.1"] == "PGD-20, eps 0.1"
