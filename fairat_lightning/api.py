@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from fairat_lightning.commands.errors import (  # with it the process's environment is set, before torch is imported
     behind,
-    one_line,
+    reworded,
 )
 from fairat_lightning.config.compose import WRONG_INPUT, compose_classifier, compose_training, resolved
 from fairat_lightning.config.home import expanded
@@ -46,7 +46,7 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except WRONG_INPUT as error:
-        raise ValueError(one_line(str(behind(error)))) from error
+        raise ValueError(reworded(str(behind(error)))) from error
 
 
 def _in_one_line(function: Callable[P, R]) -> Callable[P, R]:

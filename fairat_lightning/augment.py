@@ -141,7 +141,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 }
 
 
-def named(name: str) -> Augmentation:
+def augmentation_of(name: str) -> Augmentation:
     """The function (x, *, generator=None) -> x called `name`, or that of another's module; ValueError for an unknown name."""
     if "." in str(name):
         try:

@@ -73,7 +73,7 @@ def refuse(error: Exception | str, folder: Path | None = None, keys: Iterable[st
 def explained(error: Exception | str, keys: Iterable[str] = ()) -> str:
     """The line that says what was wrong with the input, and what was perhaps meant."""
     error = behind(error) if isinstance(error, Exception) else error
-    line = one_line(str(error))
+    line = reworded(str(error))
     if found := re.match(r"Could not override '(.+?)'", str(error)):
         if options := _options_with(found[1]):
             return f"there is no key {found[1]} here: it goes with {', '.join(options)}"
@@ -119,7 +119,7 @@ def behind(error: Exception) -> Exception:
     return error
 
 
-def one_line(text: str) -> str:
+def reworded(text: str) -> str:
     """Our own errors are one line already; Hydra's and OmegaConf's say it in several, with their own affairs below."""
     if found := re.match(r"Could not override '(.+)'", text):
         return f"there is no key {found[1]}: --help lists the usual ones"

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from fairat_lightning.commands.one_run import run
 from fairat_lightning.config.compose import compose_training
+from fairat_lightning.config.home import VERBATIM
 from fairat_lightning.record.environment import install
 from fairat_lightning.record.reader import read_facts, read_history
 from fairat_lightning.record.secrets import redacted
@@ -23,14 +24,14 @@ from fairat_lightning.settings import seed_list, switch, whole
 DEFAULTS = {"trials": 20, "seeds": [0], "study": "search", "storage": "sqlite:///runs/search.db", "prune": True, "heartbeat": 60}
 OWN = tuple(DEFAULTS)
 PAUSE = 10  # seconds before another point is asked for
-PLAIN = ("study=", "storage=")
 SCORE = "val/select"
 
 
 def main(words: list[str]) -> None:
     """Search as the words of the command say; ValueError for wrong ones."""
-    plain = dict(word.split("=", 1) for word in words if word.startswith(PLAIN))  # an address is no Hydra word
-    overrides = OverridesParser.create().parse_overrides([word for word in words if not word.startswith(PLAIN)])
+    verbatim = tuple(f"{key}=" for key in VERBATIM)  # an address is no Hydra word
+    plain = dict(word.split("=", 1) for word in words if word.startswith(verbatim))
+    overrides = OverridesParser.create().parse_overrides([word for word in words if not word.startswith(verbatim)])
     settings = _settings([o for o in overrides if o.key_or_group in DEFAULTS]) | plain
     rest = [o for o in overrides if o.key_or_group not in DEFAULTS]
     varied = {str(o.key_or_group): o for o in rest if o.is_sweep_override()}

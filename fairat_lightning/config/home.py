@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 
-PLAIN = ("study", "storage")  # of a search: their values are no Hydra words
+VERBATIM = ("study", "storage")  # of a search: their values are no Hydra words
 FIRST = re.compile(r"^((?:sqlite:///)?)(~[^/]*)")  # what may stand for a home at the start of a path
 QUOTED = r"'(?:\\.|[^'\\])*'" + r'|"(?:\\.|[^"\\])*"'
 PART = re.compile(QUOTED + r"|(?:\\.|\$\{[^{}]*\}|[^\\\[\](){},'\"])+")  # of a list, a choice or a dictionary
@@ -29,7 +29,7 @@ def _word(word: str) -> str:
     key, sign, value = word.partition("=")
     if not sign or "~" not in value or key.startswith("~"):  # ~key takes a key away
         return word
-    if key.startswith("--") or key in PLAIN:
+    if key.startswith("--") or key in VERBATIM:
         return _plain(word)
     inside = "{" in re.sub(r"\$\{[^{}]*\}", "", value)
     parts = re.compile(PART.pattern.replace("[^\\\\", "[^:\\\\")) if inside else PART

@@ -113,7 +113,7 @@ def labels(sets: list[WeightSet]) -> list[str]:
     return short if all(short) and len(set(short)) == len(short) else [".".join(one.place) or "." for one in sets]
 
 
-def named(sets: list[WeightSet], key: str) -> list[WeightSet]:
+def under_key(sets: list[WeightSet], key: str) -> list[WeightSet]:
     """Those that `key` names: by their label, else by their whole place, else by a part of it."""
     by_label = [one for one, label in zip(sets, labels(sets), strict=True) if label == key]
     whole = [one for one in sets if ".".join(one.place) == key]

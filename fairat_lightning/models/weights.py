@@ -28,9 +28,9 @@ from fairat_lightning.models.weight_sets import (
     dictionaries,
     find,
     labels,
-    named,
     nearest,
     statistics,
+    under_key,
 )
 from fairat_lightning.record.reader import weights_file
 
@@ -171,7 +171,7 @@ def _chosen(content: Any, own: dict[str, Tensor], key: str | None) -> WeightSet:
     sets = find(content, names)
     sets = [one for one in sets if all(value.shape == own[name].shape for name, value in one.weights.items())] or sets
     if key is not None:
-        chosen = named(sets, key)
+        chosen = under_key(sets, key)
         if not chosen and not sets:
             raise ValueError(_other_architecture(content, names))
     else:

@@ -69,7 +69,7 @@ def test_a_table_is_run_bases_first_judged_and_rendered_and_then_skipped(tables,
     assert faal["init_from"] == "runs/reproduce/small-tiny-width4/base-s0" and faal["method"]["radius"] == 0.7
     assert (base["optim"]["lr"], faal["optim"]["lr"]) == (0.1, 0.05)  # the budget's words after the row's
     counts = json.loads((place / "faal-s0" / "evaluation" / "autoattack" / "metrics.json").read_text())["clean"]["counts"]
-    weak = {name for row in ("base", "faal") for name in judging.weakest(place / f"{row}-s0", 2)}
+    weak = {name for row in ("base", "faal") for name in judging.lowest_on_validation(place / f"{row}-s0", 2)}
     assert counts == {name: 10 if name in weak else 2 for name in counts}
     record = json.loads((place / "faal-s0" / "run.json").read_text())
     for folder, module in ((place / "faal-s0", ""), (place / "faal-s0" / "evaluation" / "autoattack", ".evaluate")):
@@ -144,11 +144,11 @@ def test_a_balanced_heads_weakest_classes_are_those_after_it_was_balanced(launch
     facts = json.loads((folder / "run.json").read_text())
     accuracy = facts["head"]["robust_class"]
     before = list(accuracy.values())
-    assert judging.weakest(folder, 2) == sorted(accuracy, key=accuracy.__getitem__)[:2]
+    assert judging.lowest_on_validation(folder, 2) == sorted(accuracy, key=accuracy.__getitem__)[:2]
     lowest = min(accuracy, key=accuracy.__getitem__)
     facts["head"]["robust_class"][lowest] = None  # a class without validation images
     (folder / "run.json").write_text(json.dumps(facts))
-    assert lowest not in judging.weakest(folder, 4)
+    assert lowest not in judging.lowest_on_validation(folder, 4)
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     values = torch.tensor(before, dtype=torch.float64)
     score = best["head"]["scores"][str(best["head"]["strength"])]

@@ -14,7 +14,7 @@ from torchvision import transforms
 from torchvision.transforms import functional as TF
 
 from fairat_lightning import augment
-from fairat_lightning.augment import AUGMENTATIONS, OPS, crop_flip, cutout, named, randaugment
+from fairat_lightning.augment import AUGMENTATIONS, OPS, augmentation_of, crop_flip, cutout, randaugment
 
 SIZES = [(3, 32, 32), (1, 32, 32), (3, 8, 8), (1, 8, 8), (3, 17, 24)]
 FUNCTIONS = AUGMENTATIONS | {"crop_flip": partial(crop_flip, padding=2, flip=True)}
@@ -80,7 +80,7 @@ def test_nothing_asked_nothing_drawn():
     x, generator = torch.rand(4, 3, 8, 8), seeded(0)
     state = generator.get_state()
     assert crop_flip(x, padding=0, flip=False, generator=generator) is x
-    assert named("none")(x, generator=generator) is x
+    assert augmentation_of("none")(x, generator=generator) is x
     assert torch.equal(generator.get_state(), state)
     levels = grey_levels(4, 3, 8, 8) / 255
     assert torch.equal(randaugment(levels, num_ops=0), levels)
@@ -88,7 +88,7 @@ def test_nothing_asked_nothing_drawn():
 
 def test_errors_name_the_value_and_the_way_out():
     with pytest.raises(ValueError, match=r"mixup.*randaugment, trivialaugment, autoaugment, cutout, none"):
-        named("mixup")
+        augmentation_of("mixup")
     x = torch.rand(2, 3, 8, 8)
     with pytest.raises(ValueError, match="padding=-1"):
         crop_flip(x, padding=-1, flip=False)
@@ -99,7 +99,7 @@ def test_errors_name_the_value_and_the_way_out():
             randaugment(x, **option)
     for name in POLICIES:
         with pytest.raises(ValueError, match="1 or 3 channels"):
-            named(name)(x[:, :2])
+            augmentation_of(name)(x[:, :2])
 
 
 def torchvision_op(name: str, image: Tensor, m: float) -> Tensor:
@@ -145,7 +145,7 @@ def test_whatever_torchvision_draws_we_draw(name):
     options = {"num_ops": 1} if name == "randaugment" else {}
     generator, ours = seeded(0), set()
     for _ in range(8):
-        out = named(name)((x / 255).expand(2000, -1, -1, -1), generator=generator, **options)
+        out = augmentation_of(name)((x / 255).expand(2000, -1, -1, -1), generator=generator, **options)
         ours |= {image.numpy().tobytes() for image in out}
     torch.manual_seed(0)
     theirs = {(POLICIES[name](x[0].byte()) / 255).numpy().tobytes() for _ in range(400)}
@@ -156,7 +156,7 @@ def record(monkeypatch, name, b):
     """The operations and magnitudes of every turn, (turns,b) each, drawn without applying them."""
     turns = []
     monkeypatch.setattr(augment, "_apply", lambda x, op, magnitude: turns.append((op, magnitude)) or x)
-    named(name)(torch.zeros(b, 1, 1, 1), generator=seeded(0))
+    augmentation_of(name)(torch.zeros(b, 1, 1, 1), generator=seeded(0))
     return tuple(torch.stack(column) for column in zip(*turns, strict=True))
 
 

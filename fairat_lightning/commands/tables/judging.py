@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from fairat_lightning.commands import evaluate
 from fairat_lightning.commands.errors import refuse
-from fairat_lightning.commands.tables.recipes import Job, Plan, Words, evaluation_name, finished
+from fairat_lightning.commands.tables.recipes import Job, Plan, Words, finished, folder_of_evaluation
 from fairat_lightning.config.compose import WRONG_INPUT, compose_training
 from fairat_lightning.config.words import parse_word
 from fairat_lightning.evaluation.run import Busy
@@ -34,10 +34,10 @@ def judge_all(job: Job, plan: Plan) -> None:
     """
     weak, kept = weak_classes(plan, job.seed), compose_training(job.words, say=False)[0].select
     for words in plan.evaluations(job, kept, weak):
-        place = job.folder / "evaluation" / evaluation_name(words)
+        place = job.folder / "evaluation" / folder_of_evaluation(words)
         differing = differs(place, words)
         if differing == [] and read_metrics(place) is not None:
-            print(f"judged by {evaluation_name(words)} before")
+            print(f"judged by {folder_of_evaluation(words)} before")
             continue
         other_images = bool(differing) and set(differing) <= set(IMAGES)
         with as_command((*words, "overwrite=true") if other_images else words):
@@ -79,12 +79,12 @@ def weak_classes(plan: Plan, seed: int) -> list[str]:
         means = {name: mean(found.get(name, 0.0) for found in accuracies) for name in accuracies[0]}
         chosen = set(sorted(means, key=means.__getitem__)[:alone])
     else:
-        chosen = {name for folder in folders for name in weakest(folder, count or 0)}
+        chosen = {name for folder in folders for name in lowest_on_validation(folder, count or 0)}
     order = (read_metrics(folders[0]) or {})["clean"]["per_class"] if folders else ()
     return [name for name in order if name in chosen]
 
 
-def weakest(folder: Path, count: int) -> list[str]:
+def lowest_on_validation(folder: Path, count: int) -> list[str]:
     """The `count` classes with the lowest robust accuracy on validation in the epoch that a run has kept, weakest first."""
     found = validation_accuracy(folder)
     return sorted(found, key=found.__getitem__)[:count]

@@ -14,14 +14,14 @@ from omegaconf import DictConfig
 from fairat_lightning.commands.errors import Stop, refuse
 from fairat_lightning.commands.one_run import run
 from fairat_lightning.commands.tables.judging import OTHERWISE, Held, as_command, judge_all
-from fairat_lightning.commands.tables.recipes import Job, Plan, evaluation_name, finished
+from fairat_lightning.commands.tables.recipes import Job, Plan, finished, folder_of_evaluation
 from fairat_lightning.commands.tables.workload import Clock, Task
 from fairat_lightning.config.compose import WRONG_INPUT, resolved
 from fairat_lightning.record.reader import read_facts, read_metrics
 from fairat_lightning.record.writer import is_finished
 from fairat_lightning.running.terminal import short
 
-SPLITS = {"-train": "training", "-val": "validation"}  # the ends of evaluations' names
+ENDS = {"-train": "training", "-val": "validation"}  # the ends of evaluations' names
 PAUSE = 30  # seconds between two looks at what another process is doing
 
 
@@ -148,7 +148,7 @@ def render(plan: Plan, to: Path) -> None:
         return
     notes, groups = [], []
     for key, jobs in found.items():
-        extra = {evaluation_name(words) for words in rows[key].get("extra", {}).get(plan.budget["name"], ())}
+        extra = {folder_of_evaluation(words) for words in rows[key].get("extra", {}).get(plan.budget["name"], ())}
         names = {name for name in extra for name in (name, name.replace("-", "-last-", 1))}
         notes += [line for job in jobs for line in extras(job.folder, names, f"{rows[key]['label']}, seed {job.seed}")]
         groups += [Group(rows[key]["label"], [read_run(job.folder, without=names) for job in jobs])] if jobs else []
@@ -170,7 +170,7 @@ def extras(folder: Path, names: set[str], label: str) -> list[str]:
     for place in sorted(folder / "evaluation" / name for name in names):
         if (metrics := read_metrics(place)) is not None:
             facts = read_facts(place)
-            split = next((name for end, name in SPLITS.items() if place.name.endswith(end)), "test")
+            split = next((name for end, name in ENDS.items() if place.name.endswith(end)), "test")
             images = f"{facts['images']:,} {split} images"
             values = [f"{facts['titles'][key]} {100 * metrics[key]['average']:.1f} %" for key in facts["headline"]]
             found.append(f"{label}, on {images}: {', '.join(values)} right on average.")

@@ -156,7 +156,7 @@ def quoted(value: str | Path, *, always: bool = False) -> str:
     return text if not always and re.fullmatch(r"[\w./-]+", text) else "'" + text.replace("'", "\\'") + "'"
 
 
-def evaluation_name(words: Sequence[str]) -> str:
+def folder_of_evaluation(words: Sequence[str]) -> str:
     """The folder that an evaluation of these words goes to, below a run's evaluation/."""
     given = dict(word.split("=", 1) for word in words)
     checkpoint = Path(given.get("checkpoint", "").strip("'"))

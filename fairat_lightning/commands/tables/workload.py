@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 
-from fairat_lightning.commands.tables.recipes import Job, Plan, Words, evaluation_name, finished
+from fairat_lightning.commands.tables.recipes import Job, Plan, Words, finished, folder_of_evaluation
 from fairat_lightning.config.build import build_part, network
 from fairat_lightning.config.compose import resolved
 from fairat_lightning.data import DataModule, as_float
@@ -40,7 +40,7 @@ class Clock:
         for job, composed in jobs.items():
             done, cfg = finished(job), OmegaConf.create(resolved(composed))
             words = plan.evaluations(job, cfg.select, ["?"])
-            words = [own for own in words if not (done and read_metrics(job.folder / "evaluation" / evaluation_name(own)))]
+            words = [own for own in words if not (done and read_metrics(job.folder / "evaluation" / folder_of_evaluation(own)))]
             if done and not words:
                 continue
             data = _data(cfg, sets)

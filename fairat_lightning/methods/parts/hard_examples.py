@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairat_lightning.attacks import mode
-from fairat_lightning.augment import named
+from fairat_lightning.augment import augmentation_of
 from fairat_lightning.classwise import global_sum
 from fairat_lightning.data import as_float
 from fairat_lightning.objectives import logits_of
@@ -56,7 +56,7 @@ class HardExamples(nn.Module):
             raise ValueError(f"method.subset={subset} is unknown: choose one of {', '.join(SUBSETS)}")
         if isinstance(warmup_epochs, bool) or not isinstance(warmup_epochs, int) or warmup_epochs < 1:
             raise ValueError(f"method.warmup_epochs={warmup_epochs} must be 1 or more: epoch 0 has no model before it")
-        self.augment = named(augmentation)
+        self.augment = augmentation_of(augmentation)
         self.hard_fraction, self.hard_threshold = hard_fraction, hard_threshold
         self.subset, self.warmup_epochs = subset, warmup_epochs
         self.register_buffer("sample_loss", torch.full((num_samples,), torch.nan))

@@ -56,6 +56,8 @@ def test_any_other_word_is_one_line(word, said):
         (["model._target_=mypackage.Net", "allow=[mypackage.]", "model.mean=[0.5]"], True),
     ],
 )
-def test_a_command_knows_whether_it_says_the_mean(words, given):
+def test_a_command_knows_whether_it_says_the_mean(tmp_path, monkeypatch, words, given):
     """Also where it says what the data set suggests."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.pt").touch()
     assert compose_classifier("classifier", ["checkpoint=x.pt", *words]).mean_given is given

@@ -7,7 +7,7 @@ import tomllib
 import pytest
 from helpers import ROOT, SMALL, call, refused
 
-from fairat_lightning.commands.errors import one_line
+from fairat_lightning.commands.errors import reworded
 from fairat_lightning.record import environment
 from fairat_lightning.record.environment import install
 
@@ -58,8 +58,8 @@ def test_a_logger_and_a_launcher_whose_package_is_missing(monkeypatch, capsys, t
     refused(code, err, f"TensorBoard is not installed: {install('tensorboard')}")
     text = "In 'x': Could not find 'hydra/launcher/{}'\n\nAvailable options in 'hydra/launcher':\n\tbasic{}\nConfig search path"
     for launcher in ("joblib", "submitit_slurm"):
-        assert one_line(text.format(launcher, "")).endswith(f"is not installed: {install('sweeps')}")
-    assert one_line(text.format("joblibb", "\n\tjoblib")).endswith("choose one of basic, joblib")
+        assert reworded(text.format(launcher, "")).endswith(f"is not installed: {install('sweeps')}")
+    assert reworded(text.format("joblibb", "\n\tjoblib")).endswith("choose one of basic, joblib")
     monkeypatch.setitem(sys.modules, "optuna", None)
     words = (*SMALL, "optim.lr=interval(0.1,0.2)")
     code, _, err = call(monkeypatch, capsys, tmp_path, *words, command="search")

@@ -159,12 +159,12 @@ def test_a_row_may_be_of_some_seeds_alone():
 def test_the_evaluations_of_the_night():
     plan = plan_of("fairat", "night", "runs=there")
     none, whole = (next(job for job in plan.jobs() if job.row == row) for row in ("none", "none_whole"))
-    names = [recipes.evaluation_name(words) for words in plan.evaluations(none, "sum", ["cat", "dog's"])]
+    names = [recipes.folder_of_evaluation(words) for words in plan.evaluations(none, "sum", ["cat", "dog's"])]
     assert names == ["apgd", "quick-last", "apgd-last", "quick-last-train", "quick-last-val"]
     words = plan.evaluations(none, "sum", ["cat", "dog's"])[2]
     assert words[0] == "checkpoint=there/fairat-night/none-s0/checkpoints/last.ckpt"
     assert words[-1] == "in_full=['cat','dog\\'s']"
-    assert [recipes.evaluation_name(words) for words in plan.evaluations(whole, "last", [])] == ["apgd"]
+    assert [recipes.folder_of_evaluation(words) for words in plan.evaluations(whole, "last", [])] == ["apgd"]
     plan = plan_of("faal100", "night")
     assert plan.evaluations(plan.jobs()[0], "last", ["cat"])[0][-1] == "classes=['cat']"
     assert plan_of("faal", "smoke").evaluations(plan.jobs()[0], "sum", [])[0][1] == "suite=autoattack"
