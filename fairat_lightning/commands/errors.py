@@ -125,7 +125,8 @@ def reworded(text: str) -> str:
         return f"there is no key {found[1]}: --help lists the usual ones"
     if found := re.match(r"(?s).*?Could not find '(\S+)/(\S+)'.*?Available options in '\S+':(.+?)(Config search path|$)", text):
         options = found[3].split()
-        if found[1] == "hydra/launcher" and found[2].startswith(("joblib", "submitit")) and found[2].split("_")[0] not in options:
+        missing = tuple(name for name in ("joblib", "submitit") if name not in found[3])
+        if found[1] == "hydra/launcher" and missing and found[2].startswith(missing):
             return f"{found[1]}={found[2]} is not installed: {install('sweeps')}"
         return f"{found[1]}={found[2]} is unknown: choose one of {', '.join(options)}{nearest(found[2], options)}"
     if re.match(r"Config group override must be a string|argument of type '\w+' is not iterable", text):

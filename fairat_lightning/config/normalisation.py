@@ -28,7 +28,7 @@ def meant(word: Any) -> Normalisation:
     if node == "none":
         return NONE
     if isinstance(node, str):
-        names = {path.stem: path.stem for path in sorted((CONF / "data").glob("*.yaml"))}
+        names = {path.stem: path.stem for path in sorted((CONF / "data").glob("*.yaml")) if path.stem != "custom"}
         names["imagenet"] = names.pop(IMAGENET)
         if node not in names:
             raise ValueError(f"normalisation={node} is unknown: choose none, {', '.join(names)}, or [MEAN,STD] such as [0.5,0.5]")

@@ -4,7 +4,7 @@ A key that a stored configuration lacks counts as its default, and a key at its 
 key disowns no old run. What changes no bit of a run (its loggers, how often it saves) is no part of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fairat_lightning.record.old_names import at_first
@@ -18,6 +18,7 @@ ADDED = {
 }  # came after 0.1, each with the value that a run before it had
 IDLE = {"logger": {}, "save_minutes": 10}  # change no bit; in the names of runs they stand at the default of 0.1
 MACHINE = ("devices", "num_nodes", "accelerator", "strategy")  # of the trainer: where an unfinished run goes on
+SHOWN = 6  # differences that a line can hold
 SHARES = ("warmup", "start", "milestones")  # keys that are shares of all epochs
 
 
@@ -55,6 +56,13 @@ def differences(there: Any, here: Any, key: str = "") -> Iterator[str]:
         return
     for name in dict.fromkeys([*there, *here]):
         yield from differences(there.get(name), here.get(name), f"{key}.{name}" if key else str(name))
+
+
+def in_words(found: Iterable[str]) -> str:
+    """The differences in one line; of more than SHOWN the number of the others."""
+    listed = list(found)
+    more = f" and {len(listed) - SHOWN} more keys" if len(listed) > SHOWN else ""
+    return ", ".join(listed[:SHOWN]) + more
 
 
 def of_all_epochs(config: dict[str, Any]) -> str | None:

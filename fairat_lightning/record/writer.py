@@ -16,7 +16,7 @@ import yaml
 from fairat_lightning.record import BEST, journal
 from fairat_lightning.record.atomic_write import write, write_json
 from fairat_lightning.record.environment import environment, hardware
-from fairat_lightning.record.identity import differences, identity, of_all_epochs
+from fairat_lightning.record.identity import differences, identity, in_words, of_all_epochs
 from fairat_lightning.record.journal import Journal
 from fairat_lightning.record.reader import read_config, read_facts, read_metrics
 
@@ -48,7 +48,7 @@ def is_finished(folder: Path, config: dict[str, Any]) -> bool:
         return False
     same = f"to go on with it: {command}; " if (command := _command(folder)) else ""
     raise ValueError(
-        f"{folder} holds a run of another configuration: {', '.join(differences(theirs, ours))}; {same}"
+        f"{folder} holds a run of another configuration: {in_words(differences(theirs, ours))}; {same}"
         f"for a new run choose another hydra.run.dir, or overwrite=true"
     )
 

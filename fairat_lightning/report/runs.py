@@ -90,7 +90,7 @@ def read_run(folder: Path, without: Collection[str] = ()) -> Run:
     ValueError, one line with the path, if nothing in it is finished or a file is damaged.
     """
     if not folder.is_dir():
-        why = "it is a file: name its folder" if folder.exists() else "there is no such folder"
+        why = "it is a file: name its folder" if folder.exists() else f"there is no such folder{nearest_path(folder)}"
         raise ValueError(f"{folder} holds no finished run: {why}")
     config, facts = read_config(folder), read_facts(folder, missing={})
     if "suite" in facts or {"suite", "checkpoint"} <= (config or {}).keys():

@@ -17,7 +17,7 @@ from fairat_lightning.config.compose import run_name
 def test_help_is_for_people(tmp_path):
     done = start(tmp_path, "--help")
     assert done.returncode == 0
-    assert "method: bat, cfa, cfol, codat, csr, dafa, faal, fair_ard" in done.stdout
+    assert "method: bat, cfa, cfol, codat, csr, custom, dafa, faal, fair_ard" in done.stdout
     for word in ("init_from=", "data.root=", "method.radius=", "hydra.run.dir="):
         assert word in done.stdout
     assert list(tmp_path.iterdir()) == []

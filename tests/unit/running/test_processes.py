@@ -129,7 +129,7 @@ def test_one_device_and_ddp_are_not(compose, tmp_path, strategy):
 def test_batch_norm_is_synchronised_over_devices_and_nodes_of_gpus(monkeypatch, compose, tmp_path, words, expected):
     asked = {}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(trainers, "build_part", lambda cfg, group, **values: asked.update(values))
+    monkeypatch.setattr(trainers, "build_part", lambda cfg, group, instead, **values: asked.update(values))
     monkeypatch.setattr(trainers, "join", lambda trainer: None)
     trainers.build_trainer(compose("trainer=gpu", "trainer.precision=32-true", *words), tmp_path)
     assert asked["sync_batchnorm"] is expected

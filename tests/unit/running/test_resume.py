@@ -133,6 +133,15 @@ def test_told_to_stop_in_any_step(interrupted, trained, launch, step, epoch, tmp
     same(whole, tmp_path / "parts")
 
 
+@pytest.fixture
+def heard():
+    """Ctrl-C is heard, also where the tests run in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", quick_for([signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], signal.SIGINT))
 @pytest.mark.parametrize("where", ["on_train_start", "on_validation_batch_end"])
 def test_told_to_stop_where_lightning_would_listen(monkeypatch, interrupted, trained, launch, tmp_path, where, number):
