@@ -50,8 +50,9 @@ def _check_target(target: str, prefixes: tuple[str, ...]) -> None:
     if not target.startswith(fits):
         others = sorted({prefix.rstrip(".") for prefix in prefixes if prefix not in (*OURS_TO_CALL, *LIGHTNING)})
         parts = ", ".join(["a part of fairat_lightning", *(["Lightning's"] if LIGHTNING[0] in prefixes else []), *others])
-        package = f"{target.partition('.')[0]}."
-        raise ValueError(f"_target_={target} is not allowed here: it must be {parts}; allow=[{package}] allows your own")
+        package = target.partition(".")[0]
+        own = f"; allow=[{package}.] allows your own" if package != "fairat_lightning" else ""
+        raise ValueError(f"_target_={target} is not allowed here: it must be {parts}{own}")
     try:
         found = pkgutil.resolve_name(target)
     except Exception:  # the import of whatever is named; hydra says what is wrong with it when it is called
