@@ -18,7 +18,7 @@ ADDED = {
 }  # came after 0.1, each with the value that a run before it had
 IDLE = {"logger": {}, "save_minutes": 10}  # change no bit; in the names of runs they stand at the default of 0.1
 MACHINE = ("devices", "num_nodes", "accelerator", "strategy")  # of the trainer: where an unfinished run goes on
-SHOWN = 6  # differences that a line can hold
+SHOWN = 12  # differences that a line can hold
 SHARES = ("warmup", "start", "milestones")  # keys that are shares of all epochs
 
 
@@ -48,7 +48,7 @@ def formerly(config: dict[str, Any]) -> dict[str, Any]:
 def differences(there: Any, here: Any, key: str = "") -> Iterator[str]:
     """Every key in which two identities differ, with both values; where another class is named, that alone of its group."""
     if not isinstance(there, dict) or not isinstance(here, dict):
-        if there != here:
+        if there != here and (there or here) not in (None, {}):
             yield f"{key} is {_said(there)} there and {_said(here)} here"
         return
     if (target := "_target_") in {*there, *here} and there.get(target) != here.get(target):
