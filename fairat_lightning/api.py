@@ -25,6 +25,7 @@ from torch import nn
 
 from fairat_lightning import report
 from fairat_lightning.config import from_python
+from fairat_lightning.config.normalisation import meant
 from fairat_lightning.data.foreign import gather
 from fairat_lightning.evaluation import benchmark as judging
 from fairat_lightning.evaluation.result import Result
@@ -195,12 +196,7 @@ def method(
 
 
 def _normalise(normalisation: Any, channels: int) -> nn.Module:
-    if isinstance(normalisation, str):
-        found = compose_training([f"data={normalisation}"], say=False)[0].data.suggests
-        mean, std = list(found.mean), list(found.std)
-    else:
-        mean, std = normalisation
-    return Normalized(nn.Identity(), mean, std, in_channels=channels)
+    return Normalized(nn.Identity(), *meant(normalisation), in_channels=channels)
 
 
 @contextmanager

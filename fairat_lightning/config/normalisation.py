@@ -25,6 +25,8 @@ def meant(word: Any) -> Normalisation:
     from fairat_lightning.config.compose import CONF  # Hydra takes its time
 
     node = OmegaConf.to_container(word) if OmegaConf.is_config(word) else word
+    if isinstance(node, list | tuple):  # from Python
+        node = [list(part) if isinstance(part, tuple) else part for part in node]
     if node == "none":
         return NONE
     if isinstance(node, str):

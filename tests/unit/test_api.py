@@ -134,7 +134,10 @@ def test_what_the_network_expects_is_put_in_front_of_it():
         def forward(self, x):
             return super().forward(x * 0.25 + 0.5)
 
-    assert fl.benchmark(Centred(), (x, y), eps=0.01, normalisation=([0.5], [0.25])).worst["clean"] == 1.0
+    for word in (([0.5], [0.25]), (0.5, 0.25), [0.5, 0.25]):
+        assert fl.benchmark(Centred(), (x, y), eps=0.01, normalisation=word).worst["clean"] == 1.0
+    with pytest.raises(ValueError, match="normalisation=mars is unknown"):
+        fl.benchmark(Centred(), (x, y), eps=0.01, normalisation="mars")
     assert any("near that of guessing" in note for note in fl.benchmark(Centred(), (x * 0, y), eps=0.01).notes)
     with pytest.raises(ValueError, match="normalisation"):
         fl.benchmark(Net(), ((x - 0.5) / 0.25, y), eps=0.01)
