@@ -29,13 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = parser.parse_args(expanded_plainly(sys.argv[1:] if arguments is None else arguments))
     except ValueError as error:
         parser.error(str(error))
-    from fairat_lightning.report import compare  # matplotlib and SciPy take a second to import
     from fairat_lightning.report.groups import gather
-    from fairat_lightning.report.terminal import show
-    from fairat_lightning.report.write import publish
 
     try:
         report = gather(options.runs)
+        from fairat_lightning.report import compare  # matplotlib and SciPy take a second to import
+        from fairat_lightning.report.terminal import show
+        from fairat_lightning.report.write import publish
+
         rows = compare.rows(report)
         rows = compare.worst_first(report, rows) if options.sort else rows
         made = publish(report, rows, options.to)

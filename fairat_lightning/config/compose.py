@@ -21,7 +21,7 @@ from fairat_lightning.config.targets import allowed, stored
 from fairat_lightning.config.words import parse_word, with_own_parts
 from fairat_lightning.record.identity import formerly, identity
 from fairat_lightning.record.reader import check_checkpoint, read_config, run_folder
-from fairat_lightning.settings import nearest_key
+from fairat_lightning.settings import nearest_key, seed_number
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # installed, and in a checkout
@@ -39,6 +39,8 @@ def compose_training(words: Sequence[str], *, say: bool = True) -> tuple[DictCon
     """
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("config", with_own_parts(words), return_hydra_config=True)
+    seed_number("seed", cfg.seed)  # what can be seen to be wrong before the precision is chosen, for which torch is imported
+    _ = cfg.init_from
     return as_begun(cfg, Path(cfg.hydra.run.dir).absolute(), cfg.hydra.runtime.choices, say=say)
 
 

@@ -32,7 +32,7 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 COMMANDS = ("", ".evaluate", ".export", ".search", ".balance", ".reproduce", ".report")
 PRETRAINED = "checkpoint=pretrained:digits_faal"
 LIGHT = {  # a mistyped word, and usage errors -> what is said of them
-    "": [("metod=faal", "metod")],
+    "": [("metod=faal", "metod"), ("seed=-1", "seed=-1"), ("experiment=digits_faal", "give init_from=PATH")],
     ".evaluate": [
         (f"{PRETRAINED} sute=quick", "sute"),
         ("suite=quick", "checkpoint=PATH must be given"),
@@ -53,17 +53,17 @@ LIGHT = {  # a mistyped word, and usage errors -> what is said of them
         (PRETRAINED, "to=FILE must be given"),
     ],
     ".reproduce": [("table=foal", "table=foal")],
-    ".report": [("x --srt", "--srt")],
+    ".report": [("x --srt", "--srt"), ("nowhere", "there is no such folder")],
 }
 FAR = {  # words that are fine or refused late: torch is needed
-    "": ["seed=-1"],
-    "-m": ["seed=-1,-2"],
+    "": ["optim.lr=-1"],
+    "-m": ["optim.lr=-1,-2"],
     ".evaluate": [PRETRAINED],
     ".export": [PRETRAINED, "to=x"],
     ".balance": [PRETRAINED, "to=x"],
     ".search": ["optim.lr=interval(0.1,0.2)", "data=synthetic", "trials=1", "storage=nothing://"],
     ".reproduce": ["table=faal", "rows=[pgd_at]", "data=synthetic", "val_every=0"],
-    ".report": ["nowhere"],
+    ".report": ["pretrained:digits_faal"],
 }
 
 
