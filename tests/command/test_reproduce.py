@@ -184,7 +184,7 @@ def judged_images(folder):
 @pytest.mark.slow
 def test_all_rows_of_a_seed_are_attacked_on_the_same_images_also_where_a_later_row_has_other_weak_classes(tables, monkeypatch):
     weak = {"base": ["class_0"], "faal": ["class_2"]}
-    monkeypatch.setattr(judging, "weakest", lambda folder, count: weak[folder.name[:-3]])
+    monkeypatch.setattr(judging, "lowest_on_validation", lambda folder, count: weak[folder.name[:-3]])
     reproduce.main([*COMMAND, "rows=[base]"])
     place = tables / "runs/reproduce/small-tiny-width4"
     alone = judged_images(place / "base-s0")
@@ -200,7 +200,7 @@ def test_rows_that_another_command_has_judged_are_judged_again_with_the_images_o
     rows["third"] = {**rows["faal"], "label": "Third"}
     (tables / "tables" / "small.yaml").write_text(yaml.safe_dump(rows, sort_keys=False))
     weak = {"base": ["class_0"], "faal": ["class_1"], "third": ["class_2"]}
-    monkeypatch.setattr(judging, "weakest", lambda folder, count: weak[folder.name[:-3]])
+    monkeypatch.setattr(judging, "lowest_on_validation", lambda folder, count: weak[folder.name[:-3]])
     for row in ("faal", "third"):
         reproduce.main([*COMMAND, f"rows=[{row}]"])
     place = tables / "runs/reproduce/small-tiny-width4"

@@ -20,7 +20,8 @@ from fairat_lightning.record.identity import EVALUATION_ADDED
 from fairat_lightning.record.reader import read_config, read_facts, read_history, read_metrics
 
 IMAGES = ("in_full", "classes")
-OTHERWISE = r": (choose another|overwrite=true).*"  # the advice of a message that is of no use here
+# The advice of a message that is of no use here.
+OTHERWISE = r"(; to go on with it: .*|; for a new run choose another.*|: (choose another|overwrite=true).*)"
 
 
 class Held(Exception):
