@@ -26,7 +26,7 @@ from torch import nn
 from fairat_lightning import report
 from fairat_lightning.config import from_python
 from fairat_lightning.config.normalisation import meant
-from fairat_lightning.data.foreign import gather
+from fairat_lightning.data.foreign import read_images
 from fairat_lightning.evaluation import benchmark as judging
 from fairat_lightning.evaluation.result import Result
 from fairat_lightning.methods.base import Method
@@ -88,7 +88,7 @@ def benchmark(
     """
     quieten()
     with _one_line():
-        pixels, labels, names = gather(data)
+        pixels, labels, names = read_images(data)
         words = [f"suite={suite}", f"attack.norm={norm}", f"attack.eps={number('eps', eps)}", f"batch_size={batch_size}"]
         words += [] if suite != "standard" or any("other_eps" in word for word in overrides) else ["suite.other_eps=null"]
         cfg = compose_classifier("evaluate", [*words, f"device={device}", *overrides], check=None)

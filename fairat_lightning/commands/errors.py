@@ -67,10 +67,10 @@ def refuse(error: Exception | str, folder: Path | None = None, keys: Iterable[st
     with suppress(OSError):  # it is not empty, not there, or not ours
         if folder is not None:
             folder.rmdir()
-    raise Stop(2, explained(error, keys)) from None
+    raise Stop(2, explanation(error, keys)) from None
 
 
-def explained(error: Exception | str, keys: Iterable[str] = ()) -> str:
+def explanation(error: Exception | str, keys: Iterable[str] = ()) -> str:
     """The line that says what was wrong with the input, and what was perhaps meant."""
     error = behind(error) if isinstance(error, Exception) else error
     line = reworded(str(error))

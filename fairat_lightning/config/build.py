@@ -35,9 +35,9 @@ from fairat_lightning.record.environment import install
 from fairat_lightning.record.reader import run_folder
 
 OURS = ("suggests", "suite")  # keys that the configuration keeps beside a constructor's
-OWN = "fairat_lightning."
+PACKAGE_PREFIX = "fairat_lightning."
 RECIPES = ("fairat_lightning.optim.multistep", "fairat_lightning.optim.onecycle")  # with a schedule of their own
-KINDS: dict[str, type] = {  # what a part must be
+PART_OF: dict[str, type] = {  # what a part must be
     **{"data": DataModule, "attack": PGD, "objective": AT, "awp": AWP, "averaging": Averaging, "head": BalancedHead},
 }
 PATHS = ("teacher",)  # keys whose path is loaded first: the constructor gets what lies there
@@ -49,7 +49,7 @@ def build_part(cfg: DictConfig, group: str, instead: Mapping[str, str] | None = 
     if not node:
         raise ValueError(f"{group}=none chooses nothing: choose an option of {group}")
     part = build_node(node, group, instead, **values)
-    wanted = KINDS.get(group)
+    wanted = PART_OF.get(group)
     if wanted is not None and not isinstance(part, wanted):
         what = f"{wanted.__module__}.{wanted.__name__}"
         raise ValueError(f"{group}._target_={node['_target_']} gives {type(part).__name__}: it must be a subclass of {what}")
@@ -77,7 +77,7 @@ def build_node(node: Mapping[Any, Any], group: str, instead: Mapping[str, str] |
 
 def network(cfg: DictConfig, data: DataModule) -> Any:
     """The network that `cfg.model` names, for the classes, channels and image size of `data`."""
-    if not str(cfg.model.get("_target_", OWN)).startswith(OWN):
+    if not str(cfg.model.get("_target_", PACKAGE_PREFIX)).startswith(PACKAGE_PREFIX):
         return foreign_network(cfg, data)
     shape = {"num_classes": data.num_classes, "in_channels": data.channels}
     if "image_size" in cfg.model:

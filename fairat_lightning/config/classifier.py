@@ -18,10 +18,10 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from fairat_lightning.config.build import OWN, build_part, network, target_of, try_network
+from fairat_lightning.config.build import PACKAGE_PREFIX, build_part, network, target_of, try_network
 from fairat_lightning.config.compose import plain
 from fairat_lightning.config.loading import load_trained, named_set
-from fairat_lightning.config.normalisation import KEYS, as_begun, meant, set_model
+from fairat_lightning.config.normalisation import KEYS, meant, normalised_as_begun, set_model
 from fairat_lightning.config.targets import allowed, check_targets
 from fairat_lightning.data import DataModule
 from fairat_lightning.data.stratified import stratified
@@ -56,13 +56,13 @@ def load(cfg: DictConfig, begun: Callable[[Path | None], Path] | None = None) ->
     run = None if is_pretrained(cfg.checkpoint) else run_folder(cfg.checkpoint)  # nothing is written into the package
     given, key = _said(cfg, of_run), named_set(cfg)
     if not given and begun is not None:
-        given = as_begun(cfg, begun(run), "checkpoint")
+        given = normalised_as_begun(cfg, begun(run), "checkpoint")
     data: DataModule = build_part(cfg, "data")
     data.prepare()
     net = network(cfg, data)
     if not isinstance(net, Normalized):
         raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}: name one of conf/model's functions")
-    ours = str(cfg.model.get("_target_", OWN)).startswith(OWN)
+    ours = str(cfg.model.get("_target_", PACKAGE_PREFIX)).startswith(PACKAGE_PREFIX)
     takes_its_own = not ours and bool(set(KEYS) & inspect.signature(target_of(cfg)).parameters.keys())
     given = given or of_run or takes_its_own
     loaded = load_trained(net, cfg.checkpoint, cfg, data, key=key, given=given, check=lambda: _try(net.eval(), data))

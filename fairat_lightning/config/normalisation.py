@@ -56,7 +56,7 @@ def set_model(cfg: DictConfig, normalisation: Normalisation) -> None:
         cfg.model.mean, cfg.model.std = normalisation
 
 
-def as_begun(cfg: DictConfig, folder: Path, source: str) -> bool:
+def normalised_as_begun(cfg: DictConfig, folder: Path, source: str) -> bool:
     """Whether what is in `folder` began with the same `source` of weights; its mean and standard deviation are then `cfg`'s."""
     with suppress(OSError, ValueError, AttributeError):  # a damaged configuration is another's to refuse
         begun = read_config(folder) or {}

@@ -9,7 +9,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 FLAGS = ("--config-dir", "-cd")
-OWN = (
+WITH_CUSTOM = (
     "data",
     "model",
     "attack",
@@ -54,8 +54,8 @@ def with_own_parts(words: Sequence[str]) -> list[str]:
 
     `model._target_=mypackage.Net model.depth=3` is `model=custom model._target_=mypackage.Net ++model.depth=3`.
     """
-    own = [group for group in OWN if any(re.match(rf"\+*{group}\._target_=", word) for word in words)]
-    if unnamed := [group for group in OWN if f"{group}=custom" in words and group not in own]:
+    own = [group for group in WITH_CUSTOM if any(re.match(rf"\+*{group}\._target_=", word) for word in words)]
+    if unnamed := [group for group in WITH_CUSTOM if f"{group}=custom" in words and group not in own]:
         raise ValueError(f"{unnamed[0]}=custom needs {unnamed[0]}._target_=mypackage.Name, and allow=[mypackage.]")
     own = [group for group in own if not any(re.match(rf"\+?{group}=", word) for word in words)]
     new = re.compile(rf"({'|'.join(own)})\.[^=]+=")

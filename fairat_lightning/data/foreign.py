@@ -18,7 +18,7 @@ IMAGE, LABEL = ("image", "img", "pixel_values", "x", "images"), ("label", "label
 NORMALISED = "pass the images as they were before that, and normalisation= to say what the network expects"
 
 
-def gather(data: Any) -> tuple[Tensor, Tensor, list[str] | None]:
+def read_images(data: Any) -> tuple[Tensor, Tensor, list[str] | None]:
     """`data` as pixels (N,C,H,W), uint8 or floating in [0,1], labels int64 (N,), and the names of the classes where it has them.
 
     ValueError, one line, for what cannot be read so.

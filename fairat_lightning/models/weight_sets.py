@@ -55,7 +55,7 @@ def find(content: Any, names: list[str]) -> list[WeightSet]:
     return found
 
 
-def nearest(content: Any, names: list[str]) -> WeightSet | None:
+def closest_set(content: Any, names: list[str]) -> WeightSet | None:
     """What comes nearest to a set where none has all names; None for a file without tensors."""
     best: WeightSet | None = None
     for keys, tensors in dictionaries(content):

@@ -25,10 +25,10 @@ from fairat_lightning.models.weight_sets import (
     CURRENT,
     WITH_OTHERS,
     WeightSet,
+    closest_set,
     dictionaries,
     find,
     labels,
-    nearest,
     statistics,
     under_key,
 )
@@ -187,7 +187,7 @@ def _chosen(content: Any, own: dict[str, Tensor], key: str | None) -> WeightSet:
 
 
 def _other_architecture(content: Any, names: list[str]) -> str:
-    one = nearest(content, names)
+    one = closest_set(content, names)
     assert one is not None
     needed = [name for name in names if not name.endswith(COUNTERS)]
     return _architecture([name for name in needed if name not in one.weights], list(one.within))

@@ -11,7 +11,7 @@ from torch import nn
 
 from fairat_lightning.config.build import trained
 from fairat_lightning.config.loading import Loaded, load_trained, named_set
-from fairat_lightning.config.normalisation import as_begun, meant, set_model
+from fairat_lightning.config.normalisation import meant, normalised_as_begun, set_model
 from fairat_lightning.data import DataModule
 from fairat_lightning.models.weights import weights_file
 from fairat_lightning.record.fingerprint import fingerprint
@@ -44,7 +44,7 @@ class Brought:
             set_model(cfg, meant(word))
             self.said = True
         elif cfg.init_from is not None and not mean_given and not anew:
-            as_begun(cfg, folder, "init_from")
+            normalised_as_begun(cfg, folder, "init_from")
 
     def check(self) -> None:
         """ValueError for a path of `init_from` that does not exist, before the data are downloaded."""
