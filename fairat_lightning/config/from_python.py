@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch import nn
 
-from fairat_lightning.config.build import build_part, network
+from fairat_lightning.config.build import PACKAGE_PREFIX, build_part, network
 from fairat_lightning.config.compose import compose_training, resolved
 from fairat_lightning.config.home import expanded
 from fairat_lightning.config.loading import load_trained
@@ -45,11 +45,11 @@ def load_run(
     metrics = read_metrics(run)
     names = list(next(iter(metrics.values()))["per_class"]) if metrics else (read_config(run) or {}).get("classes")
     size = cfg.data.get("image_size")
-    if names and ("image_size" not in cfg.model or size):
+    ours = str(cfg.model.get("_target_")).startswith(PACKAGE_PREFIX)  # another's network is tried on images
+    if ours and names and ("image_size" not in cfg.model or size):
         shape: Any = _Shape(names, stored_channels(path), size)
     else:  # only the data themselves say it
-        shape = build_part(cfg, "data")
-        shape.prepare()
+        shape = _prepared(cfg)
     net: Normalized = network(cfg, shape)
     load_weights(net, path)
     attack = build_part(cfg, "attack")
@@ -65,7 +65,7 @@ def foreign_run(path: str, model: Any, data: Any, normalisation: Any, key: str |
     cfg = OmegaConf.create({"model": {"mean": [0.0], "std": [1.0]}, "data": {}})
     if data is not None:
         cfg.data = _data_config(data)
-    of_data = None if data is None else load_data(data)
+    of_data = None if data is None else _prepared(cfg)
     convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     channels = of_data.channels if of_data is not None else convolution.in_channels if convolution is not None else None
     net = Normalized(model, *(meant(normalisation) if normalisation is not None else NONE), in_channels=channels)
@@ -90,7 +90,10 @@ def load_data(source: str | Path | Sequence[str]) -> DataModule:
     `train_dataloader()`, `val_dataloader()` and `test_dataloader()` give (x uint8, y, index); `.train`, `.val` and `.test` are
     whole: `.pixels` uint8 (N,C,H,W) and `.targets` (N,).
     """
-    cfg = OmegaConf.create({"data": _data_config(source)})
+    return _prepared(OmegaConf.create({"data": _data_config(source)}))
+
+
+def _prepared(cfg: Any) -> DataModule:
     data: DataModule = build_part(cfg, "data")
     data.prepare()
     return data

@@ -11,6 +11,8 @@ import torch
 import yaml
 from helpers import ROOT, SMALL, call, other, refused
 
+import fairat_lightning as fl
+
 MINE = """
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -167,6 +169,7 @@ def test_a_run_with_own_parts_is_judged_exported_and_balanced_by_whoever_allows_
         code, err = other(monkeypatch, capsys, here, command, "checkpoint=run", *more, ALLOW)
         assert (code, err) == (0, ""), command
     assert json.loads((here / "run/evaluation/quick/metrics.json").read_text())["clean"]["per_class"].keys()
+    assert fl.load_run("run", allow=["mine."])(fl.load_data("run").test.pixels[:2] / 255).shape == (2, 4)
 
 
 def test_sweeps_and_searches_take_them(here, monkeypatch, capsys):
