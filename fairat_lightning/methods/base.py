@@ -129,10 +129,11 @@ class Method(CheckedBatches):
         """Craft as one CUDA graph from now on (`parts/cuda_graph.py`); not where a method gives an inner loss of its own."""
         self.captured = Captured(self.net, self._craft)
 
-    def ascend(self, x: Tensor, x_adv: Tensor, y: Tensor) -> None:
-        """Perturb the weights (AWP) until after backward; nothing without AWP or during its warm-up."""
+    def ascend(self, x: Tensor, x_adv: Tensor, y: Tensor, losses: Callable[[], Tensor] | None = None) -> None:
+        """Perturb the weights (AWP) until after backward, by the objective's losses or by `losses()` (B,); see `awp.py`."""
         if self.awp is not None and self.current_epoch >= self.awp.warmup_epochs:
-            self.awp.ascend(self.net, lambda: global_mean(self.objective.total(self.objective(self.net, x, x_adv, y))))
+            losses = losses or (lambda: self.objective.total(self.objective(self.net, x, x_adv, y)))
+            self.awp.ascend(self.net, lambda: global_mean(losses()))
 
     def on_after_backward(self) -> None:
         """Undo `ascend`; batch statistics become one process's."""

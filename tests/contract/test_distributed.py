@@ -66,7 +66,7 @@ def build(kind: str, net: nn.Module, shared: dict):
             {"mode": "reweight", "tau": (0.0, 0.0), "rate": 0.3, "margin_rate": 0.2, "limit": 0.5, "eps_range": (0.5, 3.0)}
             | {"batch_normalized": True},
         ),
-        "bat": (BAT, {"mu": 1.0, "patience": 1}),
+        "bat": (BAT, {"entropy": 1.0}),
         "wat": (WAT, {"eta": 0.5}),
         "cfa": (CFA, {"ccm": True, "ccr": True, "lambda1": 0.5, "lambda2": 0.5, "warmup": 0.0}),
         "dafa": (DAFA, {"strength": 1.0, "warmup": 0.3}),

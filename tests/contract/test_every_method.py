@@ -10,18 +10,19 @@ from omegaconf import OmegaConf
 from fairat_lightning.config.compose import resolved
 from fairat_lightning.training import run as runs
 
+OBJECTIVES = {"standard": ["at"], "bat": ["trades"]}  # of a method that does not take every one
 COMPOSITIONS = [
     (method, objective, awp)
-    for method in options("method")
-    for objective in options("objective")
+    for method in METHODS
+    for objective in OBJECTIVES.get(method, options("objective"))
     for awp in options("awp")
-    if method != "standard" or (objective, awp) == ("at", "none")
+    if (method, awp) != ("standard", "awp")
 ]
 
 
 @pytest.mark.parametrize(
     "method,objective,awp",
-    quick_for(COMPOSITIONS, *((m, "at", "none") for m in METHODS), *((m, "trades", "awp") for m in METHODS)),
+    quick_for(COMPOSITIONS, *((m, "at", "none") for m in METHODS if "at" in OBJECTIVES.get(m, ["at"])), *((m, "trades", "awp") for m in METHODS)),
 )
 def test_it_trains_tests_and_saves_gradients_reach_every_parameter_modes_and_weights_come_back(
     compose, method, objective, awp, tmp_path
@@ -82,10 +83,18 @@ def test_the_cheap_attacks_serve_every_method(compose, method, attack, tmp_path)
     assert all(p.isfinite().all() for p in job.method.net.parameters())
 
 
-def test_standard_takes_at_without_awp_only(compose, tmp_path):
-    for wrong in ("objective=trades", "awp=awp"):
-        with pytest.raises(Exception, match="objective=at awp=none only"):
-            job_of(compose, tmp_path, "method=standard", wrong)
+@pytest.mark.parametrize(
+    "words,answer",
+    [
+        ("method=standard objective=trades", "objective=at awp=none only"),
+        ("method=standard awp=awp", "objective=at awp=none only"),
+        ("method=bat objective=at", "objective=trades only"),
+        ("method=bat objective=mart", "objective=trades only"),
+    ],
+)
+def test_a_composition_without_a_meaning_is_refused(compose, tmp_path, words, answer):
+    with pytest.raises(Exception, match=answer):
+        job_of(compose, tmp_path, *words.split())
 
 
 @pytest.mark.parametrize("method", quick_for(METHODS, "fairat", "cfol", "floor"))

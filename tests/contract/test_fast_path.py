@@ -86,8 +86,9 @@ def test_in_bf16_the_attack_is_as_strong_and_the_gradient_points_the_same_way(co
     slow = plain(compose, tmp_path / "plain", f"method={method}")
     fast = first_step(compose, tmp_path / "fast", f"method={method}", "trainer.precision=bf16-mixed")
     assert fast["reached"] > 0.97 * slow["reached"]
-    # An untrained network's KL is tiny, so that bf16's three digits show in its gradient.
-    bound = 0.85 if method in KL else 0.95
+    # An untrained network's KL is tiny, so that bf16's three digits show in its gradient; with BAT a rounding also decides which
+    # iterate an example near the boundary gives.
+    bound = 0.75 if method == "bat" else 0.85 if method in KL else 0.95
     assert torch.cosine_similarity(fast["gradient"], slow["gradient"], dim=0) > bound
     assert (fast["gradient"].norm() / slow["gradient"].norm()).item() == pytest.approx(1, abs=0.1)
 

@@ -7,133 +7,146 @@ from torch import nn
 
 from fairat_lightning.attacks import PGD
 from fairat_lightning.methods import BAT
-from fairat_lightning.methods.bat import wrong_class_imbalance
-from fairat_lightning.objectives import AT, TRADES
+from fairat_lightning.methods.bat import Boundary
+from fairat_lightning.objectives import AT, MART, TRADES
 
 
-def method(objective=None, classes=4, attack=None, **kwargs):
+def method(attack=None, classes=4, objective=None, **kwargs):
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, classes)).double()
-    attack, kwargs = attack or PGD(eps=0.0, steps=1), {"mu": 1.0, "patience": 1} | kwargs
-    module = BAT(net, classes, attack=attack, objective=objective or AT(), optim=None, **kwargs)
+    attack, kwargs = attack or PGD(eps=0.1, steps=10), {"entropy": 1.0} | kwargs
+    module = BAT(net, classes, attack=attack, objective=objective or TRADES(6.0), optim=None, **kwargs)
     module.log = module.log_dict = lambda *_, **__: None
     return module
 
 
-def imbalance(logits, y):
-    """KL(uniform || p) over the wrong classes of one example."""
-    among = softmax(logits)[np.arange(len(logits)) != y]
-    among = among / among.sum()
-    uniform = np.full(len(among), 1 / len(among))
-    return (uniform * (np.log(uniform) - np.log(among))).sum()
-
-
-@pytest.mark.parametrize("classes", [2, 3, 10, 200])
-@pytest.mark.parametrize("seed", range(5))
-def test_the_imbalance_of_the_wrong_classes_and_the_inner_loss_in_numpy(classes, seed):
-    """CE - mu KL(uniform || p over the wrong classes); its gradient is finite, also of two classes, where the KL is 0."""
-    rng = np.random.default_rng(seed)
-    logits, y = 3 * rng.normal(size=(9, classes)), rng.integers(0, classes, 9)
-    expected = np.array([imbalance(row, k) for row, k in zip(logits, y, strict=True)])
-    found = torch.tensor(logits, requires_grad=True)
-    np.testing.assert_allclose(wrong_class_imbalance(found, torch.tensor(y)).detach().numpy(), expected, atol=1e-12)
-    values = method(classes=classes, mu=0.7).balanced(nn.Identity(), found, torch.tensor(y))(found)
-    losses = -log_softmax(logits, 1)[range(9), y] - 0.7 * expected
-    np.testing.assert_allclose(values.detach().numpy(), losses, atol=1e-12)
-    values.sum().backward()
-    assert found.grad.isfinite().all() and (classes > 2 or (expected == 0).all())
-
-
-def by_hand(x, y, weight, bias, *, steps, mu, patience):
-    """Where one example is before each step and after the last, under a linear network: signed steps of a quarter of 0.1."""
-    path, left, wrong = [x], None, np.arange(len(bias)) != y
+def path_of(x, start, weight, bias, *, steps=10, step=0.025, eps=0.1):
+    """Every iterate of one example that climbs KL(p(x) || p(x')) under a linear network."""
+    p = softmax(weight @ x + bias)
+    path = [np.clip(x + start, 0, 1)]
     for _ in range(steps):
-        logits = weight @ path[-1] + bias
-        left = patience if left is None and logits.argmax() != y else left
-        if left == 0:
-            path.append(path[-1])
-            continue
-        p = softmax(logits)
-        gradient = p - ~wrong - mu * wrong * (p / p[wrong].sum() - 1 / wrong.sum())
-        moved = path[-1] + 0.025 * np.sign(weight.T @ gradient)
-        path.append(np.clip(moved, x - 0.1, x + 0.1).clip(0, 1))
-        left = None if left is None else left - 1
+        gradient = weight.T @ (softmax(weight @ path[-1] + bias) - p)
+        path.append(np.clip(path[-1] + step * np.sign(gradient), x - eps, x + eps).clip(0, 1))
     return np.array(path)
 
 
-@pytest.mark.parametrize("mu", [0, 1.0])
-@pytest.mark.parametrize("patience", [0, 1, 2, 100])
-@pytest.mark.parametrize("seed", range(3))
-def test_every_example_goes_its_way_and_stays_when_its_attack_has_ended(mu, patience, seed):
-    """Some end before the first step, some on their way, some never."""
-    torch.manual_seed(seed)
-    module = method(attack=PGD(eps=0.1, steps=10, start="zero"), mu=mu, patience=patience)
+def friendly(path, y, weight, bias, patience, before):
+    """One search alone, as the released code has it: each iterate but the last is asked for its class."""
+    for k, image in enumerate(path[:-1]):
+        if (weight @ image + bias).argmax() != y:
+            if patience == 0:
+                return path[max(k - 1, 0)] if before else image
+            patience -= 1
+    return path[-1]
+
+
+@pytest.fixture(params=range(4))
+def case(request):
+    """A module and 60 examples, of which some are wrong at the start, some on their way, some never."""
+    torch.manual_seed(request.param)
+    module = method(entropy=0.7)
     module.net[1].bias.data -= module.net[1](torch.full((12,), 0.5).double()).detach()  # all classes about as likely
-    x = torch.rand(40, 3, 2, 2).double()
+    x = torch.rand(60, 3, 2, 2).double()
     y = module.net(x).argmax(1)
-    y[:5] = (y[:5] + 1) % 4
-    seen = []
-    module.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().flatten(1).numpy()))
-    seen.append(module.craft(x, y, inner=module.balanced).flatten(1).numpy())
+    y[:10] = (y[:10] + 1) % 4
     weight, bias = (p.detach().numpy() for p in module.net[1].parameters())
-    flat = x.flatten(1).numpy()
-    paths = [by_hand(flat[i], y[i].item(), weight, bias, steps=10, mu=mu, patience=patience) for i in range(40)]
-    np.testing.assert_allclose(np.stack(seen, 1), np.stack(paths), atol=1e-9)
-    still = np.array([(path[1:] == path[:-1]).all(1).sum() for path in paths])  # steps without a move
-    if patience == 0:
-        assert (still == 10).sum() >= 5 and (still[5:] < 10).any()
-    if patience == 100:
-        assert (still < 10).all()
+    starts, true = [], torch.randn_like
+    torch.randn_like = lambda images: starts.append(true(images)) or starts[-1]
+    try:
+        images = module.search(x, y)
+    finally:
+        torch.randn_like = true
+    assert len(starts) == 1
+    paths = [path_of(a, 0.001 * s, weight, bias) for a, s in zip(x.flatten(1).numpy(), starts[0].flatten(1).numpy(), strict=True)]
+    return module, x, y, images, paths, weight, bias
 
 
-@pytest.mark.parametrize("objective", [AT(), TRADES(6.0)])
-@pytest.mark.parametrize("eps", [0.0, 0.1])
-def test_the_loss_is_the_plain_objective_at_the_balanced_images_in_numpy(objective, eps):
-    module = method(objective, attack=PGD(eps, 3), mu=2.0)
-    x, y, seen = torch.rand(12, 3, 2, 2).double(), np.arange(12) % 3, []
-    craft = module.craft
-
-    def look(x, y, *, inner):
-        assert inner == module.balanced
-        seen.append(craft(x, y, inner=inner))
-        return seen[0]
-
-    module.craft = look
-    loss = module.training_step((x, torch.tensor(y), torch.arange(12)), 0)
-    clean, robust = (log_softmax(module.net(images).detach().numpy(), 1) for images in (x, seen[0]))
-    supervised = -(clean if objective.beta else robust)[range(12), y]
-    expected = supervised + objective.beta * (np.exp(clean) * (clean - robust)).sum(1)
-    assert loss.item() == pytest.approx(expected.mean(), abs=1e-10)
-    assert torch.equal(seen[0], x) == (eps == 0)
+def test_both_searches_are_the_two_of_the_released_code_example_by_example(case):
+    _, x, y, (last, first), paths, weight, bias = case
+    wanted_last = [friendly(path, k, weight, bias, 0, True) for path, k in zip(paths, y.tolist(), strict=True)]
+    wanted_first = [friendly(path, k, weight, bias, 1, False) for path, k in zip(paths, y.tolist(), strict=True)]
+    np.testing.assert_allclose(last.flatten(1).numpy(), wanted_last, atol=1e-12)
+    np.testing.assert_allclose(first.flatten(1).numpy(), wanted_first, atol=1e-12)
+    hits = [sum((weight @ image + bias).argmax() != k for image in path[:-1]) for path, k in zip(paths, y.tolist(), strict=True)]
+    assert 0 in hits and 10 in hits and any(1 < h < 10 for h in hits)
 
 
-@pytest.mark.parametrize("word", quick_for(["awp=none", "awp=awp", "attack.batch_norm=train"], "awp=awp"))
-def test_without_pull_and_end_it_is_plain_adversarial_training_bit_for_bit(trained, word):
-    plain, metrics = trained("method=pgd_at", word)
-    bat, same = trained("method=bat", "objective=at", "method.mu=0", "method.patience=1000", word)
-    assert metrics == same
-    a, b = network_weights(plain), network_weights(bat)
-    assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-def test_each_part_changes_the_run(trained):
-    words = ("method=bat", "objective=at", "attack.steps=4")
-    settings = [("0", "1000"), ("1", "1000"), ("0", "0"), ("1", "0")]
-    runs = [network_weights(trained(*words, f"method.mu={m}", f"method.patience={p}")[0]) for m, p in settings]
-    for k, a in enumerate(runs):
-        assert all(any(not torch.equal(a[name], b[name]) for name in a) for b in runs[:k])
+def test_the_loss_in_numpy(case):
+    module, x, y, _, paths, weight, bias = case
+    last, first = (np.array([friendly(p, k, weight, bias, n, not n) for p, k in zip(paths, y.tolist(), strict=True)]) for n in (0, 1))
+    at_last, at_first, clean = (log_softmax(a @ weight.T + bias, 1) for a in (last, first, x.flatten(1).numpy()))
+    expected = -at_last[range(60), y.numpy()] + 6 * (np.exp(clean) * (clean - at_first)).sum(1)
+    expected += 0.7 * sum((np.exp(p) * (p - np.log(1 / 4))).sum(1) for p in (at_last, at_first))
+    shaped = [torch.tensor(a).view(60, 3, 2, 2) for a in (last, first)]
+    losses, logits = module.losses(x, *shaped, y)
+    np.testing.assert_allclose(losses.detach().numpy(), expected, atol=1e-10)
+    np.testing.assert_allclose(logits.log_softmax(1).detach().numpy(), at_first, atol=1e-10)
+    module.search = lambda x, y: shaped
+    assert module.training_step((x, y, torch.arange(60)), 0).item() == pytest.approx(expected.mean(), abs=1e-10)
 
 
 @pytest.mark.parametrize(
-    "key,value",
+    "wrong,last,first",
     [
-        ("mu", -0.1),
-        ("mu", float("inf")),
-        ("mu", "much"),
-        ("patience", -1),
-        ("patience", 1.0),
-        ("patience", True),
+        ("..........", 10, 10),
+        ("x.........", 0, 10),
+        ("xx........", 0, 1),
+        ("x..x......", 0, 3),
+        ("...xx.....", 2, 4),
+        ("...x...x..", 2, 7),
+        (".........x", 8, 10),
+        ("xxxxxxxxxx", 0, 1),
     ],
 )
-def test_wrong_settings_are_named(key, value):
-    with pytest.raises(ValueError, match=f"method.{key}="):
-        method(**{key: value})
+def test_which_iterate_each_search_gives(wrong, last, first):
+    found = Boundary(torch.tensor([0]))
+    for k, letter in enumerate(wrong):
+        found.look(torch.full((1, 1, 1, 1), float(k)), torch.tensor([letter == "x"]))
+    assert [image.item() for image in found.images(torch.full((1, 1, 1, 1), 10.0))] == [last, first]
+
+
+def test_without_entropy_a_network_that_is_never_fooled_has_cross_entropy_and_divergence_at_the_last_iterate():
+    """One class has all the probability: both searches end at the 10th iterate, as an attack of TRADES does."""
+    torch.manual_seed(0)
+    module = method(entropy=0.0)
+    module.net[1].bias.data[2] += 50
+    x, y = torch.rand(8, 3, 2, 2).double(), torch.full((8,), 2)
+    torch.manual_seed(1)
+    last, first = module.search(x, y)
+    torch.manual_seed(1)
+    assert torch.equal(last, first) and torch.equal(last, module.craft(x, y))
+    losses, logits = module.losses(x, last, first, y)
+    terms = module.objective(module.net, x, last, y)
+    expected = nn.functional.cross_entropy(logits, y, reduction="none") + 6 * terms.consistency
+    assert torch.equal(losses, expected)
+
+
+def test_an_attack_of_no_steps_gives_its_start_twice():
+    last, first = method(PGD(eps=0.0, steps=0, start="uniform")).search(x := torch.rand(3, 3, 2, 2).double(), torch.zeros(3).long())
+    assert torch.equal(last, x) and torch.equal(first, x)
+
+
+@pytest.mark.parametrize("word", quick_for(["method.entropy=0", "objective.beta=0", "awp=awp"], "method.entropy=0"))
+def test_each_part_changes_the_run(trained, word):
+    plain, other = (network_weights(trained("method=bat", *words)[0]) for words in ([], [word]))
+    assert any(not torch.equal(plain[name], other[name]) for name in plain)
+
+
+def test_awp_climbs_its_own_loss():
+    module = method()
+    climbed = []
+    module.ascend = lambda x, x_adv, y, losses: climbed.append(losses())
+    x, y = torch.rand(6, 3, 2, 2).double(), torch.arange(6) % 4
+    loss = module.training_step((x, y, torch.arange(6)), 0)
+    assert climbed[0].mean().item() == pytest.approx(loss.item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("value", [-0.1, float("inf"), "much"])
+def test_wrong_settings_are_named(value):
+    with pytest.raises(ValueError, match="method.entropy="):
+        method(entropy=value)
+
+
+@pytest.mark.parametrize("objective", [AT(), MART(6.0)])
+def test_another_objective_is_refused(objective):
+    with pytest.raises(ValueError, match="it takes objective=trades only"):
+        method(objective=objective)
