@@ -33,7 +33,9 @@ from fairat_lightning.training.run import prepare
 PLAIN = {"AT": "pgd_at", "TRADES": "trades"}
 ROWS = {
     **{name: f"method={name}" for name in ("pgd_at", "trades", "mart", "faal", "fairat", "frl", "bat", "wat", "cfa", "dafa")},
-    **{name: f"method={name}" for name in ("cfol", "csr", "fair_tat", "codat", "fair_ard", "floor")},
+    **{name: f"method={name}" for name in ("cfol", "csr", "fair_tat", "codat", "fair_ard", "absld", "trix", "variance", "floor")},
+    "ham": "method=ham method.warmup=0",
+    "ham, dropping": "method=ham method.warmup=0 method.drop=true",
     "pgd_at awp": "method=pgd_at awp=awp",
     "floor, AWP off": "method=floor awp=none",
 }
@@ -128,7 +130,7 @@ def main() -> None:
         candidates = {}
         for name, words in ROWS.items():
             given = [*SET, *words.split(), *options.words]
-            if name == "fair_ard":
+            if name in ("fair_ard", "absld"):
                 torch.save(candidates["pgd_at"].method.net.state_dict(), teacher)
                 given.append(f"method.teacher={teacher}")
             candidates[name] = Candidate(given, Path(place) / name, device)

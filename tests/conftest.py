@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import CLASSES, SMALL, judge
+from helpers import CLASSES, DISTIL, SMALL, judge
 from omegaconf import DictConfig, OmegaConf
 
 from fairat_lightning.commands.one_run import run
@@ -77,7 +77,8 @@ def compose(teacher):
     """Compose the project's configuration with these overrides, as the command does; where a teacher is needed, there is one."""
 
     def compose(*overrides: str) -> DictConfig:
-        if "method=fair_ard" in overrides and not any(word.startswith("method.teacher=") for word in overrides):
+        distils = {f"method={name}" for name in DISTIL} & set(overrides)
+        if distils and not any(word.startswith("method.teacher=") for word in overrides):
             overrides = (*overrides, f"method.teacher={teacher}")
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra.compose("config", with_own_parts(overrides), return_hydra_config=True)

@@ -47,6 +47,7 @@ TABLES = [
     (table, budget) for table in ("faal", "faal100", "fairat", "leaderboard") for budget in ("smoke", "night", "hour", "full")
 ]
 METHODS = options("method")
+DISTIL = ("absld", "fair_ard")  # the methods that have a teacher
 
 
 def quick_for(values: list, *quick) -> list:

@@ -1,5 +1,6 @@
 """The training methods, one LightningModule each."""
 
+from fairat_lightning.methods.absld import ABSLD
 from fairat_lightning.methods.adversarial import AdversarialTraining
 from fairat_lightning.methods.bat import BAT
 from fairat_lightning.methods.cfa import CFA
@@ -13,10 +14,14 @@ from fairat_lightning.methods.fair_tat import FairTAT
 from fairat_lightning.methods.fairat import FairAT
 from fairat_lightning.methods.floor import FLOOR
 from fairat_lightning.methods.frl import FRL
+from fairat_lightning.methods.ham import HAM
 from fairat_lightning.methods.standard import Standard
+from fairat_lightning.methods.trix import TRIX
+from fairat_lightning.methods.variance import VariancePenalty
 from fairat_lightning.methods.wat import WAT
 
 __all__ = [
+    "ABSLD",
     "AdversarialTraining",
     "BAT",
     "CFA",
@@ -27,9 +32,12 @@ __all__ = [
     "FAAL",
     "FLOOR",
     "FRL",
+    "HAM",
     "FairARD",
     "FairAT",
     "FairTAT",
     "Standard",
+    "TRIX",
+    "VariancePenalty",
     "WAT",
 ]

@@ -20,27 +20,19 @@ from torch import Tensor, nn
 
 from fairat_lightning.classwise import ClassMeans, keep
 from fairat_lightning.dro import hedge
-from fairat_lightning.methods.base import Method
-from fairat_lightning.objectives import kl, logits_of
+from fairat_lightning.methods.distillation import Distillation
+from fairat_lightning.objectives import kl
 from fairat_lightning.settings import within
 
 
-class Outside(list[nn.Module]):
-    """Modules that are no part of the one that holds them: not in its checkpoints, nor in its copies."""
-
-    def __deepcopy__(self, memo: Any) -> "Outside":
-        return self
-
-
-class FairARD(Method):
-    """`teacher` maps images in [0,1] to logits; `temperature` T > 0; `alpha` in [0, 1]; `weight_range`: least and most."""
+class FairARD(Distillation):
+    """`temperature` T > 0; `alpha` in [0, 1]; `weight_range`: least and most."""
 
     class_iterates: Tensor
 
     def __init__(
         self,
         *args: Any,
-        teacher: nn.Module,
         temperature: float,
         alpha: float,
         power: float,
@@ -56,12 +48,8 @@ class FairARD(Method):
         within("method.weight_range", weight_range[0], "[0, 1]")
         within("method.weight_range", weight_range[1], "[1, inf)")
         self.temperature, self.alpha, self.power, self.weight_range = temperature, alpha, power, weight_range
-        self._teacher = Outside([teacher.eval().requires_grad_(False)])
         self.iterates = ClassMeans(self.num_classes)
         self.register_buffer("class_iterates", torch.full((self.num_classes,), torch.nan))
-
-    def on_fit_start(self) -> None:
-        self._teacher[0].to(next(self.net.parameters()))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, _ = self.unpack(batch)
@@ -72,10 +60,8 @@ class FairARD(Method):
         terms = self.score(x, x_adv, y)
         loss = (1 - self.alpha) * self.objective.total(terms)
         if self.alpha:
-            with torch.no_grad():
-                wanted = logits_of(self._teacher[0], x)
             t = self.temperature
-            loss = loss + self.alpha * t**2 * kl(wanted / t, terms.logits / t)
+            loss = loss + self.alpha * t**2 * kl(self.wanted(x) / t, terms.logits / t)
         return self.reduce(self.class_weight()[y] * loss)
 
     def counting(self, correct: Tensor) -> Any:

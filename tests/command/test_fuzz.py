@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 
 import pytest
-from helpers import METHODS, SMALL, call
+from helpers import DISTIL, METHODS, SMALL, call
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
@@ -97,7 +97,7 @@ def test_fuzz_it_runs_or_it_is_one_line(monkeypatch, capsys, tmp_path, compose, 
     def holds(words: list[str]) -> None:
         place = tmp_path / str(len(seen))
         place.mkdir()
-        distil = [f"method.teacher={teacher}"] if "method=fair_ard" in words else []
+        distil = [f"method.teacher={teacher}"] if {f"method={name}" for name in DISTIL} & set(words) else []
         code, _, err = call(monkeypatch, capsys, place, *TINY, *distil, *words, "hydra.run.dir=run")
         seen.append(code)
         if code == 0:

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 import yaml
-from helpers import METHODS, ROOT, SMALL, call, start
+from helpers import DISTIL, METHODS, ROOT, SMALL, call, start
 
 from fairat_lightning.config.compose import run_name
 
@@ -17,7 +17,7 @@ from fairat_lightning.config.compose import run_name
 def test_help_is_for_people(tmp_path):
     done = start(tmp_path, "--help")
     assert done.returncode == 0
-    assert "method: bat, cfa, cfol, codat, csr, custom, dafa, faal, fair_ard" in done.stdout
+    assert "method: absld, bat, cfa, cfol, codat, csr, custom, dafa, faal, fair_ard" in done.stdout
     for word in ("init_from=", "data.root=", "method.radius=", "hydra.run.dir="):
         assert word in done.stdout
     assert list(tmp_path.iterdir()) == []
@@ -138,7 +138,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_bits(tmp_path, teacher, method
     words += {
         "fairat": ["method.augmentation=cutout"],
         "floor": ["method.augmentation=cutout", "averaging.threshold=0.0"],
-        "fair_ard": [f"method.teacher={teacher}"],
+        **{name: [f"method.teacher={teacher}"] for name in DISTIL},
     }.get(method, [])
     assert start(tmp_path, *words, "hydra.run.dir=whole").returncode == 0
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

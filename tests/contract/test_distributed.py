@@ -8,6 +8,7 @@ and one process group of a size serves all methods.
 from contextlib import nullcontext
 from copy import deepcopy
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ import yaml
 from helpers import quick_for
 from torch import nn
 
+from fairat_lightning import attacks
 from fairat_lightning.attacks import PGD
 from fairat_lightning.averaging import EMA, FAWA
 from fairat_lightning.awp import AWP
@@ -24,6 +26,7 @@ from fairat_lightning.classwise import VerdictMeter, global_mean
 from fairat_lightning.config.compose import CONF
 from fairat_lightning.data.batches import DrawnBatches
 from fairat_lightning.methods import (
+    ABSLD,
     BAT,
     CFA,
     CFOL,
@@ -33,20 +36,23 @@ from fairat_lightning.methods import (
     FAAL,
     FLOOR,
     FRL,
+    HAM,
+    TRIX,
     WAT,
     AdversarialTraining,
     FairARD,
     FairAT,
     FairTAT,
+    VariancePenalty,
 )
 from fairat_lightning.metrics import ClassFairness
-from fairat_lightning.objectives import TRADES
+from fairat_lightning.objectives import AT, TRADES
 
 ATTACK = PGD(eps=0.1, steps=3)
 SHARED = {"attack": ATTACK, "objective": TRADES(6.0), "optim": None, "awp": AWP(0.05)}
 KINDS = (
     *("plain", "faal", "memory", "count_weighted", "fairat", "frl", "frl_normalized", "bat", "wat", "cfa", "dafa"),
-    *("cfol", "cfol_uniform", "csr", "fair_tat", "codat", "fair_ard", "floor"),
+    *("cfol", "cfol_uniform", "csr", "fair_tat", "codat", "fair_ard", "floor", "absld", "ham", "ham_drop", "trix", "variance"),
 )
 
 SHARES = {1: (0, 11), 2: (0, 7, 11), 3: (0, 5, 9, 11)}  # of the batch, where each process's begins and ends
@@ -76,6 +82,14 @@ def build(kind: str, net: nn.Module, shared: dict):
         "fair_tat": (FairTAT, {"sharpness": 2.0, "lambda1": 0.5, "scale": "robust"}),
         "codat": (CODAT, {"rho": 0.5}),
         "fair_ard": (FairARD, {"temperature": 30.0, "alpha": 0.7, "power": 2.0, "weight_range": (0.5, 2.5)}),
+        "absld": (ABSLD, {"share": 0.8, "rate": 0.1, "temperature_range": (0.5, 5.0)}),
+        "ham": (HAM, {"decide_after": 1, "warmup": 0.0, "drop": False}),
+        "ham_drop": (HAM, {"decide_after": 1, "warmup": 0.0, "drop": True}),
+        "trix": (TRIX, {"lambda1": 0.5, "lambda2": 0.5}),
+        "variance": (
+            VariancePenalty,
+            {"variance": 1.0, "concentration": 0.5, "weight": 1.0, "over": "classes", "present_only": True},
+        ),
         "floor": (
             FLOOR,
             {"num_samples": 11, "hard_fraction": 0.4, "augmentation": "none"}
@@ -84,8 +98,10 @@ def build(kind: str, net: nn.Module, shared: dict):
     }
     assert set(values) == set(KINDS)
     target, settings = values[kind]
-    if target is FairARD:
+    if target in (FairARD, ABSLD):
         settings = {**settings, "teacher": deepcopy(net)}
+    if target is ABSLD:
+        shared = {**shared, "objective": AT()}
     method = target(net, 5, **settings, **shared)
     for name, buffer in method.named_buffers():
         if name in ("cumulative_cost", "log_weight", "class_robust", "class_iterates"):
@@ -112,17 +128,22 @@ def gradients(kind: str, rank: int, world: int) -> dict[str, torch.Tensor]:
         datamodule=SimpleNamespace(scoring_dataloader=lambda: share),
         precision_plugin=plugin,
         strategy=SimpleNamespace(broadcast=broadcast),
+        optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])],
     )
 
-    def craft(x, y, *, scale=None, inner=None, start=None):
+    def offset(start, x, *_):
         # The same "random" start for an image wherever it lies.
-        return ATTACK((inner or method.objective.inner)(net, x, y), x, scale=scale, start=0.1 * torch.sin(1000 * x))
+        return 0.1 * torch.sin(1000 * x)
+
+    def craft(x, y, *, scale=None, inner=None, start=None):
+        return ATTACK((inner or method.objective.inner)(net, x, y), x, scale=scale, start=offset(start, x))
 
     method.craft = craft
     method.targets = lambda y: (y + 1) % 5
     method.drawn = {0: torch.linspace(0.1, 0.3, 5).double()}
     method.on_train_epoch_start()
-    loss = method.training_step(share[0], 0)
+    with patch.object(attacks, "_random_offset", offset):
+        loss = method.training_step(share[0], 0)
     loss.backward()
     method.on_after_backward()
     found = {name: p.grad / world for name, p in net.named_parameters()} | {"loss": loss.detach() / world}

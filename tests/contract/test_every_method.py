@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from helpers import METHODS, SMALL, options, quick_for
+from helpers import DISTIL, METHODS, SMALL, options, quick_for
 from omegaconf import OmegaConf
 
 from fairat_lightning.config.compose import resolved
 from fairat_lightning.training import run as runs
 
-OBJECTIVES = {"standard": ["at"], "bat": ["trades"]}  # of a method that does not take every one
+OBJECTIVES = {"standard": ["at"], "bat": ["trades"], "absld": ["at"]}  # of a method that does not take every one
 COMPOSITIONS = [
     (method, objective, awp)
     for method in METHODS
@@ -22,7 +22,12 @@ COMPOSITIONS = [
 
 @pytest.mark.parametrize(
     "method,objective,awp",
-    quick_for(COMPOSITIONS, *((m, "at", "none") for m in METHODS if "at" in OBJECTIVES.get(m, ["at"])), *((m, "trades", "awp") for m in METHODS)),
+    quick_for(
+        COMPOSITIONS,
+        *((m, "at", "none") for m in METHODS if m != "bat"),
+        *((m, "trades", "awp") for m in METHODS),
+        ("absld", "at", "awp"),
+    ),
 )
 def test_it_trains_tests_and_saves_gradients_reach_every_parameter_modes_and_weights_come_back(
     compose, method, objective, awp, tmp_path
@@ -90,6 +95,7 @@ def test_the_cheap_attacks_serve_every_method(compose, method, attack, tmp_path)
         ("method=standard awp=awp", "objective=at awp=none only"),
         ("method=bat objective=at", "objective=trades only"),
         ("method=bat objective=mart", "objective=trades only"),
+        ("method=absld objective=trades", "objective=at without label smoothing only"),
     ],
 )
 def test_a_composition_without_a_meaning_is_refused(compose, tmp_path, words, answer):
@@ -117,7 +123,7 @@ def test_any_number_of_classes(launch, method, classes):
     images = {2: "64", 200: "2"}[classes]
     words = [f"data.load.num_classes={classes}", f"data.load.train_per_class={int(images) + 1}", "data.load.test_per_class=1"]
     words += ["data.train_size=null", "data.test_size=null", "data.image_size=15", "data.val_per_class=1"]
-    if method == "fair_ard":
+    if method in DISTIL:
         words.append(f"method.teacher={launch('method=pgd_at', *words, folder='teacher')[0]}")
     folder, metrics = launch(f"method={method}", *words)
     assert len(metrics["pgd20"]["per_class"]) == classes

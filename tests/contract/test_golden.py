@@ -11,7 +11,7 @@ from pathlib import Path
 
 import hydra
 import pytest
-from helpers import options
+from helpers import DISTIL, options
 
 from fairat_lightning.commands.one_run import run
 from fairat_lightning.config.compose import CONF
@@ -28,10 +28,17 @@ CASES = {
         "faal-count_weighted": "method=faal method.count_weighted=true",
         "faal-trades-awp": "method=faal objective=trades awp=awp",
         "fairat": "method=fairat method.augmentation=cutout",
-        **{m: f"method={m}" for m in ("frl", "bat", "wat", "cfa", "dafa", "csr", "fair_tat", "codat", "fair_ard")},
+        **{
+            m: f"method={m}"
+            for m in ("frl", "bat", "wat", "cfa", "dafa", "csr", "fair_tat", "codat", "fair_ard", "absld", "ham", "trix")
+        },
+        "variance": "method=variance method.variance=1",
+        "variance-harl": "method=variance method.weight=0.1 method.concentration=0.1 method.over=classes "
+        "method.present_only=false",
         "faal-memory": "method=faal method.memory=0.9",
         "cfol": "method=cfol method.eta=0.01",
         "cfol-uniform": "method=cfol method.eta=0.01 method.sampling=uniform",
+        "ham-drop": "method=ham method.warmup=0 method.drop=true",
         "floor": "method=floor method.augmentation=cutout averaging.threshold=0.0",
         "pgd_at-swa-balanced": "method=pgd_at averaging=swa averaging.start=0.5 head=balanced",
         "fairat-random": "method=fairat method.augmentation=cutout method.subset=random",
@@ -47,7 +54,7 @@ STEPS = (
 
 
 def figures(words: list[str], folder: Path) -> dict[str, list[float]]:
-    if "method=fair_ard" in words:
+    if {f"method={name}" for name in DISTIL} & set(words):
         figures(["method=pgd_at"], folder.with_name("teacher"))
         words = [*words, f"method.teacher={folder.with_name('teacher')}"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):

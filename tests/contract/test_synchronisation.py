@@ -72,6 +72,16 @@ def test_a_training_step_never_waits(compose, tmp_path, words):
     assert watch.steps == 6
 
 
+def test_dropping_examples_from_a_batch_is_the_one_exception(compose, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("CUDA's own watch looks from the third step on")
+    cfg = compose(*SMALL, "method=ham", "method.drop=true", "method.warmup=0")
+    job = runs.prepare(OmegaConf.create(resolved(cfg)), tmp_path / "run")
+    job.trainer.callbacks.append(Watch(False))
+    with pytest.raises(AssertionError, match="waits for the device"):
+        job.trainer.fit(job.method, job.datamodule)
+
+
 def test_the_watch_can_see():
     with Waits():
         x = torch.arange(3.0)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import yaml
+from helpers import DISTIL
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -41,7 +42,7 @@ def test_composes_and_says_what_it_is(compose, group, option):
     init += [f"{group}._target_={OWN[group]}"] if option == "custom" else []
     init += ["+attack.steps=1"] if (group, option) == ("attack", "custom") else []
     init += ["optim=sgd"] if group == "schedule" and option not in ("none", "custom") else []
-    init += ["method.teacher=teacher.pt"] if "fair_ard" in option else []
+    init += ["method.teacher=teacher.pt"] if option.startswith(DISTIL) else []
     config = OmegaConf.create(resolved(compose(f"{group}={option}", *init)))
     check_targets(OmegaConf.to_container(config))
     assert "${" not in OmegaConf.to_yaml(config)
@@ -61,7 +62,8 @@ def test_groups_and_options_that_others_rely_on():
         "awp": "awp none",
         "averaging": "ema fawa none swa",
         "head": "balanced none",
-        "method": "bat cfa cfol codat csr dafa faal fair_ard fair_tat fairat floor frl mart pgd_at standard trades wat",
+        "method": "absld bat cfa cfol codat csr dafa faal fair_ard fair_tat fairat floor frl ham mart pgd_at "
+        "standard trades trix variance wat",
         "optim": "adamw custom multistep onecycle sgd",
         "schedule": "constant cosine custom multistep none onecycle",
         "trainer": "auto cpu ddp gpu",

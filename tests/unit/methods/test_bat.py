@@ -72,7 +72,9 @@ def test_both_searches_are_the_two_of_the_released_code_example_by_example(case)
 
 def test_the_loss_in_numpy(case):
     module, x, y, _, paths, weight, bias = case
-    last, first = (np.array([friendly(p, k, weight, bias, n, not n) for p, k in zip(paths, y.tolist(), strict=True)]) for n in (0, 1))
+    last, first = (
+        np.array([friendly(p, k, weight, bias, n, not n) for p, k in zip(paths, y.tolist(), strict=True)]) for n in (0, 1)
+    )
     at_last, at_first, clean = (log_softmax(a @ weight.T + bias, 1) for a in (last, first, x.flatten(1).numpy()))
     expected = -at_last[range(60), y.numpy()] + 6 * (np.exp(clean) * (clean - at_first)).sum(1)
     expected += 0.7 * sum((np.exp(p) * (p - np.log(1 / 4))).sum(1) for p in (at_last, at_first))
@@ -121,7 +123,9 @@ def test_without_entropy_a_network_that_is_never_fooled_has_cross_entropy_and_di
 
 
 def test_an_attack_of_no_steps_gives_its_start_twice():
-    last, first = method(PGD(eps=0.0, steps=0, start="uniform")).search(x := torch.rand(3, 3, 2, 2).double(), torch.zeros(3).long())
+    last, first = method(PGD(eps=0.0, steps=0, start="uniform")).search(
+        x := torch.rand(3, 3, 2, 2).double(), torch.zeros(3).long()
+    )
     assert torch.equal(last, x) and torch.equal(first, x)
 
 

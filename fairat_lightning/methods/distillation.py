@@ -1,0 +1,32 @@
+"""What the methods that distil share: a teacher, which stays as it is."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairat_lightning.methods.base import Method
+from fairat_lightning.objectives import logits_of
+
+
+class Outside(list[nn.Module]):
+    """Modules that are no part of the one that holds them: not in its checkpoints, nor in its copies."""
+
+    def __deepcopy__(self, memo: Any) -> "Outside":
+        return self
+
+
+class Distillation(Method):
+    """A method with a `teacher`: a network from images in [0,1] to logits, in eval mode and without gradients."""
+
+    def __init__(self, *args: Any, teacher: nn.Module, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._teacher = Outside([teacher.eval().requires_grad_(False)])
+
+    def on_fit_start(self) -> None:
+        self._teacher[0].to(next(self.net.parameters()))
+
+    @torch.no_grad()
+    def wanted(self, x: Tensor) -> Tensor:
+        """The teacher's logits (B,K) of images (B,C,H,W)."""
+        return logits_of(self._teacher[0], x)
