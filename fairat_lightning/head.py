@@ -51,16 +51,14 @@ def balanced(weight: Tensor, strength: float) -> Tensor:
     return weight * (norms.mean() / norms.clamp(min=1e-12)) ** strength
 
 
-def last_layer(net: nn.Module, num_classes: int) -> nn.Linear:
-    """The last linear layer of `net`, if it gives `num_classes` logits; ValueError if there is none."""
+def last_layer(net: nn.Module, num_classes: int, user: str = "head=balanced") -> nn.Linear:
+    """The last linear layer of `net`, if it gives `num_classes` logits; ValueError, naming the `user`, if there is none."""
     layers = [module for module in net.modules() if isinstance(module, nn.Linear)]
     heads = [layer for layer in layers if layer.out_features == num_classes]
     if not layers or layers[-1].out_features != num_classes:
-        raise ValueError(f"a balanced head needs a last nn.Linear with {num_classes} outputs: this network has none (head=none)")
+        raise ValueError(f"{user} needs a last nn.Linear with {num_classes} outputs: this network has none")
     if len(heads) > 1:
-        raise ValueError(
-            f"a balanced head needs one nn.Linear with {num_classes} outputs, this network has {len(heads)} (head=none)"
-        )
+        raise ValueError(f"{user} needs one nn.Linear with {num_classes} outputs, this network has {len(heads)}")
     return layers[-1]
 
 

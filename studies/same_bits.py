@@ -55,6 +55,7 @@ def commands() -> list[tuple[str, list[str]]]:
     """Every command: its module, or a program, and its words."""
     extra = {"fairat": ["method.augmentation=cutout"], "floor": ["method.augmentation=cutout", "averaging.threshold=0.0"]}
     extra["fair_ard"] = extra["absld"] = ["method.teacher=pgd_at"]
+    extra["decosam"] = ["init_from=pgd_at"]
     ordered = ["pgd_at", *(name for name in METHODS if name != "pgd_at")]
     found = [("", [*SMALL, f"method={name}", *extra.get(name, []), f"hydra.run.dir={name}"]) for name in ordered]
     found += [("", [*SMALL, "method=faal", "objective=trades", "awp=awp", "averaging=ema", "hydra.run.dir=faal_trades"])]

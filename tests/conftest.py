@@ -65,7 +65,7 @@ def _composed_once():
 
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory) -> Path:
-    """The weights of an untrained network of SMALL's shape, for what distils."""
+    """The weights of an untrained network of SMALL's shape, for what distils, or changes a trained network's last layer."""
     path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
     torch.manual_seed(0)
     torch.save(preactresnet_tiny(num_classes=4, in_channels=1, width=4, mean=[0.5], std=[0.25]).state_dict(), path)
@@ -80,6 +80,8 @@ def compose(teacher):
         distils = {f"method={name}" for name in DISTIL} & set(overrides)
         if distils and not any(word.startswith("method.teacher=") for word in overrides):
             overrides = (*overrides, f"method.teacher={teacher}")
+        if "method=decosam" in overrides and not any(word.startswith("init_from=") for word in overrides):
+            overrides = (*overrides, f"init_from={teacher}")
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra.compose("config", with_own_parts(overrides), return_hydra_config=True)
 

@@ -8,6 +8,7 @@ from fairat_lightning.methods.cfol import CFOL
 from fairat_lightning.methods.codat import CODAT
 from fairat_lightning.methods.csr import CSR
 from fairat_lightning.methods.dafa import DAFA
+from fairat_lightning.methods.decosam import DecoSAM
 from fairat_lightning.methods.faal import FAAL
 from fairat_lightning.methods.fair_ard import FairARD
 from fairat_lightning.methods.fair_tat import FairTAT
@@ -32,6 +33,7 @@ __all__ = [
     "FAAL",
     "FLOOR",
     "FRL",
+    "DecoSAM",
     "HAM",
     "FairARD",
     "FairAT",

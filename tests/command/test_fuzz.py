@@ -98,6 +98,7 @@ def test_fuzz_it_runs_or_it_is_one_line(monkeypatch, capsys, tmp_path, compose, 
         place = tmp_path / str(len(seen))
         place.mkdir()
         distil = [f"method.teacher={teacher}"] if {f"method={name}" for name in DISTIL} & set(words) else []
+        distil += [f"init_from={teacher}"] if "method=decosam" in words else []
         code, _, err = call(monkeypatch, capsys, place, *TINY, *distil, *words, "hydra.run.dir=run")
         seen.append(code)
         if code == 0:

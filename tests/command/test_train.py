@@ -17,7 +17,7 @@ from fairat_lightning.config.compose import run_name
 def test_help_is_for_people(tmp_path):
     done = start(tmp_path, "--help")
     assert done.returncode == 0
-    assert "method: absld, bat, cfa, cfol, codat, csr, custom, dafa, faal, fair_ard" in done.stdout
+    assert "method: absld, bat, cfa, cfol, codat, csr, custom, dafa, decosam, faal, fair_ard" in done.stdout
     for word in ("init_from=", "data.root=", "method.radius=", "hydra.run.dir="):
         assert word in done.stdout
     assert list(tmp_path.iterdir()) == []
@@ -139,6 +139,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_bits(tmp_path, teacher, method
         "fairat": ["method.augmentation=cutout"],
         "floor": ["method.augmentation=cutout", "averaging.threshold=0.0"],
         **{name: [f"method.teacher={teacher}"] for name in DISTIL},
+        "decosam": [f"init_from={teacher}"],
     }.get(method, [])
     assert start(tmp_path, *words, "hydra.run.dir=whole").returncode == 0
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -40,6 +40,7 @@ from fairat_lightning.methods import (
     TRIX,
     WAT,
     AdversarialTraining,
+    DecoSAM,
     FairARD,
     FairAT,
     FairTAT,
@@ -52,7 +53,21 @@ ATTACK = PGD(eps=0.1, steps=3)
 SHARED = {"attack": ATTACK, "objective": TRADES(6.0), "optim": None, "awp": AWP(0.05)}
 KINDS = (
     *("plain", "faal", "memory", "count_weighted", "fairat", "frl", "frl_normalized", "bat", "wat", "cfa", "dafa"),
-    *("cfol", "cfol_uniform", "csr", "fair_tat", "codat", "fair_ard", "floor", "absld", "ham", "ham_drop", "trix", "variance"),
+    *(
+        "cfol",
+        "cfol_uniform",
+        "csr",
+        "fair_tat",
+        "codat",
+        "fair_ard",
+        "floor",
+        "absld",
+        "ham",
+        "ham_drop",
+        "trix",
+        "variance",
+        "decosam",
+    ),
 )
 
 SHARES = {1: (0, 11), 2: (0, 7, 11), 3: (0, 5, 9, 11)}  # of the batch, where each process's begins and ends
@@ -83,6 +98,7 @@ def build(kind: str, net: nn.Module, shared: dict):
         "codat": (CODAT, {"rho": 0.5}),
         "fair_ard": (FairARD, {"temperature": 30.0, "alpha": 0.7, "power": 2.0, "weight_range": (0.5, 2.5)}),
         "absld": (ABSLD, {"share": 0.8, "rate": 0.1, "temperature_range": (0.5, 5.0)}),
+        "decosam": (DecoSAM, {"tau": 1.0, "radius": 0.5}),
         "ham": (HAM, {"decide_after": 1, "warmup": 0.0, "drop": False}),
         "ham_drop": (HAM, {"decide_after": 1, "warmup": 0.0, "drop": True}),
         "trix": (TRIX, {"lambda1": 0.5, "lambda2": 0.5}),
@@ -100,6 +116,8 @@ def build(kind: str, net: nn.Module, shared: dict):
     target, settings = values[kind]
     if target in (FairARD, ABSLD):
         settings = {**settings, "teacher": deepcopy(net)}
+    if target is DecoSAM:
+        shared = {**shared, "awp": None}
     if target is ABSLD:
         shared = {**shared, "objective": AT()}
     method = target(net, 5, **settings, **shared)
@@ -146,7 +164,7 @@ def gradients(kind: str, rank: int, world: int) -> dict[str, torch.Tensor]:
         loss = method.training_step(share[0], 0)
     loss.backward()
     method.on_after_backward()
-    found = {name: p.grad / world for name, p in net.named_parameters()} | {"loss": loss.detach() / world}
+    found = {name: p.grad / world for name, p in net.named_parameters() if p.requires_grad} | {"loss": loss.detach() / world}
     if world > 1:
         for value in found.values():
             dist.all_reduce(value)
@@ -182,7 +200,7 @@ def averages(method, gradient: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     ema.update(method)
     with torch.no_grad():
         for name, p in method.net.named_parameters():
-            p -= 0.1 * gradient[name]
+            p -= 0.1 * gradient.get(name, torch.zeros(()))
     ema.update(method)
     found = {f"average {name}": p.detach() for name, p in ema.average.module.net.named_parameters()}
     found["admitted"] = torch.tensor(float(fawa.admits(method)))
@@ -276,8 +294,9 @@ def test_several_processes_equal_one(several, kind):
 
 
 def test_every_method_is_here():
-    classes = {type(build(kind, nn.Linear(1, 1), SHARED)).__name__ for kind in KINDS}
-    targets = [yaml.safe_load(path.read_text())["_target_"] for path in (CONF / "method").glob("*.yaml") if path.stem != "custom"]
+    classes = {type(build(kind, nn.Linear(1, 5), SHARED)).__name__ for kind in KINDS}
+    files = [yaml.safe_load(path.read_text()) for path in (CONF / "method").glob("*.yaml") if path.stem != "custom"]
+    targets = [file.get("method", file)["_target_"] for file in files]
     assert classes == {target.rpartition(".")[2] for target in targets} - {"Standard"}
 
 

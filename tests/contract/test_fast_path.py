@@ -49,7 +49,7 @@ def first_step(compose, folder, *words):
 
     def after_backward():
         undo()
-        found["gradient"] = torch.cat([p.grad.flatten().clone() for p in method.net.parameters()])
+        found["gradient"] = torch.cat([p.grad.flatten().clone() for p in method.net.parameters() if p.grad is not None])
 
     method.craft, method.on_after_backward, method.on_train_batch_end = crafting, after_backward, after_step
     with pytest.raises(Stop):

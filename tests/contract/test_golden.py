@@ -38,6 +38,7 @@ CASES = {
         "faal-memory": "method=faal method.memory=0.9",
         "cfol": "method=cfol method.eta=0.01",
         "cfol-uniform": "method=cfol method.eta=0.01 method.sampling=uniform",
+        "decosam": "method=decosam",
         "ham-drop": "method=ham method.warmup=0 method.drop=true",
         "floor": "method=floor method.augmentation=cutout averaging.threshold=0.0",
         "pgd_at-swa-balanced": "method=pgd_at averaging=swa averaging.start=0.5 head=balanced",
@@ -57,6 +58,9 @@ def figures(words: list[str], folder: Path) -> dict[str, list[float]]:
     if {f"method={name}" for name in DISTIL} & set(words):
         figures(["method=pgd_at"], folder.with_name("teacher"))
         words = [*words, f"method.teacher={folder.with_name('teacher')}"]
+    if "method=decosam" in words:
+        figures(["method=pgd_at"], folder.with_name("base"))
+        words = [*words, f"init_from={folder.with_name('base')}"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("config", [*STEPS, *words], return_hydra_config=True)
     run(cfg, folder)

@@ -63,7 +63,7 @@ def test_the_last_linear_layer_or_a_clear_word():
     net = nn.Sequential(nn.Linear(3, 5), nn.Sequential(nn.Linear(5, 4), nn.Flatten()))
     assert last_layer(net, 4) is net[1][0]
     for wrong in (nn.Conv2d(1, 4, 1), nn.Linear(3, 5), nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4))):
-        with pytest.raises(ValueError, match="head=none"):
+        with pytest.raises(ValueError, match="head=balanced needs"):
             last_layer(wrong, 4)
 
 
