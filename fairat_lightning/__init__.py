@@ -12,6 +12,10 @@ __version__ = "0.1.0"
 __all__ = ["Result", "benchmark", "compare", "load_data", "load_run", "method", "train", "write_report"]
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
 def __getattr__(name: str) -> Any:
     """The names for Python, imported when they are first asked for: torch takes seconds."""
     if name not in __all__:

@@ -14,8 +14,10 @@ from fairat_lightning.commands.errors import (  # with it the process's environm
     behind,
     reworded,
 )
-from fairat_lightning.config.compose import WRONG_INPUT, compose_classifier, compose_training, resolved
+from fairat_lightning.commands.one_run import prepared
+from fairat_lightning.config.compose import WRONG_INPUT, compose_classifier, compose_training, plain, resolved
 from fairat_lightning.config.home import expanded
+from fairat_lightning.config.targets import allowed, check_targets
 from fairat_lightning.config.words import with_config_dir
 
 # isort: split
@@ -26,15 +28,19 @@ from torch import nn
 from fairat_lightning import report
 from fairat_lightning.config import from_python
 from fairat_lightning.config.normalisation import meant
+from fairat_lightning.data import DataModule
 from fairat_lightning.data.foreign import read_images
 from fairat_lightning.evaluation import benchmark as judging
 from fairat_lightning.evaluation.result import Result
+from fairat_lightning.evaluation.run import device_of
 from fairat_lightning.methods.base import Method
 from fairat_lightning.models import Normalized
-from fairat_lightning.models.logits import picking
+from fairat_lightning.models.logits import Place, Width, picking
+from fairat_lightning.record.secrets import redacted
 from fairat_lightning.report import differences
+from fairat_lightning.running.errors import explain
 from fairat_lightning.running.terminal import quieten
-from fairat_lightning.settings import number
+from fairat_lightning.settings import number, whole
 from fairat_lightning.training import run as training
 
 P = ParamSpec("P")
@@ -70,7 +76,7 @@ def benchmark(
     eps: float | str,
     norm: str = "linf",
     suite: str = "quick",
-    classes: Sequence[str] | None = None,
+    classes: int | Sequence[str] | None = None,
     device: str = "auto",
     normalisation: str | tuple[Sequence[float], Sequence[float]] | None = None,
     logits: int | str | Callable[[Any], Any] | None = None,
@@ -79,8 +85,8 @@ def benchmark(
 ) -> Result:
     """Judge any network, class by class, under attacks within `eps` (8/255 or "8/255", in units of images in [0,1]).
 
-    `data`: a DataLoader, a data set, a pair (images, labels) of arrays or tensors, rows that are dicts, or a `DataModule`; images
-    uint8 or in [0,1]. `suite`: "quick", "standard", "apgd" or "autoattack". `classes`: their names, by default the data's.
+    `data`: a DataLoader, a data set, a pair (images, labels) of arrays, tensors or lists, rows that are dicts, or a `DataModule`;
+    images uint8 or in [0,1]. `suite`: "quick", "standard", "apgd" or "autoattack". `classes`: their names, by default the data's.
     `normalisation`: what the network expects to be done to such images, "cifar10" or any other data set's name, or (mean, std);
     None: nothing. `logits`: where they are in what the network returns, an index, a key or a function; "logits" and index 0 are
     found by themselves. `overrides` as `python -m fairat_lightning.evaluate` takes them, "suite.other_eps=0.5". The network is
@@ -88,34 +94,32 @@ def benchmark(
     """
     quieten()
     with _one_line():
+        _network(net)
         pixels, labels, names = read_images(data)
+        if pixels.dtype == torch.uint8 and not isinstance(data, DataModule):
+            print("The images are bytes, 0 to 255: they are divided by 255.", flush=True)
         words = [f"suite={suite}", f"attack.norm={norm}", f"attack.eps={number('eps', eps)}", f"batch_size={batch_size}"]
         words += [] if suite != "standard" or any("other_eps" in word for word in overrides) else ["suite.other_eps=null"]
         cfg = compose_classifier("evaluate", [*words, f"device={device}", *overrides], check=None)
-        place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        model = nn.Sequential(_normalise(normalisation, pixels.shape[1]), net) if normalisation is not None else net
-        handle = None
+        whole("batch_size", cfg.batch_size)
+        place = device_of(cfg)
+        named = _names(classes) if classes is not None else names
+        typed = judging.InTypeOf(net)
+        model = nn.Sequential(_normalise(normalisation, pixels.shape[1]), typed) if normalisation is not None else typed
+        pick, handle = picking(net, logits, None if named is None else len(named))
         try:
-            pick, handle = picking(net, logits)
-            was = [(module, module.training) for module in net.modules()]
-            width = judging.width_of(model.eval().to(place), pixels, place)
-            for module, mode in was:
-                module.training = mode
+            width = judging.width_of(model, pixels, place)
             if pick.found is not None and logits is None:
-                print(
-                    f"The network returns more than its logits: those at {pick.found} are judged; logits= says otherwise.",
-                    flush=True,
-                )
-            named = [str(name) for name in classes or names or [f"class_{k}" for k in range(width)]]
+                where = f"those at {pick.found} are judged; logits= says otherwise"
+                print(f"The network returns more than its logits: {where}.", flush=True)
+            named = named or [f"class_{k}" for k in range(width)]
             if len(named) != width or int(labels.max()) >= width or int(labels.min()) < 0:
-                given = (
-                    f"{len(named)} classes" if len(named) != width else f"labels from {int(labels.min())} to {int(labels.max())}"
-                )
+                labelled = f"labels from {int(labels.min())} to {int(labels.max())}"
+                given = f"{len(named)} classes" if len(named) != width else labelled
                 raise ValueError(f"the network has {width} logits, and the data has {given}: they do not fit")
             return judging.benchmark(cfg, model, pixels, labels, named, place)
         finally:
-            if handle is not None:
-                handle.remove()
+            handle.remove()
 
 
 class Comparison:
@@ -164,10 +168,17 @@ def train(overrides: Sequence[str]) -> Result:
     `.folder` is the run's. What the command ends with an exit code for is raised: ValueError for wrong input.
     """
     with _one_line():
-        cfg, folder = compose_training(with_config_dir(expanded(overrides)))
-        job = training.prepare(OmegaConf.create(resolved(cfg)), folder, overwrite=cfg.overwrite)
+        words = _words("train", overrides)
+        cfg, folder = compose_training(words)
+        command = f"fairat_lightning.train({[redacted(word) for word in overrides]})"
+        job = prepared(cfg, folder, words, command)
     if job is not None:
-        training.execute(job)
+        try:
+            training.execute(job)
+        except Exception as error:
+            if (line := explain(error, cfg, training=not job.fitted)) is None:
+                raise
+            raise RuntimeError(line) from error
     return Result.read(folder)
 
 
@@ -179,20 +190,47 @@ def method(
     eps: float | str,
     num_samples: int = 0,
     teacher: nn.Module | None = None,
+    logits: Place = None,
     overrides: Sequence[str] = (),
 ) -> Method:
     """A method as a `LightningModule` for a `Trainer` of your own: method("faal", net, classes=10, eps="8/255").
 
-    `net` maps images (B,C,H,W) in [0,1] to logits. Batches are (x, y, index), see `fairat_lightning.data.Indexed`. What is not
-    given is filled in from `conf/` as for the command; `overrides` change it: ["method.radius=1", "optim.lr=0.01"]. `num_samples`
-    is the size of the training set, for methods that remember each image (FairAT, FLOOR); `teacher` is for those that distil.
+    `net` maps images (B,C,H,W) in [0,1] to logits; `logits` says where these are in what it returns, see `benchmark`. Batches are
+    (x, y, index), see `fairat_lightning.data.Indexed`. What is not given is filled in from `conf/` as for the command;
+    `overrides` change it: ["method.radius=1", "optim.lr=0.01"]. `teacher` is for those that distil. FRL, WAT and FAWA's gate need
+    a validation loader. FairAT, FLOOR and CSR look at the whole training set between epochs, and CFOL draws from it: they need a
+    `DataModule` (`load_data`), and FairAT and FLOOR its size, `num_samples`.
     """
     with _one_line():
+        _network(net)
         given = ["method.teacher=given"] if teacher is not None else []
-        cfg = compose_training([f"method={name}", f"attack.eps={number('eps', eps)}", *given, *expanded(overrides)], say=False)[0]
-        names = [str(k) for k in range(classes)] if isinstance(classes, int) else list(map(str, classes))
+        words = [f"method={name}", f"attack.eps={number('eps', eps)}", "init_from=given", *given, *_words("method", overrides)]
+        cfg = OmegaConf.create(resolved(compose_training(words, say=False)[0]))
+        check_targets(plain(cfg), allowed(cfg))
+        names = _names(classes)
+        picking(net, logits, len(names))
+        net.register_forward_hook(Width(len(names)))
         passed = {"teacher": teacher} if teacher is not None else {}
-        return training.build_method(OmegaConf.create(resolved(cfg)), net, names, num_samples, **passed)
+        return training.build_method(cfg, net, names, num_samples, **passed)
+
+
+def _network(net: Any) -> None:
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"net is of type {type(net).__name__}: a torch.nn.Module is needed")
+
+
+def _names(classes: int | Sequence[str]) -> list[str]:
+    """The names of the classes, each another; 0, 1, 2 and so on for their number."""
+    names = [str(k) for k in range(classes)] if isinstance(classes, int) else list(map(str, classes))
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"classes: {twice[0]} is there twice, and each class needs a name of its own")
+    return names
+
+
+def _words(function: str, overrides: Sequence[str]) -> list[str]:
+    if isinstance(overrides, str) or not all(isinstance(word, str) for word in overrides):
+        raise ValueError(f'{function}: overrides are a list of words such as ["optim.lr=0.01"]')
+    return with_config_dir(expanded(overrides))
 
 
 def _normalise(normalisation: Any, channels: int) -> nn.Module:
@@ -202,10 +240,16 @@ def _normalise(normalisation: Any, channels: int) -> nn.Module:
 @contextmanager
 def _folders(results: Mapping[str, Any]) -> Iterator[list[str]]:
     """Each result as LABEL=FOLDER, in a folder of its own where it has none yet."""
+    if not isinstance(results, Mapping) or not results:
+        raise ValueError("results are a dictionary, a result or a list of results by label: {'mine': result}")
     with tempfile.TemporaryDirectory() as place:
-        words = []
+        words: list[str] = []
         for label, given in results.items():
-            for k, one in enumerate(given if isinstance(given, list | tuple) else [given]):
-                folder = one if isinstance(one, str | Path) else one.folder or one.save(Path(place) / str(label) / str(k))
+            if not str(label).strip():
+                raise ValueError("a label of the results is empty: give each a name")
+            for one in given if isinstance(given, list | tuple) else [given]:
+                if not isinstance(one, Result | str | Path):
+                    raise ValueError(f"{label} is of type {type(one).__name__}: a result, or the folder of one, is needed")
+                folder = one if isinstance(one, str | Path) else one.folder or one.save(Path(place) / str(len(words)))
                 words.append(f"{label}={folder}")
         yield words

@@ -23,7 +23,7 @@ from math import inf
 import torch
 from torch import Tensor, nn
 
-from fairat_lightning.settings import number, whole
+from fairat_lightning.settings import number, one_of, whole
 
 NORMS = ("linf", "l2")
 STARTS = ("uniform", "gaussian", "zero")
@@ -49,8 +49,7 @@ def pgd(
     is added to `x` and projected. With `noise` a uniform start is that many times eps away, and nothing is projected onto the
     ball. Returns images (B,C,H,W) without a graph. Raises ValueError for an unknown norm or start and for negative numbers.
     """
-    if norm not in NORMS:
-        raise ValueError(f"norm={norm!r} is unknown: choose one of {', '.join(NORMS)}")
+    one_of("norm", norm, NORMS)
     if steps < 0 or any(isinstance(v, int | float) and not v >= 0 for v in (eps, step)):
         raise ValueError(f"eps={eps}, step={step}, steps={steps}: none of them may be negative")
     eps, step = _per_sample(eps, x), _per_sample(step, x)
@@ -93,19 +92,17 @@ class PGD:
         object.__setattr__(self, "eps", eps)
         step = self._step(eps)
         object.__setattr__(self, "step", step)
-        if self.norm not in NORMS:
-            raise ValueError(f"attack.norm={self.norm} is unknown: choose one of {', '.join(NORMS)}")
+        one_of("attack.norm", self.norm, NORMS)
         if eps < 0 or (self.norm == "linf" and eps > 1):
             raise ValueError(f"attack.eps={self.eps} is out of range: pixels run from 0 to 1, write 8/255 for 8 grey levels")
         if step < 0:
             raise ValueError(f"attack.step={self.step} is negative")
         whole("attack.steps", self.steps, least=0)
-        if self.start not in (None, *STARTS):
-            raise ValueError(f"attack.start={self.start} is unknown: choose one of {', '.join(STARTS)}, or null")
-        if self.batch_norm not in ("eval", "train"):
-            raise ValueError(f"attack.batch_norm={self.batch_norm} is unknown: choose eval or train")
-        if self.precision not in (None, *PRECISIONS):
-            raise ValueError(f"attack.precision={self.precision} is unknown: choose one of {', '.join(PRECISIONS)}, or null")
+        if self.start is not None:
+            one_of("attack.start", self.start, STARTS, ", or null")
+        one_of("attack.batch_norm", self.batch_norm, ("eval", "train"))
+        if self.precision is not None:
+            one_of("attack.precision", self.precision, PRECISIONS, ", or null")
         if self.noise is not None:
             object.__setattr__(self, "noise", number("attack.noise", self.noise))
             if self.noise < 0 or self.start != "uniform":

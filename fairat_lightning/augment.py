@@ -32,6 +32,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
+from fairat_lightning.settings import one_of
+
 Augmentation = Callable[..., Tensor]
 
 # In torchvision's order: RandAugment and TrivialAugment draw from all but the last one.
@@ -149,8 +151,7 @@ def augmentation_of(name: str) -> Augmentation:
         except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(f"augmentation={name} cannot be imported: {error}") from error
         return own
-    if name not in AUGMENTATIONS:
-        raise ValueError(f"augmentation={name} is unknown: choose one of {', '.join(AUGMENTATIONS)}")
+    one_of("augmentation", name, AUGMENTATIONS)
     return AUGMENTATIONS[name]
 
 

@@ -5,7 +5,7 @@ Each check raises ValueError with one line that names the setting.
 
 import difflib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from fractions import Fraction
 from math import isfinite
 from pathlib import Path
@@ -48,6 +48,13 @@ def reachable(path: str | os.PathLike[str]) -> Path:
     except (OSError, RuntimeError) as error:  # too long, not ours to enter, or the home of somebody unknown
         raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return place
+
+
+def one_of(name: str, value: Any, known: Collection[Any], more: str = "") -> None:
+    """ValueError naming `name` unless `value` is one of `known`; `more` says what else the line offers."""
+    if value not in known:
+        listed = ", ".join(map(str, known))
+        raise ValueError(f"{name}={value} is unknown: choose one of {listed}{more}{nearest(str(value), map(str, known))}")
 
 
 def nearest(word: str, names: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from fairat_lightning.config.compose import compose_classifier
 from fairat_lightning.pretrained import is_pretrained
 from fairat_lightning.record.atomic_write import try_place
 from fairat_lightning.record.reader import run_folder, weights_file
-from fairat_lightning.settings import SCORES, reachable, switch
+from fairat_lightning.settings import SCORES, one_of, reachable, switch
 
 
 def main(words: list[str]) -> None:
@@ -21,8 +21,7 @@ def main(words: list[str]) -> None:
 
 def _destination(cfg: DictConfig) -> Path:
     """The file to write: a new one, or another than the checkpoint that may be replaced. ValueError for wrong words."""
-    if cfg.select not in SCORES:
-        raise ValueError(f"select={cfg.select} is unknown: choose one of {', '.join(SCORES)}")
+    one_of("select", cfg.select, SCORES)
     switch("overwrite", cfg.overwrite)
     if cfg.to is not None and (not isinstance(cfg.to, str) or not cfg.to):
         raise ValueError(f"to={cfg.to} must be a path")

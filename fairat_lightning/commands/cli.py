@@ -69,7 +69,8 @@ def fairat() -> None:
         runpy.run_module(module, run_name="__main__", alter_sys=True)  # so that other processes are started by its name
         return
     if name and name not in ("-h", "--help"):
-        refuse(f"there is no command {name}: choose one of {', '.join(COMMANDS)}{nearest(name, COMMANDS)}")
+        like = f"; did you mean fairat train {name}?" if "=" in name else nearest(name, COMMANDS)
+        refuse(f"there is no command {name}: choose one of {', '.join(COMMANDS)}{like}")
     print("fairat COMMAND [key=value ...]: image classifiers that are adversarially robust for every class\n")
     for command, what in COMMANDS.items():
         print(f"  fairat {command:10} {what}")

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
+from fairat_lightning.config.trainer_keys import INSTEAD, UNSUPPORTED
+from fairat_lightning.config.words import CONF
 from fairat_lightning.record.environment import install
 from fairat_lightning.running.signals import TOLD, leave_next, listen
 from fairat_lightning.settings import nearest, nearest_key
@@ -32,7 +34,7 @@ class Stop(SystemExit):
 def ending() -> Iterator[None]:
     """Around a command: a signal ends it with a line, and a reader of what it prints that has gone (`| head`) with none."""
     listen(_told)
-    code: Any = os.EX_TEMPFAIL  # where it was stopped in the middle
+    code: Any = 0 if {"-h", "--help"} & set(sys.argv) else os.EX_TEMPFAIL  # where it was stopped in the middle
     try:
         try:
             yield
@@ -75,6 +77,9 @@ def explanation(error: Exception | str, keys: Iterable[str] = ()) -> str:
     error = behind(error) if isinstance(error, Exception) else error
     line = reworded(str(error))
     if found := re.match(r"Could not override '(.+?)'", str(error)):
+        group, _, name = found[1].partition(".")
+        if group == "trainer" and (instead := (UNSUPPORTED | INSTEAD).get(name)):
+            return f"{found[1]} is not yours to set: {instead}"
         if options := _options_with(found[1]):
             return f"there is no key {found[1]} here: it goes with {', '.join(options)}"
         cause = getattr(error, "__cause__", None)  # OmegaConf's, which knows the configuration
@@ -84,10 +89,10 @@ def explanation(error: Exception | str, keys: Iterable[str] = ()) -> str:
 
 def _options_with(key: str) -> list[str]:
     """The options of its group that have a key, as words of the command."""
-    from fairat_lightning.config.compose import CONF
-
     group, _, name = key.partition(".")
     files = sorted((CONF / group).glob("*.yaml")) if group.isidentifier() else []
+    if group == "logger":  # each logger has its own place there
+        return [f"{group}={file.stem}" for file in files if file.stem == name.partition(".")[0]]
     return [f"{group}={file.stem}" for file in files if re.search(rf"(?m)^{re.escape(name)}:", file.read_text())]
 
 
@@ -129,6 +134,11 @@ def reworded(text: str) -> str:
         if found[1] == "hydra/launcher" and missing and found[2].startswith(missing):
             return f"{found[1]}={found[2]} is not installed: {install('sweeps')}"
         return f"{found[1]}={found[2]} is unknown: choose one of {', '.join(options)}{nearest(found[2], options)}"
+    if found := re.match(r"(?s)In '\w+': Could not load '(\w+)/(\w+)'", text):  # one of a list of options
+        options = sorted(file.stem for file in (CONF / found[1]).glob("*.yaml"))
+        return f"{found[1]}: {found[2]} is unknown: choose one of {', '.join(options)}{nearest(found[2], options)}"
+    if found := re.match(r"(?s)Could not append to config. An item is already at '(.+?)'", text):
+        return f"{found[1]} has a value: set it without the +"
     if re.match(r"Config group override must be a string|argument of type '\w+' is not iterable", text):
         return "a group was given something else than the name of one of its options, group=NAME: --help lists them"
     if "override_grammar" in text:

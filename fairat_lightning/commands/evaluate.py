@@ -3,7 +3,7 @@
 from omegaconf import DictConfig
 
 from fairat_lightning.config.compose import compose_classifier
-from fairat_lightning.settings import seed_number, switch, whole
+from fairat_lightning.settings import one_of, seed_number, switch, whole
 
 SPLITS = ("test", "val", "train")
 
@@ -31,11 +31,9 @@ def _check(cfg: DictConfig) -> None:
         raise ValueError("in_full goes with samples_per_class and without classes: it adds to a sample of every class")
     if cfg.samples_in_full is not None and (cfg.in_full is None or cfg.samples_in_full < cfg.samples_per_class):
         raise ValueError("samples_in_full goes with in_full: so many images of each of its classes, samples_per_class or more")
-    if cfg.split not in SPLITS:
-        raise ValueError(f"split={cfg.split} is unknown: choose one of {', '.join(SPLITS)}")
+    one_of("split", cfg.split, SPLITS)
     if cfg.to is not None and (not isinstance(cfg.to, str) or not cfg.to):
         raise ValueError(f"to={cfg.to} must be a path")
     if not isinstance(cfg.name, str) or not cfg.name or "/" in cfg.name or cfg.name.startswith(".") or len(cfg.name) > 100:
         raise ValueError(f"name={cfg.name} must be a plain name, of 100 letters at most")
-    if cfg.device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device={cfg.device} is unknown: choose auto, cpu or cuda")
+    one_of("device", cfg.device, ("auto", "cpu", "cuda"))

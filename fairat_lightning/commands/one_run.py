@@ -1,7 +1,7 @@
 """One run of a composed configuration, for every command that trains: what goes wrong is one line and an exit code."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,23 +11,37 @@ from omegaconf import DictConfig, OmegaConf
 
 from fairat_lightning.commands.errors import Stop, refuse
 from fairat_lightning.config.compose import WRONG_INPUT, resolved
+from fairat_lightning.record.writer import shorter
 from fairat_lightning.settings import switch
 
 MEAN = ("model.mean=", "model.std=")
 
 
-def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequence[Any] = ()) -> None:
-    """One run of the composed configuration in `folder`, which need not exist yet; `callbacks` come after all others."""
-    from fairat_lightning.running.errors import explain
+def prepared(cfg: DictConfig, folder: Path, words: Iterable[str], command: str | None = None) -> Any:
+    """The training of the composed configuration in `folder`, as `training.run.prepare` gives it; `words` are the user's own."""
     from fairat_lightning.running.machine import slow_precision
     from fairat_lightning.running.terminal import say
     from fairat_lightning.training import run as runs  # torch and Lightning take seconds to import: not for --help
 
+    switch("overwrite", cfg.overwrite)
+    given = any(word.lstrip("+").startswith(MEAN) for word in words)
+    whole = OmegaConf.create(resolved(cfg))
+    if (begun := shorter(folder, resolved(cfg))) is not None:
+        print(f"{begun} is this run with fewer epochs: hydra.run.dir={begun} would go on from there. This one begins anew.")
+    training = runs.prepare(whole, folder, overwrite=cfg.overwrite, mean_given=given, command=command)
+    if training is not None and training.resume is None and (warning := slow_precision(cfg)) is not None:
+        say(training.trainer, warning)  # a run that has begun keeps its precision
+    return training
+
+
+def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequence[Any] = ()) -> None:
+    """One run of the composed configuration in `folder`, which need not exist yet; `callbacks` come after all others."""
+    from fairat_lightning.running.errors import explain
+    from fairat_lightning.training import run as runs
+
     try:
-        switch("overwrite", cfg.overwrite)
         words = (cfg.hydra if "hydra" in cfg else HydraConfig.get()).overrides.task  # hydra.main takes it out of a job's
-        given = any(word.lstrip("+").startswith(MEAN) for word in words)
-        training = runs.prepare(OmegaConf.create(resolved(cfg)), folder, overwrite=cfg.overwrite, mean_given=given)
+        training = prepared(cfg, folder, words)
         if training is not None and sweep and training.trainer.world_size > 1:
             raise ValueError(
                 "a sweep or search over several processes would begin every training in each: run its jobs one by one"
@@ -38,8 +52,6 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequen
         print("This run is finished: overwrite=true runs it anew.\n")
         runs.show(folder)
         return
-    if training.resume is None and (warning := slow_precision(cfg)) is not None:  # a run that has begun keeps its precision
-        say(training.trainer, warning)
     cast(Any, training.trainer).callbacks.extend(callbacks)
     try:
         runs.execute(training)

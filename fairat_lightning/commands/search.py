@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from fairat_lightning.commands.one_run import run
 from fairat_lightning.config.compose import compose_training
 from fairat_lightning.config.home import VERBATIM
+from fairat_lightning.config.words import first_part, meant_root, roots
 from fairat_lightning.record.environment import install
 from fairat_lightning.record.reader import read_facts, read_history
 from fairat_lightning.record.secrets import redacted
@@ -36,6 +37,9 @@ def main(words: list[str]) -> None:
     rest = [o for o in overrides if o.key_or_group not in DEFAULTS]
     varied = {str(o.key_or_group): o for o in rest if o.is_sweep_override()}
     fixed = [str(o.input_line) for o in rest if not o.is_sweep_override()]
+    for key in (str(o.key_or_group) for o in rest):
+        if first_part(key) not in roots("config"):
+            raise ValueError(f"there is no key {key}{meant_root(key, [*OWN, *roots('config')])}")
     if not varied:
         raise ValueError("nothing varies: give a key a range, such as 'method.radius=interval(0.05,1)'")
     if taken := next((o.key_or_group for o in rest if o.key_or_group in ("seed", "overwrite", "hydra.run.dir")), None):

@@ -151,8 +151,9 @@ def show(jobs: Sequence[Ended]) -> None:
         print(f"{100 * score:10.1f}  {100 * clean:5.1f}  {100 * average:7.1f}  {100 * worst:5.1f}   {ended.words}")
     for ended in sorted((ended for ended in jobs if ended.code), key=lambda ended: ended.code != os.EX_TEMPFAIL):
         state = "stopped" if ended.code == os.EX_TEMPFAIL else "failed"
-        more = f" (log: {short(ended.log)})" if ended.log else ""
-        print(f"{state:>10}  {ended.words}: {ended.line}{more}")
+        there = ended.folder if ended.folder is not None and ended.folder.is_dir() else None
+        more = f" (log: {short(ended.log)})" if ended.log else f" (in {short(there)})" if there else ""
+        print(f"{state:>10}  {ended.words}: {ended.line.removeprefix(f'{ended.words}: ')}{more}")
     if len(done) > 1 and (first := done[0][-1].folder):
         print(f"The first run of the table: {short(first)}")
     sys.stdout.flush()

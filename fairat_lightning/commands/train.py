@@ -14,7 +14,7 @@ from fairat_lightning.commands.errors import ending, refuse
 from fairat_lightning.commands.one_run import run
 from fairat_lightning.config.compose import CONF, as_begun, compose_training
 from fairat_lightning.config.home import expanded
-from fairat_lightning.config.words import with_config_dir, with_own_parts
+from fairat_lightning.config.words import roots, with_config_dir, with_own_parts
 from fairat_lightning.settings import nearest
 
 FLAGS = {
@@ -27,6 +27,11 @@ FLAGS = {
 @ending()
 def main() -> None:
     """Compose the configuration with Hydra and run it; wrong input is one line and exit code 2."""
+    flags = [word for word in sys.argv[1:] if word.startswith("-")]
+    if unknown := [flag for flag in flags if flag.partition("=")[0] not in FLAGS]:
+        key, given, value = unknown[0].lstrip("-").partition("=")
+        like = f"; did you mean {key}={value if given else 'VALUE'}?" if key in roots("config") else nearest(unknown[0], FLAGS)
+        refuse(f"there is no flag {unknown[0]}: --help and --hydra-help list them; a value is given as key=value{like}")
     try:
         words = expanded(sys.argv[1:])
         if not {"-h", "--help"} & set(words):  # Hydra lists the options of its own flag alone
@@ -34,9 +39,6 @@ def main() -> None:
     except ValueError as error:
         refuse(error)
     flags = [word for word in words if word.startswith("-")]
-    if unknown := [flag for flag in flags if flag.partition("=")[0] not in FLAGS]:
-        like = nearest(unknown[0], FLAGS)
-        refuse(f"there is no flag {unknown[0]}: --help and --hydra-help list them; a value is given as key=value{like}")
     if flags and set(flags) <= {"-m", "--multirun"}:
         from fairat_lightning.commands.sweep import sweep
 

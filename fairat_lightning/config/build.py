@@ -3,36 +3,36 @@
 import inspect
 import pkgutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from fairat_lightning.attacks import PGD
 from fairat_lightning.averaging import Averaging
 from fairat_lightning.awp import AWP
-from fairat_lightning.config.compose import plain
+from fairat_lightning.config.compose import CONF, plain
 from fairat_lightning.config.loading import Loaded, load_trained
 from fairat_lightning.config.normalisation import Normalisation
 from fairat_lightning.config.targets import allowed, stored
 from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.head import BalancedHead
 from fairat_lightning.models import Normalized
-from fairat_lightning.models.checked_logits import Checked
+from fairat_lightning.models.checked_logits import tried
 from fairat_lightning.models.logits import picking
 from fairat_lightning.models.weights import set_normalisation
 from fairat_lightning.objectives import AT
 from fairat_lightning.optim import scheduled
 from fairat_lightning.record.environment import install
 from fairat_lightning.record.reader import run_folder
+from fairat_lightning.settings import nearest, number
 
 OURS = ("suggests", "suite")  # keys that the configuration keeps beside a constructor's
 PACKAGE_PREFIX = "fairat_lightning."
@@ -40,6 +40,7 @@ RECIPES = ("fairat_lightning.optim.multistep", "fairat_lightning.optim.onecycle"
 PART_OF: dict[str, type] = {  # what a part must be
     **{"data": DataModule, "attack": PGD, "objective": AT, "awp": AWP, "averaging": Averaging, "head": BalancedHead},
 }
+NUMBERS = {"lr", "weight_decay", "momentum"}  # of an optimiser, whichever it is
 PATHS = ("teacher",)  # keys whose path is loaded first: the constructor gets what lies there
 
 
@@ -48,12 +49,20 @@ def build_part(cfg: DictConfig, group: str, instead: Mapping[str, str] | None = 
     node = {key: value for key, value in (cfg[group] or {}).items() if key not in OURS}
     if not node:
         raise ValueError(f"{group}=none chooses nothing: choose an option of {group}")
-    part = build_node(node, group, instead, **values)
     wanted = PART_OF.get(group)
+    with suppress(ImportError, AttributeError, ValueError):  # which is named where it is called
+        found = pkgutil.resolve_name(str(node.get("_target_")))
+        if wanted is not None and inspect.isclass(found) and not issubclass(found, wanted):
+            raise TypeError(_no_subclass(group, node, found.__name__, wanted))
+    part = build_node(node, group, instead, **values)
     if wanted is not None and not isinstance(part, wanted):
-        what = f"{wanted.__module__}.{wanted.__name__}"
-        raise ValueError(f"{group}._target_={node['_target_']} gives {type(part).__name__}: it must be a subclass of {what}")
+        raise ValueError(_no_subclass(group, node, type(part).__name__, wanted))
     return part
+
+
+def _no_subclass(group: str, node: Mapping[Any, Any], name: str, wanted: type) -> str:
+    what = f"{wanted.__module__}.{wanted.__name__}"
+    return f"{group}._target_={node['_target_']} gives {name}: it must be a subclass of {what}"
 
 
 def build_node(node: Mapping[Any, Any], group: str, instead: Mapping[str, str] | None = None, /, **values: Any) -> Any:
@@ -72,7 +81,21 @@ def build_node(node: Mapping[Any, Any], group: str, instead: Mapping[str, str] |
         raise ValueError(f"{group}.{key}={node[key]} is not yours to set{way_out}")
     with naming(group):
         rest = {key: value for key, value in node.items() if key not in PATHS}
+        _refuse_unknown(rest, group)
         return instantiate(rest, _partial_=True, _convert_="all")(**values)
+
+
+def _refuse_unknown(node: Mapping[Any, Any], group: str) -> None:
+    """ValueError for a key that the constructor does not take, with the one that was perhaps meant."""
+    try:
+        takes = inspect.signature(pkgutil.resolve_name(str(node["_target_"]))).parameters
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return  # which is named where it is called
+    if any(value.kind is inspect.Parameter.VAR_KEYWORD for value in takes.values()):
+        return
+    if unknown := [str(key) for key in node if not str(key).startswith("_") and key not in takes]:
+        like = nearest(unknown[0], [name for name in takes if name != "self"]).replace("mean ", f"mean {group}.")
+        raise ValueError(f"{group}.{unknown[0]} is no key of {node['_target_']}{like}")
 
 
 def network(cfg: DictConfig, data: DataModule) -> Any:
@@ -111,28 +134,12 @@ def foreign_network(cfg: DictConfig, data: DataModule) -> Normalized:
         raise ValueError(f"model: {name} cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(net, nn.Module):
         raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}, not a torch.nn.Module")
-    pick, _ = picking(net, front.get("logits"))
+    pick, _ = picking(net, front.get("logits"), data.num_classes)
     whole = Normalized(net.float(), front.get("mean", [0.0]), front.get("std", [1.0]), in_channels=data.channels)
-    try_network(whole, data)
+    tried(whole, as_float(data.test.pixels[:2]), data.num_classes, hint="; model.logits= says where they are", steady=False)
     if pick.found is not None and "logits" not in front:
         print(f"The network returns more than logits: those at {pick.found} are taken; model.logits= says otherwise.", flush=True)
     return whole
-
-
-@torch.no_grad()
-def try_network(net: nn.Module, data: DataModule) -> tuple[Tensor, Tensor]:
-    """The logits of two test images, twice, in eval mode; ValueError for what is no classifier of such images."""
-    images, training = as_float(data.test.pixels[:2]), net.training
-    try:
-        first, second = (Checked(net.eval(), data.num_classes)(images) for _ in range(2))
-    except ValueError:
-        raise
-    except Exception as error:  # whatever its layers raise
-        shape, reason = tuple(images.shape[1:]), (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"the network does not take images of shape {shape}: {reason}") from error
-    finally:
-        net.train(training)
-    return first, second
 
 
 def optimiser(cfg: DictConfig) -> Any:
@@ -143,6 +150,8 @@ def optimiser(cfg: DictConfig) -> Any:
         raise ValueError(f"schedule= goes with optim=sgd, optim=adamw or an optimiser of your own: optim={own} has its schedule")
     if not recipe and not has_schedule:
         raise ValueError("schedule=none with an optimiser that has none: choose constant, cosine, multistep or onecycle")
+    for key in NUMBERS & cfg.optim.keys():
+        number(f"optim.{key}", cfg.optim[key])
     optim = instantiate(cfg.optim, _partial_=True, _convert_="all")
     if not recipe:
         optim = partial(scheduled, optimizer=optim, schedule=instantiate(cfg.schedule, _partial_=True, _convert_="all"))
@@ -156,7 +165,10 @@ def loggers(cfg: DictConfig, folder: Path) -> list[Any]:
     for name, node in (cfg.get("logger") or {}).items():
         if not OmegaConf.is_dict(node) or "_target_" not in node:
             raise ValueError(f"logger.{name} is no logger: logger.NAME.key=value sets the values of logger=NAME")
-        takes = inspect.signature(pkgutil.resolve_name(str(node._target_))).parameters
+        try:
+            takes = inspect.signature(pkgutil.resolve_name(str(node._target_))).parameters
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
+            raise ValueError(f"logger.{name}._target_={node._target_} cannot be imported: {error}") from error
         values: dict[str, Any] = {"save_dir": folder} if "save_dir" in takes and node.get("save_dir") is None else {}
         if "name" in takes and node.get("name") is None:
             values["name"] = folder.name
@@ -211,7 +223,8 @@ def naming(group: str) -> Iterator[None]:
     try:
         yield
     except TypeError as error:
-        raise ValueError(f"{group}: {error}; see the keys of each option in conf/{group}/, and what a recipe sets") from error
+        where = f"; see the keys of each option in conf/{group}/, and what a recipe sets" if (CONF / group).is_dir() else ""
+        raise ValueError(f"{group}: {error}{where}") from error
     except ModuleNotFoundError as error:
         if "tensorboard" in str(error):
             raise ValueError(f"{group}: TensorBoard is not installed: {install('tensorboard')}") from error

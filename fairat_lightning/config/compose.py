@@ -18,13 +18,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from fairat_lightning.config.targets import allowed, stored
-from fairat_lightning.config.words import parse_word, with_own_parts
+from fairat_lightning.config.words import CONF, parse_word, with_own_parts
 from fairat_lightning.record.identity import formerly, identity
 from fairat_lightning.record.reader import check_checkpoint, read_config, run_folder
 from fairat_lightning.settings import nearest_key, seed_number
 
-PACKAGE = Path(__file__).resolve().parent.parent
-CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # installed, and in a checkout
 NOT_IDENTITY = ("hydra", "overwrite")
 AUTOMATIC = ("32-true", "bf16-mixed")  # the precisions that `precision` chooses from
 TRAINED = "a run folder, checkpoint, state dict or pretrained:NAME"
@@ -88,7 +86,7 @@ def compose_classifier(
     None where there is no checkpoint, because the network is in memory.
     Raises what WRONG_INPUT lists.
     """
-    parsed = [(word, parse_word(word)) for word in with_own_parts(words)]
+    parsed = [(word, parse_word(word)) for word in with_own_parts(words, name)]
     given = {o.key_or_group: (word, o.value()) for word, o in parsed}
     run = run_folder(given["checkpoint"][1]) if "checkpoint" in given else None
     own_class = "model._target_" in given

@@ -12,10 +12,11 @@ from fairat_lightning.config.compose import compose_training, resolved
 from fairat_lightning.config.home import expanded
 from fairat_lightning.config.loading import load_trained
 from fairat_lightning.config.normalisation import NONE, meant
-from fairat_lightning.config.targets import stored
+from fairat_lightning.config.targets import allowed, check_targets, prefixes, stored
 from fairat_lightning.config.words import with_config_dir
 from fairat_lightning.data import DataModule
 from fairat_lightning.models import Normalized
+from fairat_lightning.models.logits import Place, picking
 from fairat_lightning.models.weights import fitted, load_weights, set_normalisation, stored_channels
 from fairat_lightning.record.reader import read_config, read_metrics, run_folder, weights_file
 
@@ -24,9 +25,10 @@ def load_run(
     path: str | Path,
     *,
     model: nn.Module | None = None,
-    data: Sequence[str] | str | Path | None = None,
+    data: DataModule | Sequence[str] | str | Path | None = None,
     normalisation: Any = None,
     key: str | None = None,
+    logits: Place = None,
     allow: Sequence[str] = (),
 ) -> Normalized:
     """A trained network in eval mode: images (B,C,H,W) in [0,1] go in, logits (B,classes) come out.
@@ -34,14 +36,18 @@ def load_run(
     Of a run folder, its checkpoint, or `pretrained:NAME`: `.classes` are the names, `.eps` and `.norm` the threat model it was
     trained under. `allow` lists prefixes of classes of your own, as `allow=` of the commands.
 
-    Any other file needs `model`, the network without its weights; `key` says which set of them, where the file holds several.
-    How it normalises its images the file says, or `normalisation` ("none", "cifar10", [mean, std]), or the clean accuracy on
-    `data` (see `load_data`) decides; `.eps` and `.norm` are None.
+    Any other file needs `model`, the network without its weights; `key` says which set of them, where the file holds several, and
+    `logits` where these are in what the network returns (see `benchmark`). How it normalises its images the file says, or
+    `normalisation` ("none", "cifar10", [mean, std]), or the clean accuracy on `data` (see `load_data`) decides; `.eps` and
+    `.norm` are None.
     """
     run = run_folder(path)
     if run is None:
-        return foreign_run(str(path), model, data, normalisation, key)
-    cfg = OmegaConf.create(stored(run, ["model", "data", "attack"], list(allow)))
+        return foreign_run(str(path), model, data, normalisation, key, logits)
+    of_others = {"model": model, "data": data, "normalisation": normalisation, "key": key, "logits": logits}
+    if given := [name for name, value in of_others.items() if value is not None]:
+        raise ValueError(f"{given[0]}= goes with a file of others: {path} is of fairat_lightning, which says all of it itself")
+    cfg = OmegaConf.create(stored(run, ["model", "data", "attack"], prefixes(allow)))
     metrics = read_metrics(run)
     names = list(next(iter(metrics.values()))["per_class"]) if metrics else (read_config(run) or {}).get("classes")
     size = cfg.data.get("image_size")
@@ -57,15 +63,19 @@ def load_run(
     return net.eval()
 
 
-def foreign_run(path: str, model: Any, data: Any, normalisation: Any, key: str | None) -> Normalized:
+def foreign_run(path: str, model: Any, data: Any, normalisation: Any, key: str | None, logits: Place) -> Normalized:
     """`load_run` of a file of others."""
     weights_file(path)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{path} is no run of fairat_lightning: give model=, the network that its weights are of")
     cfg = OmegaConf.create({"model": {"mean": [0.0], "std": [1.0]}, "data": {}})
-    if data is not None:
+    of_data = data if isinstance(data, DataModule) else None
+    if of_data is not None:
+        of_data.prepare()
+    elif data is not None:
         cfg.data = _data_config(data)
-    of_data = None if data is None else _prepared(cfg)
+        of_data = _prepared(cfg)
+    pick, _ = picking(model, logits, None if of_data is None else of_data.num_classes)
     convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     channels = of_data.channels if of_data is not None else convolution.in_channels if convolution is not None else None
     net = Normalized(model, *(meant(normalisation) if normalisation is not None else NONE), in_channels=channels)
@@ -79,6 +89,8 @@ def foreign_run(path: str, model: Any, data: Any, normalisation: Any, key: str |
     else:
         loaded = load_trained(net, path, cfg, of_data, key=key, given=normalisation is not None)
         print("\n".join(loaded.lines), flush=True)
+    if pick.found is not None and logits is None:
+        print(f"The network returns more than its logits: those at {pick.found} are taken; logits= says otherwise.", flush=True)
     net.classes = list(of_data.classes) if of_data is not None else None  # type: ignore[assignment]
     net.eps = net.norm = None  # type: ignore[assignment]
     return net.eval()
@@ -101,7 +113,9 @@ def _prepared(cfg: Any) -> DataModule:
 
 def _data_config(source: str | Path | Sequence[str]) -> Any:
     if not isinstance(source, str | Path):
-        return resolved(compose_training(with_config_dir(expanded(source)))[0])["data"]
+        cfg = resolved(compose_training(with_config_dir(expanded(source)))[0])
+        check_targets(cfg["data"], allowed(OmegaConf.create(cfg)))
+        return cfg["data"]
     run = run_folder(source)
     if run is None:
         raise ValueError(f"{source} is no run folder; overrides are a list: load_data(['data=cifar10'])")

@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from fairat_lightning.record.reader import read_config
+from fairat_lightning.settings import nearest
 
 OURS_TO_CALL = tuple(
     f"fairat_lightning.{name}."
@@ -34,32 +35,47 @@ TARGETS = (*OURS_TO_CALL, "torch.nn.", "torch.optim.", "torchvision.models.", "t
 LIGHTNING = ("lightning.Trainer", *(f"lightning.pytorch.{name}." for name in ("callbacks", "loggers", "profilers", "strategies")))
 
 
-def check_targets(node: Any, allow: Sequence[str] = (), base: Sequence[str] = (*TARGETS, *LIGHTNING)) -> None:
-    """Raise ValueError for a `_target_` anywhere in `node` that begins with none of `base` and `allow`, or is from elsewhere."""
+def check_targets(node: Any, allow: Sequence[str] = (), base: Sequence[str] = (*TARGETS, *LIGHTNING), where: str = "") -> None:
+    """Raise ValueError for a `_target_` anywhere in `node` that begins with none of `base` and `allow`, is from elsewhere or does
+    not exist; `where` is the key of `node`.
+    """
     if isinstance(node, dict):
         if "_target_" in node:
-            _check_target(str(node["_target_"]), (*base, *allow))
-        node = list(node.values())
+            _check_target(str(node["_target_"]), (*base, *allow), f"{where}._target_".lstrip("."))
+        for key, child in node.items():
+            check_targets(child, allow, base, f"{where}.{key}".lstrip("."))
     if isinstance(node, list):
         for child in node:
-            check_targets(child, allow, base)
+            check_targets(child, allow, base, where)
 
 
-def _check_target(target: str, prefixes: tuple[str, ...]) -> None:
+def _check_target(target: str, prefixes: tuple[str, ...], where: str) -> None:
     fits = tuple(prefix for prefix in prefixes if prefix not in OURS_TO_CALL) if target.startswith(PIECES) else prefixes
     if not target.startswith(fits):
         others = sorted({prefix.rstrip(".") for prefix in prefixes if prefix not in (*OURS_TO_CALL, *LIGHTNING)})
         parts = ", ".join(["a part of fairat_lightning", *(["Lightning's"] if LIGHTNING[0] in prefixes else []), *others])
         package = target.partition(".")[0]
         own = f"; allow=[{package}.] allows your own" if package != "fairat_lightning" else ""
-        raise ValueError(f"_target_={target} is not allowed here: it must be {parts}{own}")
+        raise ValueError(f"{where}={target} is not allowed here: it must be {parts}{own}")
     try:
         found = pkgutil.resolve_name(target)
-    except Exception:  # the import of whatever is named; hydra says what is wrong with it when it is called
+    except Exception:  # the import of whatever is named
+        _refuse_missing(target, where)
         return
     home = getattr(found, "__module__", None) or type(found).__module__
     if home.partition(".")[0] != target.partition(".")[0]:
-        raise ValueError(f"_target_={target} is not allowed: it is of {home}, which that module has only imported")
+        raise ValueError(f"{where}={target} is not allowed: it is of {home}, which that module has only imported")
+
+
+def _refuse_missing(target: str, where: str) -> None:
+    """ValueError where the module of `target` has no such name; other faults of an import are named where it is called."""
+    module, _, name = target.rpartition(".")
+    try:
+        known = vars(pkgutil.resolve_name(module))
+    except Exception:
+        return
+    names = [other for other in known if not other.startswith("_")]
+    raise ValueError(f"{where}={target} does not exist: {module} has no {name}{nearest(name, names)}")
 
 
 def stored(run: Path, groups: Sequence[str], allow: Sequence[str] = ()) -> dict[str, Any]:
@@ -86,8 +102,13 @@ def stored(run: Path, groups: Sequence[str], allow: Sequence[str] = ()) -> dict[
 
 def allowed(cfg: DictConfig) -> list[str]:
     """What the user of a command allows besides, by `allow=[mypackage.]`."""
-    allow = cfg.get("allow")
-    if not OmegaConf.is_list(allow) or not all(isinstance(prefix, str) and prefix.endswith(".") for prefix in allow):
+    return prefixes(cfg.get("allow"))
+
+
+def prefixes(allow: Any) -> list[str]:
+    """`allow`, a list of prefixes that end in a dot; ValueError for anything else: a text would be a list of letters."""
+    listed = OmegaConf.is_list(allow) or isinstance(allow, list | tuple)
+    if not listed or not all(isinstance(prefix, str) and prefix.endswith(".") for prefix in allow):
         raise ValueError(f"allow={allow} must be a list of prefixes that end in a dot: allow=[mypackage.]")
     if allow and os.getcwd() not in sys.path:  # the console script's own folder is there instead
         sys.path.append(os.getcwd())

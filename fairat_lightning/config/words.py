@@ -1,13 +1,19 @@
 """The words of a command before Hydra composes them: own folders of options, and own parts."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from fairat_lightning.settings import nearest
+
+PACKAGE = Path(__file__).resolve().parent.parent
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # installed, and in a checkout
 FLAGS = ("--config-dir", "-cd")
 WITH_CUSTOM = (
     "data",
@@ -49,17 +55,71 @@ def _taken_out(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     return folders, others
 
 
-def with_own_parts(words: Sequence[str]) -> list[str]:
+def with_own_parts(words: Sequence[str], name: str = "config") -> list[str]:
     """Where GROUP._target_ is given and no option of GROUP: the option `custom`, which has no values but those that are given.
 
-    `model._target_=mypackage.Net model.depth=3` is `model=custom model._target_=mypackage.Net ++model.depth=3`.
+    `model._target_=mypackage.Net model.depth=3` is `model=custom model._target_=mypackage.Net ++model.depth=3`. ValueError for
+    a key that `+` adds to `conf/NAME.yaml` where nobody reads it.
     """
+    _refuse_unreadable(words)
+    _refuse_unread(words, name)
     own = [group for group in WITH_CUSTOM if any(re.match(rf"\+*{group}\._target_=", word) for word in words)]
     if unnamed := [group for group in WITH_CUSTOM if f"{group}=custom" in words and group not in own]:
         raise ValueError(f"{unnamed[0]}=custom needs {unnamed[0]}._target_=mypackage.Name, and allow=[mypackage.]")
     own = [group for group in own if not any(re.match(rf"\+?{group}=", word) for word in words)]
     new = re.compile(rf"({'|'.join(own)})\.[^=]+=")
     return [*(f"{group}=custom" for group in own), *(f"++{word}" if own and new.match(word) else word for word in words)]
+
+
+def _refuse_unreadable(words: Sequence[str]) -> None:
+    """ValueError that names the word which Hydra's grammar does not take, and how it is written."""
+    for before, word in zip(["", *words], words, strict=False):
+        key, given, value = word.partition("=")
+        if word.startswith(("-", "~")) or before.startswith("-"):  # a flag, or its value
+            continue
+        try:
+            OverridesParser.create().parse_override(word)
+        except HydraException as error:
+            if not given or not key or not value and key == word:
+                how = "each word must be key=value, without spaces around the ="
+            elif re.search(r"[^\w./:%+@~-]", value) and not value.startswith(("'", '"', "[", "{")):
+                how = f"a value with such letters is put into quotes, which the shell must leave: '{key}=\"{value}\"'"
+            else:
+                how = " ".join(str(error).split())
+            raise ValueError(f"cannot read {word}: {how}") from error
+
+
+def _refuse_unread(words: Sequence[str], name: str) -> None:
+    own_groups = any(word.startswith("hydra.searchpath=") for word in words)
+    for word in words:
+        key = word.partition("=")[0]
+        first = first_part(key)
+        if key.startswith("+") and first not in roots(name) and not (own_groups and first == key.lstrip("+")):
+            raise ValueError(f"{word} adds a key that nobody reads: there is no {first} here{meant_root(key, roots(name))}")
+
+
+def first_part(key: str) -> str:
+    """What stands before the first dot of a key: its group, or itself."""
+    return re.split(r"[.@/]", key.lstrip("+"))[0]
+
+
+def meant_root(key: str, known: Iterable[str]) -> str:
+    """The end of a line that refuses a key for its first part: the key that was perhaps meant."""
+    rest = key.lstrip("+").removeprefix(first_part(key))
+    return nearest(first_part(key), known).replace("?", f"{rest}?")
+
+
+@cache
+def roots(name: str) -> frozenset[str]:
+    """The keys at the top of `conf/NAME.yaml`, and the groups that it and what it begins with compose."""
+    content = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    found = {"hydra", *(key for key in content if key != "defaults")}
+    for entry in content.get("defaults", []):
+        if isinstance(entry, dict):
+            found |= {str(group).removeprefix("override ").partition("/")[0] for group in entry}
+        elif entry != "_self_":
+            found |= roots(entry)
+    return frozenset(found)
 
 
 def parse_word(word: str) -> Override:

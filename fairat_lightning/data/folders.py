@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fairat_lightning.data.images import Images, Parts, Splits
 from fairat_lightning.data.stratified import stratified
+from fairat_lightning.settings import nearest_path
 
 Image.init()
 # Pillow knows these by name alone, or hands them to other programs.
@@ -42,6 +43,8 @@ def folder(root: Path | None, *, image_size: int | None = None) -> Parts:
         raise ValueError(f"data.root is not set: the folder set needs a folder that holds {LAYOUT}")
     if image_size is None:
         raise ValueError("data.image_size is not set: give the side in pixels that every image is brought to")
+    if not root.exists():
+        raise ValueError(f"data.root={root} does not exist{nearest_path(root)}")
     if not (root / "train").is_dir():
         raise ValueError(f"data.root={root} has no folder train: it must hold {LAYOUT}")
     skipped: Counter[str] = Counter()
@@ -109,7 +112,7 @@ def _by_class(place: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
     """The pictures of each class, both in the order of their names; hidden folders are no classes."""
     found = sorted(place.iterdir())
     names = [path.name for path in found if path.is_dir() and not path.name.startswith(".")]
-    skipped.update(_why(path, f"of no class in {place}") for path in found if path.name not in names)
+    skipped.update(_why(path, f"in {place} itself, which belong to no class") for path in found if path.name not in names)
     if wrong := [name for name in names if any("\ud800" <= letter <= "\udfff" for letter in name)]:  # Python's for other bytes
         raise ValueError(f"{place} has a class whose name is no UTF-8, {ascii(wrong[0])}: rename its folder")
     return {name: _pictures(place / name, skipped) for name in names}

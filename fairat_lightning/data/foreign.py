@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from fairat_lightning.data.module import DataModule
 
 IMAGE, LABEL = ("image", "img", "pixel_values", "x", "images"), ("label", "labels", "fine_label", "y", "target", "targets")
+ROUNDING = 1e-5  # of a division by 255, or of a resizing
 NORMALISED = "pass the images as they were before that, and normalisation= to say what the network expects"
 
 
@@ -26,9 +27,12 @@ def read_images(data: Any) -> tuple[Tensor, Tensor, list[str] | None]:
     if isinstance(data, DataModule):
         data.prepare()
         return data.test.pixels, data.test.targets, list(data.classes)
-    if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(part, "shape") for part in data):
-        return (*check_images(_tensor(data[0]), _tensor(data[1])), None)
     names = _names(data)
+    if isinstance(data, Mapping):  # columns
+        x, y = map(_tensor, _pair(data))
+        return (*check_images(x, y), names)
+    if isinstance(data, tuple | list) and len(data) == 2 and _columns(data):
+        return (*check_images(_tensor(data[0]), _tensor(data[1])), None)
     if isinstance(data, DataLoader):
         names = names or _names(data.dataset)
         items: Iterable[Any] = data
@@ -61,17 +65,14 @@ def check_images(x: Tensor, y: Tensor, num_classes: int | None = None) -> tuple[
         raise ValueError(f"images of shape {tuple(x.shape)}: (images, channels, height, width) is needed")
     if x.shape[1] not in (1, 3) and x.shape[-1] in (1, 3):
         x = x.permute(0, 3, 1, 2).contiguous()
+    if not x.numel():
+        raise ValueError(f"images of shape {tuple(x.shape)}: there is none")
+    if x.shape[1] not in (1, 2, 3, 4) and x.shape[-1] == 4:
+        raise ValueError("images of four channels, the last for transparency: convert them to RGB")
     if x.dtype != torch.uint8:
         if not x.is_floating_point():
             raise ValueError(f"images of type {x.dtype}: give uint8 in 0..255 or floating point in [0,1]")
-        low, high = (float(value) for value in torch.aminmax(x))
-        if not (low >= 0 and high <= 1):  # also for nan
-            which = (
-                "nan or infinite"
-                if not (abs(low) < float("inf") and abs(high) < float("inf"))
-                else f"from {low:.3g} to {high:.3g}"
-            )
-            raise ValueError(f"images are {which}, and must lie in [0,1]; where they were normalised, {NORMALISED}")
+        x = _in_range(x.float())
     if y.is_floating_point() or y.dtype == torch.bool:
         raise ValueError(f"labels of type {y.dtype}: whole numbers are needed, one class an image")
     if y.ndim == 2 and y.shape[1] > 1:
@@ -86,6 +87,27 @@ def check_images(x: Tensor, y: Tensor, num_classes: int | None = None) -> tuple[
         limit = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
         raise ValueError(f"labels from {low_label} to {high_label}: {limit} is needed")
     return x, y
+
+
+def _in_range(x: Tensor) -> Tensor:
+    """The images, which must lie in [0,1] up to a rounding; ValueError with what they are from and to."""
+    low, high = (float(value) for value in torch.aminmax(x))
+    if low >= 0 and high <= 1:
+        return x
+    if low >= -ROUNDING and high <= 1 + ROUNDING:
+        return x.clamp(0, 1)
+    finite = abs(low) < float("inf") and abs(high) < float("inf")  # not so for nan
+    which = f"from {low:.6g} to {high:.6g}" if finite else "nan or infinite"
+    raise ValueError(f"images are {which}, and must lie in [0,1]; where they were normalised, {NORMALISED}")
+
+
+def _columns(data: Sequence[Any]) -> bool:
+    """Whether a pair is images and labels, and no two rows: two arrays, or a tuple of as many images as labels."""
+    images, labels = data
+    if all(hasattr(part, "shape") for part in data):
+        return True
+    lists = isinstance(data, tuple) and all(hasattr(part, "shape") or isinstance(part, list | tuple) for part in data)
+    return lists and len(images) == len(labels) and all(isinstance(v, int) or getattr(v, "ndim", 1) == 0 for v in labels)
 
 
 def _pair(item: Any) -> tuple[Any, Any]:
@@ -106,10 +128,12 @@ def _tensor(value: Any) -> Tensor:
         return value.detach().cpu()
     if isinstance(value, list | tuple) and value and not isinstance(value[0], int | float):
         return torch.stack([_tensor(part) for part in value])
-    array = np.asarray(value)
-    if array.dtype == object:
-        raise ValueError(f"{type(value).__name__} cannot be read as an image: give pictures, arrays or tensors")
-    found = torch.from_numpy(np.ascontiguousarray(array))
+    array = np.array(value, order="C")
+    if array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{type(value).__name__} of {array.dtype} cannot be read: give pictures or numbers, and labels as numbers"
+        )
+    found = torch.from_numpy(array)
     if hasattr(value, "getbands"):  # Pillow's
         found = found[None] if found.ndim == 2 else found.permute(2, 0, 1)
     return found

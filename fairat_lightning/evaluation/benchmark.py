@@ -2,7 +2,10 @@
 
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -10,9 +13,11 @@ from torch import Tensor, nn
 
 from fairat_lightning.config.build import build_part
 from fairat_lightning.config.compose import plain
+from fairat_lightning.data import as_float
 from fairat_lightning.evaluation.audit import Audit, Suite
 from fairat_lightning.evaluation.result import Result
 from fairat_lightning.evaluation.run import record_findings, run_suite
+from fairat_lightning.models.checked_logits import tried
 from fairat_lightning.record.fingerprint import fingerprint
 from fairat_lightning.record.writer import open_evaluation
 
@@ -23,22 +28,46 @@ DOUBT = (
 )
 
 
-@torch.no_grad()
 def width_of(net: nn.Module, pixels: Tensor, device: str) -> int:
-    """How many classes the network tells apart; ValueError where it returns no logits for such images."""
-    x = pixels[:2].to(device)
-    x = x / 255 if x.dtype == torch.uint8 else x
+    """How many classes the network tells apart; ValueError where it is no classifier of such images, or cannot be attacked."""
+    with torch.inference_mode(False), kept_as_it_is(net, device), torch.enable_grad():
+        x = as_float(pixels[:2].clone().to(device))
+        width = tried(net.to(device), x, hint=", see logits=").shape[1]
+        try:
+            gradient = torch.autograd.grad(net.eval()(x.requires_grad_()).sum(), x, allow_unused=True)[0]
+        except RuntimeError:
+            gradient = None
+        if gradient is None:
+            raise ValueError("the network's logits have no gradient by its images (is one detached?): it cannot be attacked")
+    return width
+
+
+class InTypeOf(nn.Module):
+    """`net`, which is given its images in the type of its weights."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+        self.dtype = next((weight.dtype for weight in net.parameters() if weight.is_floating_point()), torch.float32)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.net(x.to(self.dtype))
+
+
+@contextmanager
+def kept_as_it_is(net: nn.Module, device: str) -> Iterator[None]:
+    """The network is its user's: its modes, its device and which of its weights have gradients are given back."""
+    modes = [(module, module.training) for module in net.modules()]
+    before = next((weight.device for weight in net.parameters()), torch.device(device))
+    gradients = [(weight, weight.requires_grad) for weight in net.parameters()]
     try:
-        logits = net(x)
-    except ValueError:
-        raise
-    except Exception as error:  # whatever its layers raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"the network does not take images of shape {tuple(pixels.shape[1:])}: {reason}") from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
-        what = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"the network returns {what} for {len(x)} images: logits (images, classes) are needed, see logits=")
-    return logits.shape[1]
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for weight, wanted in gradients:
+            weight.requires_grad_(wanted)
+        net.to(before)
 
 
 def benchmark(cfg: DictConfig, net: nn.Module, pixels: Tensor, labels: Tensor, classes: list[str], device: str) -> Result:
@@ -46,35 +75,25 @@ def benchmark(cfg: DictConfig, net: nn.Module, pixels: Tensor, labels: Tensor, c
     suite: Suite = build_part(cfg, "suite")
     index = torch.arange(len(labels))
     suite.check(pixels, labels, index)
-    own = net.state_dict()
+    own, of = net.state_dict(), type(next((module.net for module in net.modules() if isinstance(module, InTypeOf)), net))
     cfg = OmegaConf.merge(cfg, {})  # type: ignore[assignment]
-    cfg.model = {"class": f"{type(net).__module__}.{type(net).__qualname__}", "weights": fingerprint(own) if own else None}
+    cfg.model = {"class": f"{of.__module__}.{of.__qualname__}", "weights": fingerprint(own) if own else None}
     cfg.data = {"images": len(labels), "fingerprint": fingerprint({"pixels": pixels, "targets": labels})}
-    modes = [(module, module.training) for module in net.modules()]
-    before = next((weight.device for weight in net.parameters()), torch.device(device))
-    gradients = [(weight, weight.requires_grad) for weight in net.parameters()]
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, kept_as_it_is(net, device):
         folder = Path(place)
         header = {"config": plain(cfg), "torch": torch.__version__, **suite.versions}
         config, command = {**plain(cfg), "checkpoint": None}, "fairat_lightning.benchmark(...)"
-        try:
-            audit = Audit(
-                *(net, pixels, labels, index, classes),
-                threat=build_part(cfg, "attack"),
-                journal=open_evaluation(folder, config, header, overwrite=False, command=command),
-                batch_size=cfg.batch_size,
-                seed=cfg.seed,
-                device=device,
-            )
-            began = time.perf_counter()
-            findings = run_suite(audit, suite)
-            if "clean" in findings.metrics and findings.metrics["clean"]["average"] < NEAR_CHANCE / len(classes):
-                findings.notes.append(DOUBT)
-            record_findings(folder, cfg, audit, findings, seconds=round(time.perf_counter() - began, 1))
-        finally:  # the network is its user's
-            for module, training in modes:
-                module.training = training
-            for weight, wanted in gradients:
-                weight.requires_grad_(wanted)
-            net.to(before)
+        audit = Audit(
+            *(net, pixels, labels, index, classes),
+            threat=build_part(cfg, "attack"),
+            journal=open_evaluation(folder, config, header, overwrite=False, command=command),
+            batch_size=cfg.batch_size,
+            seed=cfg.seed,
+            device=device,
+        )
+        began = time.perf_counter()
+        findings = run_suite(audit, suite)
+        if "clean" in findings.metrics and findings.metrics["clean"]["average"] < NEAR_CHANCE / len(classes):
+            findings.notes.append(DOUBT)
+        record_findings(folder, cfg, audit, findings, seconds=round(time.perf_counter() - began, 1))
         return Result.read(folder, in_memory=True)

@@ -35,7 +35,7 @@ from fairat_lightning.record.writer import close_folder, evaluation_name, open_e
 from fairat_lightning.report import Group, Run, class_bars, class_table, eps_curve, save
 from fairat_lightning.running.machine import largest_batch
 from fairat_lightning.running.terminal import short
-from fairat_lightning.settings import reachable
+from fairat_lightning.settings import one_of, reachable
 
 WIDE = 8  # columns that fit a terminal
 MARKS = {True: "[green]passed[/]", False: "[bold red]FAILED[/]", None: "[yellow]not run[/]"}
@@ -47,13 +47,12 @@ class Busy(ValueError):
 
 def evaluate(cfg: DictConfig) -> None:
     """Evaluate what the checked configuration says, or show the evaluation if it is finished. Raises what WRONG_INPUT lists."""
-    if cfg.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda: torch finds no CUDA on this machine")
+    device_of(cfg)
     judged = load(cfg, None if cfg.overwrite else lambda run: _folder(cfg, run))
     suite: Suite = build_part(cfg, "suite")
     folder = _folder(cfg, judged.run)
     if cfg.batch_size == "auto":
-        cfg.batch_size = _largest_batch(judged, _device(cfg), folder if not cfg.overwrite else None)
+        cfg.batch_size = _largest_batch(judged, device_of(cfg), folder if not cfg.overwrite else None)
     header = _header(cfg, judged, suite)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +104,7 @@ def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]
     return {  # not where the weights lie, but what they are
         "config": {key: value for key, value in config.items() if key not in ("checkpoint", "name", "key")},
         "logits": judged.logits,
-        "device": _device(cfg),
+        "device": device_of(cfg),
         "version": __version__,
         "weights": fingerprint(judged.net.state_dict()),
         "images": fingerprint({"pixels": images.pixels, "targets": images.targets, "index": chosen}),
@@ -125,7 +124,7 @@ def _audit(cfg: DictConfig, judged: Classifier, folder: Path, header: dict[str, 
         journal=journal,
         batch_size=cfg.batch_size,
         seed=cfg.seed,
-        device=_device(cfg),
+        device=device_of(cfg),
     )
 
 
@@ -135,7 +134,11 @@ def _brought(judged: Classifier) -> dict[str, Any]:
     return {"checkpoint": {"path": judged.cfg.checkpoint, **judged.facts, **warning}} if judged.facts else {}
 
 
-def _device(cfg: DictConfig) -> str:
+def device_of(cfg: DictConfig) -> str:
+    """The device that `device=` means; ValueError for one that is unknown, or not here."""
+    one_of("device", cfg.device, ("auto", "cpu", "cuda"))
+    if cfg.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda: torch finds no CUDA on this machine")
     return str(cfg.device) if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 

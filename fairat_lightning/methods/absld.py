@@ -26,9 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairat_lightning.classwise import ClassMeans
-from fairat_lightning.methods.distillation import Distillation
+from fairat_lightning.methods.parts.distillation import Distillation
 from fairat_lightning.objectives import AT, kl, logits_of
-from fairat_lightning.settings import switch, within
+from fairat_lightning.settings import one_of, switch, within
 
 
 class ABSLD(Distillation):
@@ -54,8 +54,7 @@ class ABSLD(Distillation):
         within("method.temperature_range", temperature_range[0], "(0, 1]")
         within("method.temperature_range", temperature_range[1], "[1, inf)")
         switch("method.aliased", aliased)
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f"method.reduction={reduction} is unknown: choose sum or mean, over the classes of a label")
+        one_of("method.reduction", reduction, ("sum", "mean"))
         if type(self.objective) is not AT or self.objective.label_smoothing:
             raise ValueError("method=absld learns from its teacher alone: it takes objective=at without label smoothing only")
         self.objective = AT()

@@ -20,7 +20,7 @@ from fairat_lightning.methods.parts.cuda_graph import Captured
 from fairat_lightning.metrics import average, class_accuracy, selection_score, split_errors, summary, worst
 from fairat_lightning.objectives import Objective, Terms
 from fairat_lightning.running.machine import compile_network
-from fairat_lightning.settings import ONE_SE, SCORES
+from fairat_lightning.settings import ONE_SE, SCORES, one_of
 
 VALIDATION = {"clean": None, "robust": "pgd10"}
 TEST = {"clean": None, "pgd20": "pgd20", "cw20": "cw20"}
@@ -52,8 +52,7 @@ class Method(CheckedBatches):
         num_samples: int | None = None,
     ):
         super().__init__()
-        if select not in SELECT:
-            raise ValueError(f"select={select} is unknown: choose one of {', '.join(SELECT)}")
+        one_of("select", select, SELECT)
         if objective.start == "gaussian" and attack.start == "zero":
             raise ValueError("attack.start=zero: this objective has no gradient at the image itself, set attack.start=gaussian")
         self.net = net

@@ -23,7 +23,7 @@ from fairat_lightning.classwise import class_sums
 from fairat_lightning.data import DataModule
 from fairat_lightning.dro import hedge
 from fairat_lightning.methods.base import Method
-from fairat_lightning.settings import within
+from fairat_lightning.settings import one_of, within
 
 
 class CFOL(Method):
@@ -36,8 +36,7 @@ class CFOL(Method):
         super().__init__(*args, **kwargs)
         within("method.eta", eta, "[0, inf)")
         within("method.gamma", gamma, "(0, 1]")
-        if sampling not in ("class", "uniform"):
-            raise ValueError(f"method.sampling={sampling} is unknown: choose class or uniform")
+        one_of("method.sampling", sampling, ("class", "uniform"))
         self.eta, self.gamma, self.sampling = eta, gamma, sampling
         self.drawn: dict[int, Tensor] = {}  # by the number of the batch in its epoch
         self.register_buffer("log_weight", torch.zeros(self.num_classes, dtype=torch.float64))

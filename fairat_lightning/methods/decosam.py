@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fairat_lightning.awp import AWP
 from fairat_lightning.classwise import global_sum, world_size
 from fairat_lightning.head import last_layer
-from fairat_lightning.methods.adversarial import AdversarialTraining
+from fairat_lightning.methods.base import Method
 from fairat_lightning.settings import within
 
 
@@ -48,7 +48,7 @@ class RowAscent(AWP):
         return self.radius * (-self.tau * self.layer.weight.norm(dim=1, keepdim=True)).softmax(0)
 
 
-class DecoSAM(AdversarialTraining):
+class DecoSAM(Method):
     """`tau`, `radius`: 0 or more. Takes `awp=none` only, and a network whose last layer is linear."""
 
     def __init__(self, *args: Any, tau: float, radius: float, **kwargs: Any):
@@ -68,6 +68,13 @@ class DecoSAM(AdversarialTraining):
         super().train(mode)
         self.net.eval()
         return self
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y, _ = self.unpack(batch)
+        x_adv = self.craft(x, y)
+        self.ascend(x, x_adv, y)
+        terms = self.score(x, x_adv, y)
+        return self.reduce(self.objective.total(terms))
 
     def configure_optimizers(self) -> Any:
         weights = [p for p in self.net.parameters() if p.requires_grad]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fairat_lightning.classwise import ClassMeans, keep
 from fairat_lightning.dro import hedge
-from fairat_lightning.methods.distillation import Distillation
+from fairat_lightning.methods.parts.distillation import Distillation
 from fairat_lightning.objectives import kl
 from fairat_lightning.settings import within
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fairat_lightning.classwise import ClassMeans, calibrated, keep
 from fairat_lightning.methods.base import Method
 from fairat_lightning.objectives import logits_of
-from fairat_lightning.settings import within
+from fairat_lightning.settings import one_of, within
 
 
 class FairTAT(Method):
@@ -34,8 +34,8 @@ class FairTAT(Method):
         super().__init__(*args, **kwargs)
         within("method.sharpness", sharpness, "[0, inf)")
         within("method.lambda1", lambda1, "[0, inf)")
-        if scale not in ("robust", "cfp", None):
-            raise ValueError(f"method.scale={scale} is unknown: choose robust, cfp or null")
+        if scale is not None:
+            one_of("method.scale", scale, ("robust", "cfp"), ", or null")
         self.sharpness, self.lambda1, self.scale = sharpness, lambda1, scale
         self.register_buffer("class_robust", torch.full((self.num_classes,), torch.nan))
         self.register_buffer("false_share", torch.full((self.num_classes,), torch.nan))

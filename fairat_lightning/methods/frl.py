@@ -24,7 +24,7 @@ from fairat_lightning.classwise import global_sum
 from fairat_lightning.dro import capped
 from fairat_lightning.evaluation.attacks import predict
 from fairat_lightning.methods.base import Method
-from fairat_lightning.settings import switch, within
+from fairat_lightning.settings import one_of, switch, within
 
 MODES = ("reweight", "remargin", "both")
 
@@ -49,8 +49,7 @@ class FRL(Method):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        if mode not in MODES:
-            raise ValueError(f"method.mode={mode} is unknown: choose one of {', '.join(MODES)}")
+        one_of("method.mode", mode, MODES)
         for name, pair in (("tau", tau), ("eps_range", eps_range)):
             if not isinstance(pair, list | tuple) or len(pair) != 2:
                 raise ValueError(f"method.{name}={pair} must be two numbers")

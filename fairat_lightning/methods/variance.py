@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fairat_lightning.classwise import class_sums
 from fairat_lightning.methods.base import Method
-from fairat_lightning.settings import switch, within
+from fairat_lightning.settings import one_of, switch, within
 
 
 class VariancePenalty(Method):
@@ -38,8 +38,7 @@ class VariancePenalty(Method):
         super().__init__(*args, **kwargs)
         for name, value in (("variance", variance), ("concentration", concentration), ("weight", weight)):
             within(f"method.{name}", value, "[0, inf)")
-        if over not in ("examples", "classes"):
-            raise ValueError(f"method.over={over} is unknown: choose examples or classes")
+        one_of("method.over", over, ("examples", "classes"))
         switch("method.present_only", present_only)
         self.variance, self.concentration, self.weight, self.over = variance, concentration, weight, over
         self.present_only = present_only

@@ -22,7 +22,7 @@ def located(path: str | os.PathLike[str]) -> Path:
     name, names = str(path).removeprefix(PREFIX), sorted(place.parent.name for place in HERE.glob("*/config.yaml"))
     if found := next((known for known in (name, f"{name}_s0") if known in names), None):
         return HERE / found
-    like = nearest(str(path), [PREFIX + known for known in names])
+    like = nearest(str(path), [PREFIX + known.removesuffix("_s0") for known in names])
     raise ValueError(f"{path} does not exist: choose one of {', '.join(PREFIX + known for known in names)}{like}")
 
 

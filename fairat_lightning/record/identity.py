@@ -17,6 +17,7 @@ ADDED = {
     "normalisation": None,
 }  # came after 0.1, each with the value that a run before it had
 IDLE = {"logger": {}, "save_minutes": 10}  # change no bit; in the names of runs they stand at the default of 0.1
+IDLE_OF_TRAINER = ("enable_progress_bar", "log_every_n_steps")
 MACHINE = ("devices", "num_nodes", "accelerator", "strategy")  # of the trainer: where an unfinished run goes on
 SHOWN = 12  # differences that a line can hold
 SHARES = ("warmup", "start", "milestones")  # keys that are shares of all epochs
@@ -32,8 +33,9 @@ def identity(config: Any, *, machine: bool = True) -> Any:
     found = {key: value for key, value in at_first(config).items() if key not in ADDED or value != ADDED[key]}
     found.pop("allow", None)
     found |= {key: value for key, value in IDLE.items() if key in found}
-    if not machine and isinstance(found.get("trainer"), dict):
-        found["trainer"] = {key: value for key, value in found["trainer"].items() if key not in MACHINE}
+    if isinstance(found.get("trainer"), dict):
+        without = IDLE_OF_TRAINER if machine else (*IDLE_OF_TRAINER, *MACHINE)
+        found["trainer"] = {key: value for key, value in found["trainer"].items() if key not in without}
     return found
 
 

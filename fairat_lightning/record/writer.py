@@ -8,6 +8,7 @@ checkpoints/     best.ckpt, last.ckpt                evaluation/    later evalua
 
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ FILES = (
 def is_finished(folder: Path, config: dict[str, Any]) -> bool:
     """Whether `folder` holds this very run, finished. ValueError if it holds a run of another configuration.
 
-    An unfinished run may go on on another device and with another number of processes, since a batch is of all of them
-    together; and any run with more epochs, where its schedule does not depend on how many there are.
+    A run is the same on another device and with another number of processes, since a batch is of all of them together; and with
+    more epochs it goes on, where its schedule does not depend on how many there are.
     """
     if not any((folder / name).exists() for name in FILES):
         return False
@@ -41,7 +42,7 @@ def is_finished(folder: Path, config: dict[str, Any]) -> bool:
     if other is None:
         raise ValueError(f"{folder / 'config.yaml'} is missing or damaged: choose another hydra.run.dir, or overwrite=true")
     mine, finished = yaml.safe_load(yaml.safe_dump(config)), read_metrics(folder) is not None
-    theirs, ours = (identity(config, machine=finished) for config in (other, mine))
+    theirs, ours = (identity(config, machine=False) for config in (other, mine))
     if theirs == ours:
         return finished
     if _longer(folder, theirs, ours):
@@ -69,9 +70,24 @@ def _longer(folder: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
     return True
 
 
+def shorter(folder: Path, config: dict[str, Any]) -> Path | None:
+    """A run beside `folder`, which does not exist, that `config` would make longer; None where there is none."""
+    if of_all_epochs(config) is not None:
+        return None
+    ours = identity(yaml.safe_load(yaml.safe_dump(config)), machine=False)
+    with suppress(OSError):  # a name that is too long is refused where the folder is made
+        beside = [] if folder.exists() else sorted(folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*"))
+    for place in beside:
+        with suppress(ValueError, OSError):
+            if (other := read_config(place)) is not None and _longer(place, identity(other, machine=False), ours):
+                return place
+    return None
+
+
 def _command(folder: Path) -> str:
     try:
-        return str(read_facts(folder, {}).get("command", ""))
+        facts = read_facts(folder, {})
+        return str((facts.get("resumed") or [facts])[-1].get("command", ""))
     except ValueError:
         return ""
 
@@ -98,11 +114,13 @@ def open_folder(folder: Path, config: dict[str, Any], resume: Path | None, **fac
     write_json(folder / "run.json", run)
 
 
-def elsewhere(folder: Path) -> bool:
-    """Whether a run began, or last went on, with another device or processor than those of this machine."""
+def elsewhere(folder: Path, processes: int) -> bool:
+    """Whether a run began, or last went on, with another device, processor or number of processes than now."""
     facts = read_facts(folder, {})
-    last, here = (facts.get("resumed") or [facts])[-1].get("hardware") or {}, hardware()
-    return any(last.get(part, here[part]) != here[part] for part in ("cpu", "gpu"))
+    session = (facts.get("resumed") or [facts])[-1]
+    last, here = session.get("hardware") or {}, hardware()
+    others = session.get("processes", processes) != processes
+    return others or any(last.get(part, here[part]) != here[part] for part in ("cpu", "gpu"))
 
 
 def close_folder(folder: Path, metrics: Mapping[str, Any], **facts: Any) -> None:

@@ -22,9 +22,12 @@ class Lost(RuntimeError):
 def explain(error: Exception, cfg: Any, training: bool) -> str | None:
     """The line for an error that ended the run of `cfg`, in its training or after it; None for what we do not know."""
     import torch  # which is loaded where something can go wrong
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     if isinstance(error, Diverged | Lost):
         return str(error)
+    if isinstance(error, MisconfigurationException):  # of a callback or logger of the user's choice
+        return " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in NO_MEMORY):
         return _memory(cfg, training)
     if isinstance(error, OSError) and error.errno in FULL:

@@ -19,6 +19,7 @@ from typing import Any
 
 from fairat_lightning import __version__
 from fairat_lightning.models import Normalized, from_timm
+from fairat_lightning.models.logits import Pick
 
 PACKAGE = "fairat_lightning"
 NEEDED = ("from pathlib import Path", "from safetensors.torch import load_file", "from torch import nn")
@@ -163,7 +164,7 @@ def _recipe(net: Normalized, model: Mapping[str, Any], shape: Shape) -> Recipe:
     given: dict[str, Any] = {"num_classes": len(shape.classes), "in_channels": shape.channels}
     module, _, name = model["_target_"].rpartition(".")
     if not is_ours(model["_target_"]):
-        return _imported(*_locate(model["_target_"]), values, given)
+        return _imported(net, *_locate(model["_target_"]), values, given)
     function = getattr(importlib.import_module(module), name)
     if "image_size" in values:
         values["image_size"] = shape.size
@@ -172,15 +173,20 @@ def _recipe(net: Normalized, model: Mapping[str, Any], shape: Shape) -> Recipe:
     return Recipe(_call("net", function.__name__, **given, **values), [function])
 
 
-def _imported(module: str, path: str, values: dict[str, Any], given: dict[str, Any]) -> Recipe:
-    """The user's own class, called and normalised as `classifier.load` does it."""
+def _imported(net: Normalized, module: str, path: str, values: dict[str, Any], given: dict[str, Any]) -> Recipe:
+    """The user's own class, called and normalised as `build.foreign_network` does it; where its logits were picked, so here."""
     takes = inspect.signature(pkgutil.resolve_name(f"{module}:{path}")).parameters
     values |= {key: value for key, value in given.items() if key in takes and key not in values}
     front = {"mean": [0.0], "std": [1.0]}
     front |= {key: values.pop(key) for key in front if key in values and key not in takes}
+    place = values.pop("logits", None) if "logits" not in takes else None
     lines = _call("model", f"{module}.{path}", **values)
+    roots: list[Callable[..., Any]] = [Normalized]
+    if any(isinstance(hook, Pick) and hook.found is not None for hook in net.model._forward_hooks.values()):
+        lines.append(f"model.register_forward_hook(Pick({place!r}, {given['num_classes']}))")
+        roots.append(Pick)
     lines += _call("net", "Normalized", "model.float()", **front, in_channels=given["in_channels"])
-    return Recipe(lines, [Normalized], (f"import {module}",), f"torch, safetensors and {module.split('.')[0]}")
+    return Recipe(lines, roots, (f"import {module}",), f"torch, safetensors and {module.split('.')[0]}")
 
 
 def _timm(net: Normalized, values: dict[str, Any], given: dict[str, Any]) -> Recipe:

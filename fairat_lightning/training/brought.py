@@ -63,7 +63,8 @@ class Brought:
         path = self.cfg.method.teacher
         before = read_facts(self.folder, {}).get("teacher", {}) if resumed else {}
         settled = (before["mean"], before["std"]) if "mean" in before else None
-        net, loaded = trained(path, self.cfg, data, key=self._key(path), given=self.said, settled=settled)
+        given = self.said or (resumed and settled is None)  # 0.1 took the configuration's, and recorded nothing
+        net, loaded = trained(path, self.cfg, data, key=self._key(path), given=given, settled=settled)
         self._note("teacher", path, loaded)
         return net
 

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from fairat_lightning.methods.base import Method
 from fairat_lightning.metrics import average
 from fairat_lightning.running.terminal import say
+from fairat_lightning.settings import one_of
 from fairat_lightning.training.callbacks import validated
 
 ACTIONS = ("warn", "stop", "strengthen")
@@ -30,8 +31,7 @@ class Collapse(Checkpoint):
     """
 
     def __init__(self, action: str):
-        if action not in ACTIONS:
-            raise ValueError(f"on_collapse={action} is unknown: choose one of {', '.join(ACTIONS)}")
+        one_of("on_collapse", action, ACTIONS)
         self.action = action
         self.best = 0.0
         self.epoch: int | None = None

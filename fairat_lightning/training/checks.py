@@ -1,12 +1,12 @@
 """What no part of a run can check for itself, before any of them is built."""
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fairat_lightning.config.compose import plain
 from fairat_lightning.config.targets import allowed, check_targets
 from fairat_lightning.record.secrets import refuse_secrets
-from fairat_lightning.settings import seed_number, switch, whole
+from fairat_lightning.settings import one_of, seed_number, switch, whole
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")  # the weights stay in float32 or better
 
@@ -14,8 +14,11 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")  # the weights sta
 def check(cfg: DictConfig) -> None:
     """Raise ValueError for what the user of a run got wrong."""
     check_targets(plain(cfg), allowed(cfg))
-    if "." in str(cfg.method.get("augmentation", "")):
-        check_targets({"_target_": cfg.method.augmentation}, allowed(cfg))
+    listed = cfg.callbacks if OmegaConf.is_list(cfg.get("callbacks")) else []
+    augmentation = cfg.method.get("augmentation", "") if OmegaConf.is_dict(cfg.method) else ""
+    for place, name in (*(("callbacks", name) for name in listed), ("method.augmentation", augmentation)):
+        if isinstance(name, str) and "." in name:  # a class by its name alone
+            check_targets({"_target_": name}, allowed(cfg), where=place)
     refuse_secrets(plain(cfg))
     seed_number("seed", cfg.seed)
     for key in ("compile", "checkpointing", "deterministic"):
@@ -30,8 +33,7 @@ def check(cfg: DictConfig) -> None:
     for key, value in (("init_from", cfg.init_from), ("data.root", cfg.data.get("root"))):
         if value is not None and (not isinstance(value, str) or not value):
             raise ValueError(f"{key}={value} must be a path")
-    if str(cfg.trainer.precision) not in PRECISIONS:
-        raise ValueError(f"trainer.precision={cfg.trainer.precision} is unknown: choose one of {', '.join(PRECISIONS)}")
+    one_of("trainer.precision", str(cfg.trainer.precision), PRECISIONS)
     if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         here = f"torch {torch.__version__} finds no CUDA on this machine"
         raise ValueError(f"trainer.accelerator={cfg.trainer.accelerator}: {here}; use trainer=cpu or trainer=auto")

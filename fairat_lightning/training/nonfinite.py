@@ -12,6 +12,7 @@ from fairat_lightning.classwise import global_sum
 from fairat_lightning.running.errors import Diverged
 from fairat_lightning.running.lightning_internals import set_update_count, step_of_epoch
 from fairat_lightning.running.terminal import say
+from fairat_lightning.settings import one_of
 
 NONFINITE = ("stop", "skip")
 KEPT = "the checkpoints are of earlier steps"
@@ -28,8 +29,7 @@ class Finite(Callback):
     """
 
     def __init__(self, action: str):
-        if action not in NONFINITE:
-            raise ValueError(f"on_nonfinite={action} is unknown: choose one of {', '.join(NONFINITE)}")
+        one_of("on_nonfinite", action, NONFINITE)
         self.action = action
         self.skipped = self.in_a_row = 0
 

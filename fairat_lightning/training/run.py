@@ -5,6 +5,7 @@ Everything that a user can get wrong is built before anything is written.
 
 import copy
 import io
+import re
 import sys
 import time
 from contextlib import nullcontext
@@ -64,14 +65,17 @@ class Training:
     brought: Brought
     threads: int
     anew: bool  # whatever is in the folder
+    command: str | None = None  # what repeats the run, where that is not the line that the process was started with
     fitted: bool = False  # whether the training is over
 
 
-def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False, mean_given: bool = False) -> Training | None:
+def prepare(
+    cfg: DictConfig, folder: Path, *, overwrite: bool = False, mean_given: bool = False, command: str | None = None
+) -> Training | None:
     """Check the resolved configuration and instantiate every part of its run; None if it is finished in `folder`.
 
-    `mean_given`: model.mean or model.std is the command's own word, and no default's or recipe's. Raises what WRONG_INPUT lists
-    for what a user got wrong. The folder is made last; nothing else is written.
+    `mean_given`: model.mean or model.std is the command's own word, and no default's or recipe's. `command`: see `Training`.
+    Raises what WRONG_INPUT lists for what a user got wrong. The folder is made last; nothing else is written.
     """
     quieten()
     check(cfg)
@@ -96,8 +100,11 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False, mean_give
     teacher = {"teacher": brought.teacher(datamodule, resumed=resume is not None)} if "teacher" in cfg.method else {}
     method = build_method(cfg, net, datamodule.classes, datamodule.num_train, **teacher)
     with naming("optim"):  # built once, so that a wrong value is found now and not in the middle of fit
-        method.optim(net.parameters(), epochs=cfg.trainer.max_epochs, steps=100)
-        try_optimiser(method.optim, cfg.trainer.max_epochs)
+        try:
+            method.optim(net.parameters(), epochs=cfg.trainer.max_epochs, steps=100)
+            try_optimiser(method.optim, cfg.trainer.max_epochs)
+        except ValueError as error:  # torch's own names no key
+            raise ValueError(str(error) if re.match(r"optim|schedule", str(error)) else f"optim: {error}") from error
     head: BalancedHead | None = build_part(cfg, "head") if cfg.get("head") else None
     if head is not None:
         last_layer(net, datamodule.num_classes)
@@ -116,7 +123,7 @@ def prepare(cfg: DictConfig, folder: Path, *, overwrite: bool = False, mean_give
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"hydra.run.dir={folder} cannot be made: {error.strerror}") from error
-    return Training(cfg, folder, datamodule, method, trainer, head, resume, brought, number, anew=overwrite)
+    return Training(cfg, folder, datamodule, method, trainer, head, resume, brought, number, overwrite, command)
 
 
 def build_method(cfg: DictConfig, net: torch.nn.Module, classes: list[str], num_samples: int, **teacher: Any) -> Method:
@@ -181,11 +188,15 @@ def _callback(training: Training, kind: type[Any]) -> Any:
 def _execute(training: Training) -> None:
     if training.trainer.is_global_zero:
         begun = training.brought.facts(training.method.net) if training.resume is None else {}
-        moved = training.resume is not None and elsewhere(training.folder)
+        begun |= {"command": training.command} if training.command is not None else {}
+        begun["processes"] = training.trainer.world_size
+        moved = training.resume is not None and elsewhere(training.folder, begun["processes"])
         open_folder(training.folder, plain(training.cfg), training.resume, **begun)
         _introduce(training)
         if moved:
-            print("It began on another device or processor: it goes on, but not to the same bits.", flush=True)
+            print(
+                "It began on another device, processor or number of processes: it goes on, but not to the same bits.", flush=True
+            )
     training.trainer.fit(training.method, training.datamodule, ckpt_path=training.resume, weights_only=True)
     training.fitted = True
     kept = training.method.keepsakes(training.datamodule.train.pixels)  # before the best epoch's state takes the last one's place
@@ -199,6 +210,9 @@ def _execute(training: Training) -> None:
         facts["collapsed_epoch"] = collapse.epoch
     if skipped := _callback(training, Finite).skipped:
         facts["skipped_steps"] = skipped
+    if (epochs := training.trainer.current_epoch) < training.cfg.trainer.max_epochs and collapse.epoch is None:
+        facts["stopped_after_epochs"] = epochs
+        print(f"A callback ended the training after {epochs} of {training.cfg.trainer.max_epochs} epochs.", flush=True)
     fitted = time.perf_counter()
     selected = torch.load(best, map_location="cpu", weights_only=True)["epoch"]
     training.trainer.test(training.method, training.datamodule, ckpt_path=best, weights_only=True, verbose=False)

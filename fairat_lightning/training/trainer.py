@@ -7,12 +7,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor, LearningRateMonitor
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from fairat_lightning.config.build import build_part, loggers
 from fairat_lightning.config.build import callbacks as own_callbacks
+from fairat_lightning.config.trainer_keys import INSTEAD, UNSUPPORTED
 from fairat_lightning.running.checkpoints import Last, Whole
 from fairat_lightning.running.processes import check_strategy, join
 from fairat_lightning.running.slurm import GPU
@@ -21,31 +22,9 @@ from fairat_lightning.training.callbacks import Bar, Cadence, History, Keep
 from fairat_lightning.training.catastrophic_overfitting import Collapse
 from fairat_lightning.training.nonfinite import Finite
 
-EPOCHS = "set trainer.max_epochs=N, whole epochs"
-UNSUPPORTED = {  # what would end or shorten a run unknown to its record, or keep it from being saved: what to set here instead
-    **dict.fromkeys(("limit_train_batches", "overfit_batches"), "set data.train_size=N"),
-    **{"limit_val_batches": "set data.val_per_class=N", "limit_test_batches": "set data.test_size=N"},
-    **dict.fromkeys(("max_steps", "min_steps", "min_epochs", "max_time", "val_check_interval"), EPOCHS),
-    "reload_dataloaders_every_n_epochs": EPOCHS,
-    "check_val_every_n_epoch": "set val_every=N",
-    "enable_checkpointing": "the last and the best checkpoint are kept; set save_minutes=N and select=RULE",
-    "barebones": "checkpoints and history are kept; set trainer.max_epochs=1 data.train_size=N for a short try",
-}
-INSTEAD = {  # the same for what `build_trainer` sets
-    "fast_dev_run": "set trainer.max_epochs=1 data.train_size=N data.test_size=N for a short try",
-    "deterministic": "set deterministic=true",
-    "logger": "set logger=csv|tensorboard|wandb",
-    "default_root_dir": "set hydra.run.dir=FOLDER",
-    "callbacks": "they are built from select, save_minutes, val_every, on_nonfinite, on_collapse and averaging: set these",
-    "plugins": "one of them writes the checkpoints; set trainer.precision=NAME for the precision",
-    "enable_progress_bar": "it is shown on a terminal alone; `| cat` is none",
-    "enable_model_summary": "a run prints its number of parameters, --cfg job its configuration",
-    "num_sanity_val_steps": "every part is tried before a run begins",
-    "use_distributed_sampler": "the data module shares the images; set data.batch_size=N, that of all processes together",
-    "inference_mode": "attacks need gradients in validation and test too",
-    "sync_batchnorm": "it is on with several GPUs",
-}
 SWITCHES = ("benchmark", "detect_anomaly")
+LOGGED = tuple(f"val/{name}" for name in ("clean", "clean_worst", "robust", "robust_worst", "select"))
+CLASSES = ("val/clean_class/", "val/robust_class/")
 
 
 def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
@@ -71,8 +50,13 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
         from fairat_lightning.training.wandb import WandbFigures
 
         callbacks.append(WandbFigures())
-    callbacks += own_callbacks(cfg)
+    callbacks += (own := own_callbacks(cfg))
+    _check_own(own, bool(logger))
     bar = sys.stdout.isatty()
+    if "enable_progress_bar" in cfg.trainer:
+        switch("trainer.enable_progress_bar", cfg.trainer.enable_progress_bar)
+        bar = bar and cfg.trainer.enable_progress_bar
+        cfg = OmegaConf.merge(cfg, {"trainer": {"enable_progress_bar": bar}})  # type: ignore[assignment]
     if bar:
         callbacks.append(Bar())
     on_gpus = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
@@ -100,6 +84,17 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     )
     join(trainer)
     return trainer
+
+
+def _check_own(callbacks: list[Callback], logger: bool) -> None:
+    """ValueError for a callback that would end the run later: it has no logger, or goes by a value that no run logs."""
+    for callback in callbacks:
+        name = type(callback).__name__
+        if isinstance(callback, LearningRateMonitor | DeviceStatsMonitor) and not logger:
+            raise ValueError(f"callbacks: {name} writes to a logger of Lightning's: add logger=tensorboard or logger=wandb")
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and monitor not in LOGGED and not monitor.startswith(("train/", *CLASSES)):
+            raise ValueError(f"callbacks: {name} has monitor={monitor}, which no run logs: take {', '.join(LOGGED)}")
 
 
 def _check(trainer: DictConfig) -> None:

@@ -27,6 +27,7 @@ from fairat_lightning.metrics import class_accuracy
 from fairat_lightning.report import gather, rows
 from fairat_lightning.report.gallery import pictures
 from fairat_lightning.running.lightning_internals import wandb_run, wandb_settings
+from fairat_lightning.settings import one_of
 
 EXAMPLES = 10  # classes
 MODES = ("online", "offline", "disabled")
@@ -50,8 +51,7 @@ def wandb_logger(
         if offline is None:
             offline = not wandb.login(prompt=False, verify=False)
         mode = "offline" if offline else "online"  # said to wandb itself: Lightning's `offline` comes too late after a login
-    if mode not in MODES:
-        raise ValueError(f"WANDB_MODE={mode} is unknown: choose one of {', '.join(MODES)}")
+    one_of("WANDB_MODE", mode, MODES)
     if isinstance(tags, str):
         raise ValueError(f"logger.wandb.tags={tags} must be a list: logger.wandb.tags=[{tags}]")
     words: dict[str, Any] = {"group": group, "tags": tags, "notes": notes, "mode": mode, "resume": "allow"}

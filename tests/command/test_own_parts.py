@@ -186,14 +186,16 @@ def test_the_logits_of_a_network_that_returns_more_are_found_or_said(here, monke
     assert (code, err) == (0, "") and "those at 'logits' are taken" in out
     code, err = other(monkeypatch, capsys, here, "evaluate", "checkpoint=run", "samples_per_class=1", ALLOW)
     assert (code, err) == (0, "")
-    code, _, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=tuple", "hydra.run.dir=two")
-    refused(code, err, "for 2 images: logits")
-    code, out, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=tuple", "model.logits=1", "hydra.run.dir=two")
+    code, out, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=tuple", "hydra.run.dir=two")
+    assert (code, err) == (0, "") and "those at 1 are taken" in out
+    code, _, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=tuple", "model.logits=0", "hydra.run.dir=not")
+    refused(code, err, "for 2 images: logits (images, 4) are needed; model.logits= says where they are")
+    code, out, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=tuple", "model.logits=1", "hydra.run.dir=said")
     assert (code, err) == (0, "") and "are taken" not in out
     code, _, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=wide", "hydra.run.dir=three")
     refused(code, err, "returns (2, 8) for 2 images: logits (images, 4) are needed")
-    code, err = other(monkeypatch, capsys, here, "export", "checkpoint=run", "to=out", ALLOW)
-    refused(code, err, "") if code else None
+    for run in ("run", "two", "said"):
+        assert other(monkeypatch, capsys, here, "export", f"checkpoint={run}", f"to=out_{run}", ALLOW) == (0, "")
 
 
 @pytest.mark.slow
@@ -211,7 +213,7 @@ def test_the_console_script_finds_them_too(here):
     [
         (("model._target_=mine.load", "model.root=1"), "model: load cannot be built"),
         (("data._target_=mine.Net",), "data"),
-        (("attack._target_=mine.Objective",), "attack: "),
+        (("attack._target_=mine.Objective",), "must be a subclass of fairat_lightning.attacks.PGD"),
         (("method._target_=mine.Net",), "method"),
         (("callbacks=[mine.Net]",), "callbacks"),
         (("callbacks=mine.Mine",), "must be a list"),

@@ -98,7 +98,7 @@ def test_the_order_of_the_table(tmp_path, capsys, monkeypatch):
     sweep.show(jobs)
     rows = table(capsys.readouterr().out)
     assert [line.split("   ")[-1].strip() for line in rows[:3]] == ["seed=1", "seed=0", "seed=2"]
-    assert rows[3:] == [f"   stopped  seed=4: told (log: {tmp_path}/x.log)", "    failed  seed=3: no", rows[5]]
+    assert rows[3:] == [f"   stopped  seed=4: told (log: {tmp_path}/x.log)", f"    failed  seed=3: no (in {tmp_path})", rows[5]]
     assert rows[5].endswith("/1")
 
 

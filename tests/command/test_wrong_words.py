@@ -23,7 +23,7 @@ WRONG = {
     "method.radius=1": "there is no key method.radius here: it goes with method=faal, method=floor",
     "nothing_like_it=1": "there is no key nothing_like_it: --help lists the usual ones\n",
     "--hlep": "; did you mean --help?",
-    "init_from=pretrained:digits_fal": "; did you mean pretrained:digits_faal_s0?",
+    "init_from=pretrained:digits_fal": "; did you mean pretrained:digits_faal?",
     "attack.eps=8": "attack.eps=8",
     "attack.eps=-0.1": "attack.eps=-0.1",
     "attack.eps=big": "attack.eps=big",
@@ -191,7 +191,7 @@ OTHERS = {  # command -> words, and what they were meant to be
         (("sute=quick",), "suite"),
         (("suite=quik",), "quick"),
         (("attack.epsilon=0.1",), "attack.eps"),
-        (("checkpoint=pretrained:digits_fal",), "pretrained:digits_faal_s0"),
+        (("checkpoint=pretrained:digits_fal",), "pretrained:digits_faal"),
     ],
     "search": [(("optim.lr=0.1,0.2", "trails=3"), "trials"), (("optm.lr=0.1,0.2",), "optim.lr")],
     "reproduce": [(("table=faal", "buget=smoke"), "budget")],
@@ -225,7 +225,7 @@ def test_the_class_that_was_meant(monkeypatch, capsys, tmp_path):
 def test_every_key_of_the_trainer_that_is_refused_says_what_to_do_instead(monkeypatch, capsys, tmp_path):
     """None is passed on that this package sets, and none ends in Lightning's own words."""
     taken = "accelerator devices strategy num_nodes precision max_epochs accumulate_grad_batches gradient_clip_val"
-    free = "log_every_n_steps gradient_clip_algorithm benchmark profiler detect_anomaly enable_autolog_hparams model_registry"
+    free = "enable_progress_bar log_every_n_steps gradient_clip_algorithm benchmark profiler detect_anomaly enable_autolog_hparams model_registry"
     asked = set(inspect.signature(L.Trainer).parameters) - {*taken.split(), *free.split(), "limit_predict_batches"}
     assert asked == UNSUPPORTED.keys() | INSTEAD.keys()
     for key in sorted(asked):

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from fairat_lightning.config.compose import compose_training, resolved
 from fairat_lightning.config.words import parse_word
 from fairat_lightning.record import writer as record
-from fairat_lightning.settings import different, reachable, seed_list
+from fairat_lightning.settings import different, one_of, reachable, seed_list
 
 TABLES = Path(__file__).resolve().parent
 OWN = ("table", "budget", "seeds", "rows", "runs", "to")
@@ -113,8 +113,7 @@ def parse(words: Sequence[str]) -> Plan:
     tables = sorted(path.stem for path in TABLES.glob("*.yaml") if path.stem != "budgets")
     budgets = yaml.safe_load((TABLES / "budgets.yaml").read_text())
     for key, known in (("table", tables), ("budget", list(budgets))):
-        if settings.setdefault(key, "smoke" if key == "budget" else None) not in known:
-            raise ValueError(f"{key}={settings[key]} is unknown: choose one of {', '.join(known)}")
+        one_of(key, settings.setdefault(key, "smoke" if key == "budget" else None), known)
     if "seeds" in settings:
         seed_list(settings["seeds"])
     if "rows" in settings:

@@ -8,6 +8,8 @@ from torch import Tensor
 from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.data.foreign import check_images
 
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+
 
 class CheckedBatches(L.LightningModule):
     """A module of `num_classes` classes whose batches are (x, y, index); images uint8 become floating in [0,1]."""
@@ -17,12 +19,24 @@ class CheckedBatches(L.LightningModule):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """The batch, or ValueError with what is wrong in it: type, shape or range of the images, labels that are no classes."""
-        ours = isinstance(getattr(self.trainer, "datamodule", None), DataModule)
-        if ours or not isinstance(batch, list | tuple) or len(batch) < 2 or not all(isinstance(v, Tensor) for v in batch[:2]):
+        module = getattr(self.trainer, "datamodule", None)
+        if (
+            _of_ours(module)
+            or not isinstance(batch, list | tuple)
+            or len(batch) < 2
+            or not all(isinstance(v, Tensor) for v in batch[:2])
+        ):
             return batch  # `unpack` says what a batch must be
         x, y = check_images(batch[0], batch[1], self.num_classes)
-        if not x.is_floating_point():
+        if not x.is_floating_point() and not isinstance(module, DataModule):  # which scales after its augmentation
             if not self.said:
                 print("The loader's images are bytes, 0 to 255: they are divided by 255.", flush=True)
             self.said, x = True, as_float(x)
         return (x, y, *batch[2:])
+
+
+def _of_ours(module: Any) -> bool:
+    """Whether the batches are those of images that were checked when they were read."""
+    if not isinstance(module, DataModule):
+        return False
+    return all(getattr(type(module), name) is getattr(DataModule, name) for name in LOADERS)

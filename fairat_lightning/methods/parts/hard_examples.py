@@ -14,7 +14,7 @@ from fairat_lightning.augment import augmentation_of
 from fairat_lightning.classwise import global_sum
 from fairat_lightning.data import as_float
 from fairat_lightning.objectives import logits_of
-from fairat_lightning.settings import within
+from fairat_lightning.settings import one_of, within
 
 SUBSETS = ("hard", "random", "all", "none")
 SHOWN = 24  # images that a report shows
@@ -52,8 +52,7 @@ class HardExamples(nn.Module):
             within("method.hard_fraction", hard_fraction, "[0, 1]")
         if hard_threshold is not None:
             within("method.hard_threshold", hard_threshold, "[0, inf]")  # nats
-        if subset not in SUBSETS:
-            raise ValueError(f"method.subset={subset} is unknown: choose one of {', '.join(SUBSETS)}")
+        one_of("method.subset", subset, SUBSETS)
         if isinstance(warmup_epochs, bool) or not isinstance(warmup_epochs, int) or warmup_epochs < 1:
             raise ValueError(f"method.warmup_epochs={warmup_epochs} must be 1 or more: epoch 0 has no model before it")
         self.augment = augmentation_of(augmentation)

@@ -179,7 +179,7 @@ def test_no_child_outlasts_the_command():
     assert launcher.children[0].returncode == -signal.SIGKILL
 
 
-def test_an_unfinished_run_may_go_on_with_another_number_of_processes(tmp_path):
+def test_a_run_is_the_same_with_another_number_of_processes(tmp_path):
     config = {"seed": 0, "trainer": {"devices": 2, "num_nodes": 1, "max_epochs": 3}}
     fewer, other = ({**config, "trainer": config["trainer"] | values} for values in ({"devices": 1}, {"precision": "64-true"}))
     record.open_folder(tmp_path, config, resume=None)
@@ -187,9 +187,9 @@ def test_an_unfinished_run_may_go_on_with_another_number_of_processes(tmp_path):
     with pytest.raises(ValueError, match="another configuration"):
         record.is_finished(tmp_path, other)
     record.close_folder(tmp_path, {"clean": {"average": 1.0, "worst": 1.0, "worst_class": "a", "per_class": {"a": 1.0}}})
-    assert record.is_finished(tmp_path, config)
+    assert record.is_finished(tmp_path, config) and record.is_finished(tmp_path, fewer)
     with pytest.raises(ValueError, match="another configuration"):
-        record.is_finished(tmp_path, fewer)
+        record.is_finished(tmp_path, other)
 
 
 @pytest.fixture(scope="module")
