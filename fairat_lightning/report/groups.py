@@ -8,8 +8,8 @@ from typing import Any
 
 from fairat_lightning.pretrained import PREFIX, located
 from fairat_lightning.record.attack_titles import TITLES
-from fairat_lightning.report.columns import apart, short
-from fairat_lightning.report.runs import Group, Run, four_digits, images, read_run, threat_of
+from fairat_lightning.report.columns import apart, fill, in_order, own_eps, short
+from fairat_lightning.report.runs import Group, Run, images, read_run
 
 NOT_CONFIGURATION = ("seed", "init_from", "overwrite")
 OBJECTIVES = {"AT": "PGD-AT", "TRADES": "TRADES", "MART": "MART"}
@@ -95,33 +95,24 @@ def report_of(groups: list[Group]) -> Report:
     """What the rows have in common."""
     runs = [run for group in groups for run in group.runs]
     several = apart(runs)
+    fill(runs)
     present = list(dict.fromkeys(key for run in runs for key in run.summaries))
     swept = list(dict.fromkeys(key for run in runs for curve in run.curves.values() for _, key in sorted(curve.items())))
     usual = [key for key in present if key.partition("@")[0] in ("pgd20", "cw20") and key not in swept]
     asked = [*usual, *(key for run in runs for key in run.headline if key in present)]
-    attacks = [key.partition("@")[0] for key in asked]
-    asked.sort(key=lambda key: attacks.index(key.partition("@")[0]))  # one attack under several eps side by side
-    keys = list(dict.fromkeys(key for key in ("clean", *(asked or swept or present)) if key in present))
+    alone = [key for run in runs if (key := own_eps(run))]  # the eps of a sweep that stand for it where nothing else does
+    columns = in_order(asked or alone, runs) or present
+    keys = list(dict.fromkeys(key for key in ("clean", *columns) if key in present))
     titles = {key: TITLES.get(key.partition("@")[0], key) for key in present}
     titles |= {key: title for run in runs for key, title in run.titles.items()}
     met = [titles[key] for key in keys if key in several]
     titles |= {key: f"{titles[key]}, {words}" for key, words in several.items() if key in titles}
     shared = [key for key in keys if key != "clean" and all(group.classes(key) for group in groups)]
     robust = shared or [key for key in keys if key != "clean"]
-    main = next((key for key in STRONGEST if key in robust), _at_eps(runs, robust, swept) or (robust or keys)[0])
+    main = next((key for key in STRONGEST if key in robust), (robust or keys)[0])
     notes = [f"Met under several threat models, with columns for each: {', '.join(dict.fromkeys(met))}."] if met else []
     notes += _notes(groups, keys, titles)
     return Report(groups, titles, short(titles, keys), swept, keys, main, notes, _checks(groups))
-
-
-def _at_eps(runs: Sequence[Run], keys: Sequence[str], swept: Sequence[str]) -> str | None:
-    """Of a sweep the key that met the evaluation's own eps."""
-    for run in runs:
-        nodes = [*(facts.get("threat") for facts in run.audits.values()), (run.config or {}).get("attack")]
-        own = {(threat[0], four_digits(threat[1])) for node in nodes if (threat := threat_of(node)) is not None}
-        if (key := next((key for key in keys if key in swept and run.threats.get(key) in own), None)) is not None:
-            return key
-    return None
 
 
 def split(word: str) -> tuple[str | None, Path]:
