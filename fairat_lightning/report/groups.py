@@ -139,6 +139,12 @@ def comparable(a: Group, b: Group, key: str) -> bool:
     return len(known) <= 1
 
 
+def alike(a: Group, b: Group) -> bool:
+    """Whether both rows have the same classes, in whatever they met."""
+    mine, other = ({c for run in group.runs for s in run.summaries.values() for c in s["per_class"]} for group in (a, b))
+    return mine == other
+
+
 def _label(label: str, word: str) -> str:
     if not label.strip() or not label.isprintable():
         raise ValueError(f"{word!r} has an unreadable label: give LABEL=RUN")
@@ -223,16 +229,20 @@ def _notes(groups: Sequence[Group], keys: Sequence[str], titles: Mapping[str, st
         note if len(set(labels)) == len(groups) else f"{', '.join(dict.fromkeys(labels))}: {note}"
         for note, labels in found.items()
     ]
+    if others := [group.label for group in groups[1:] if not alike(groups[0], group)]:
+        what = f"{'have' if len(others) > 1 else 'has'} other classes than {groups[0].label}"
+        notes.insert(0, f"{', '.join(others)} {what}: figures of different classes are not compared.")
+    sizes: dict[tuple[int, int], list[str]] = {}
     for key in keys:
         with_key = [group for group in groups if group.classes(key)]
         if len(named := {run.titles.get(key) for g in with_key for run in g.runs if key in run.summaries} - {None}) > 1:
             notes.append(f"One column holds figures of several attacks: {', '.join(sorted(map(str, named)))}.")
-        if len({tuple(sorted(group.classes(key))) for group in with_key}) > 1:
-            notes.append(f"The rows have different classes under {titles[key]}: it does not compare them.")
-        sizes = {images(run.summaries[key]) for g in with_key for run in g.runs if key in run.summaries} - {0}
-        if len(sizes) > 1:
-            few, many = min(sizes), max(sizes)
-            notes.append(f"{titles[key]} was measured on {few} images in some runs and on {many} in others.")
+        compared = [run for g in with_key if alike(groups[0], g) for run in g.runs if key in run.summaries]
+        if len(found_images := {images(run.summaries[key]) for run in compared} - {0}) > 1:
+            sizes.setdefault((min(found_images), max(found_images)), []).append(titles[key])
+    for (few, many), tests in sizes.items():
+        was = "was" if len(tests) == 1 else "were"
+        notes.append(f"{', '.join(tests)} {was} measured on {few} images in some runs and on {many} in others.")
     return notes
 
 

@@ -55,9 +55,14 @@ def test_what_does_not_compare_is_said(make_run):
     a = make_run("a", (0.5, 0.3, 0.7))
     b = make_run("b", (0.5, 0.3, 0.7), attack={"norm": "linf", "eps": 0.1}, images=50)
     c = make_run("c", (0.5, 0.3, 0.7, 0.5), names=("cat", "dog", "fox", "owl"))
-    notes = " ".join(gather([f"A={a}", f"B={b}", f"C={c}"]).notes)
-    assert "Met under several threat models, with columns for each: PGD-20, CW-20." in notes
-    assert "different classes under clean" in notes and "150 images in some runs and on 400 in others" in notes
+    assert gather([f"A={a}", f"B={b}", f"C={c}"]).notes == [
+        "Met under several threat models, with columns for each: PGD-20, CW-20.",
+        "C has other classes than A: figures of different classes are not compared.",
+        "clean was measured on 150 images in some runs and on 300 in others.",
+    ]
+    d = make_run("d", (0.5, 0.3, 0.7), images=50)
+    notes = gather([f"A={a}", f"D={d}"]).notes
+    assert notes == ["clean, PGD-20, CW-20 were measured on 150 images in some runs and on 300 in others."]
 
 
 def test_one_attack_under_several_eps_has_a_column_for_each(make_run):
