@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fairat_lightning.pretrained import PREFIX, located
 from fairat_lightning.record.attack_titles import TITLES
 from fairat_lightning.report.columns import apart, fill, in_order, own_eps, short
+from fairat_lightning.report.folders import runs_in, split
 from fairat_lightning.report.runs import Group, Run, images, read_run
 
 NOT_CONFIGURATION = ("seed", "init_from", "overwrite")
@@ -68,16 +68,25 @@ def gather(words: Sequence[str]) -> Report:
     """The report of the folders named by `words`, each "FOLDER" or "LABEL=FOLDER". ValueError, one line, for what cannot be read.
 
     Runs of one label are seeds of one row. Without labels, so are runs whose configurations differ only in the seed and in
-    what they started from.
+    what they started from. A folder that is no run stands for the finished runs or evaluations in it.
     """
     named: list[tuple[str | None, Run]] = []
     seen: dict[Path, str] = {}
+    unfinished: list[Path] = []
     for word in words:
         label, folder = split(word)
-        if (place := folder.resolve()) in seen:
-            raise ValueError(f"{word} names the same folder as {seen[place]}: a run counts once")
-        seen[place] = word
-        named.append((label, read_run(folder)))
+        found, waiting = runs_in(folder)
+        unfinished += waiting
+        for place in found:
+            if place.resolve() in seen:
+                raise ValueError(f"{word} names the same folder as {seen[place.resolve()]}: a run counts once")
+            seen[place.resolve()] = word
+        runs = [read_run(place) for place in found]
+        if label is not None and len({_fingerprint(run) for run in runs}) > 1:
+            raise ValueError(f"{word} names runs of several configurations: name each by itself, or give no label")
+        named += [(label, run) for run in runs]
+    if not named:
+        raise ValueError(f"{' '.join(words)}: that is a file of Hydra's and no run: name the folders beside it")
     if len(splits := {run.split: run.folder for _, run in named}) > 1:
         said = ", ".join(f"{folder} judged {split} images" for split, folder in splits.items())
         raise ValueError(f"a report compares figures of the same images: {said}")
@@ -88,7 +97,9 @@ def gather(words: Sequence[str]) -> Report:
     chosen = {key[1] for key in keyed if key[0] == "label"}
     unnamed = [runs for key, runs in keyed.items() if key[0] != "label"]
     names = iter(_labels(unnamed, taken=chosen))
-    return report_of([Group(key[1] if key[0] == "label" else next(names), runs) for key, runs in keyed.items()])
+    report = report_of([Group(key[1] if key[0] == "label" else next(names), runs) for key, runs in keyed.items()])
+    report.notes += [f"{place} has begun and is not finished: it is left out." for place in unfinished]
+    return report
 
 
 def report_of(groups: list[Group]) -> Report:
@@ -110,27 +121,10 @@ def report_of(groups: list[Group]) -> Report:
     shared = [key for key in keys if key != "clean" and all(group.classes(key) for group in groups)]
     robust = shared or [key for key in keys if key != "clean"]
     main = next((key for key in STRONGEST if key in robust), (robust or keys)[0])
-    notes = [f"Met under several threat models, with columns for each: {', '.join(dict.fromkeys(met))}."] if met else []
+    notes = _other_classes(groups)
+    notes += [f"Met under several threat models, with columns for each: {', '.join(dict.fromkeys(met))}."] if met else []
     notes += _notes(groups, keys, titles)
     return Report(groups, titles, short(titles, keys), swept, keys, main, notes, _checks(groups))
-
-
-def split(word: str) -> tuple[str | None, Path]:
-    """The label, if there is one, and the folder of one word; a folder's own "=" is not taken for a label's."""
-    if Path(word).is_dir():
-        return None, Path(word)
-    parts = word.split("=")
-    for k in range(1, len(parts)):
-        folder = _place("=".join(parts[k:]))
-        if str(folder) != "." and folder.is_dir():
-            return _label("=".join(parts[:k]), word), folder
-    label, found, name = word.rpartition("=")
-    return (_label(label, word) if found else None), _place(name)
-
-
-def _place(name: str) -> Path:
-    """A folder, that of a network of the package by its name, or one below ~."""
-    return located(name) if name.startswith(PREFIX) else Path(name).expanduser()
 
 
 def comparable(a: Group, b: Group, key: str) -> bool:
@@ -143,12 +137,6 @@ def alike(a: Group, b: Group) -> bool:
     """Whether both rows have the same classes, in whatever they met."""
     mine, other = ({c for run in group.runs for s in run.summaries.values() for c in s["per_class"]} for group in (a, b))
     return mine == other
-
-
-def _label(label: str, word: str) -> str:
-    if not label.strip() or not label.isprintable():
-        raise ValueError(f"{word!r} has an unreadable label: give LABEL=RUN")
-    return label
 
 
 def _fingerprint(run: Run) -> Any:
@@ -215,6 +203,13 @@ def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: node}
 
 
+def _other_classes(groups: Sequence[Group]) -> list[str]:
+    """One sentence where not all rows have the classes of the first."""
+    others = [group.label for group in groups[1:] if not alike(groups[0], group)]
+    what = f"{'have' if len(others) > 1 else 'has'} other classes than {groups[0].label}"
+    return [f"{', '.join(others)} {what}: figures of different classes are not compared."] if others else []
+
+
 def _notes(groups: Sequence[Group], keys: Sequence[str], titles: Mapping[str, str]) -> list[str]:
     """What a reader must know before comparing the rows; what holds for one row only names it."""
     found: dict[str, list[str]] = {}
@@ -229,9 +224,6 @@ def _notes(groups: Sequence[Group], keys: Sequence[str], titles: Mapping[str, st
         note if len(set(labels)) == len(groups) else f"{', '.join(dict.fromkeys(labels))}: {note}"
         for note, labels in found.items()
     ]
-    if others := [group.label for group in groups[1:] if not alike(groups[0], group)]:
-        what = f"{'have' if len(others) > 1 else 'has'} other classes than {groups[0].label}"
-        notes.insert(0, f"{', '.join(others)} {what}: figures of different classes are not compared.")
     sizes: dict[tuple[int, int], list[str]] = {}
     for key in keys:
         with_key = [group for group in groups if group.classes(key)]

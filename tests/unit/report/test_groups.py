@@ -4,7 +4,8 @@ import pytest
 from helpers import judge
 
 from fairat_lightning.report.compare import against_first, difference
-from fairat_lightning.report.groups import gather, report_of, split
+from fairat_lightning.report.folders import split
+from fairat_lightning.report.groups import gather, report_of
 
 FAAL = {"_target_": "fairat_lightning.methods.FAAL", "radius": 0.1}
 
@@ -56,8 +57,8 @@ def test_what_does_not_compare_is_said(make_run):
     b = make_run("b", (0.5, 0.3, 0.7), attack={"norm": "linf", "eps": 0.1}, images=50)
     c = make_run("c", (0.5, 0.3, 0.7, 0.5), names=("cat", "dog", "fox", "owl"))
     assert gather([f"A={a}", f"B={b}", f"C={c}"]).notes == [
-        "Met under several threat models, with columns for each: PGD-20, CW-20.",
         "C has other classes than A: figures of different classes are not compared.",
+        "Met under several threat models, with columns for each: PGD-20, CW-20.",
         "clean was measured on 150 images in some runs and on 300 in others.",
     ]
     d = make_run("d", (0.5, 0.3, 0.7), images=50)
