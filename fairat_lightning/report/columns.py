@@ -71,6 +71,14 @@ def in_order(keys: Sequence[str], runs: Sequence[Run]) -> list[str]:
     return sorted(keys, key=place)
 
 
+def elsewhere(keys: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """Of attacks that were met at an eps that any run was trained with, the keys under another norm or eps."""
+    threats = {key: (t[0], four_digits(t[1])) for run in runs for key, t in run.threats.items() if t}
+    trained = {(t[0], four_digits(t[1])) for run in runs if (t := threat_of((run.config or {}).get("attack"))) is not None}
+    usual = {key.partition("@")[0] for key in keys if threats.get(key) in trained}
+    return [key for key in keys if key in threats and threats[key] not in trained and key.partition("@")[0] in usual]
+
+
 def eps_text(eps: float) -> str:
     """ "8/255", or "0.5" where four digits say it all."""
     grey = 255 * eps

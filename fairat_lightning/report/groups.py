@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fairat_lightning.record.attack_titles import TITLES
-from fairat_lightning.report.columns import apart, fill, in_order, own_eps, short
+from fairat_lightning.report.columns import apart, elsewhere, fill, in_order, own_eps, short
 from fairat_lightning.report.folders import runs_in, split
 from fairat_lightning.report.runs import Group, Run, images, read_run
 
@@ -21,13 +21,15 @@ STRONGEST = ("autoattack", "apgd", "pgd20")
 class Report:
     """The rows in the order of the command, and the attacks: `keys` those worth a column, `main` the one that figures show.
 
-    `titles` say an attack in full, `heads` as short as the head of a column; `swept` are the keys of a sweep over eps.
+    `titles` say an attack in full, `heads` as short as the head of a column; `swept` are the keys of a sweep over eps, and
+    `others` those of `keys` that stand in a second table: an attack under another eps than in training.
     """
 
     groups: list[Group]
     titles: dict[str, str]
     heads: dict[str, str]
     swept: list[str]
+    others: list[str]
     keys: list[str]
     main: str
     notes: list[str]
@@ -121,10 +123,11 @@ def report_of(groups: list[Group]) -> Report:
     shared = [key for key in keys if key != "clean" and all(group.classes(key) for group in groups)]
     robust = shared or [key for key in keys if key != "clean"]
     main = next((key for key in STRONGEST if key in robust), (robust or keys)[0])
+    others = [key for key in elsewhere(keys, runs) if key != main]
     notes = _other_classes(groups)
     notes += [f"Met under several threat models, with columns for each: {', '.join(dict.fromkeys(met))}."] if met else []
     notes += _notes(groups, keys, titles)
-    return Report(groups, titles, short(titles, keys), swept, keys, main, notes, _checks(groups))
+    return Report(groups, titles, short(titles, keys), swept, others, keys, main, notes, _checks(groups))
 
 
 def comparable(a: Group, b: Group, key: str) -> bool:

@@ -74,8 +74,7 @@ def page(
 {findings}<nav aria-label="Sections">{"".join(f'<a href="#{name}">{escape(text)}</a>' for name, text in links)}</nav>
 <section id="table">
 <h2>Table</h2>
-{_table(report, rows)}
-{_notes(report)}</section>
+{_tables(report, rows)}{_notes(report)}</section>
 {tested}{published.html(lines)}{"".join(sections.values())}{_runs(report)}
 <section id="reading">
 <h2>How to read this</h2>
@@ -180,8 +179,14 @@ def _about(report: Report) -> str:
     return ", ".join(parts)
 
 
-def _table(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
-    shown = tables.columns(report)
+def _tables(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
+    shown = f'{_table(report, rows, "rows")}<p class="caption">{escape(tables.caption(report))}</p>\n'
+    other = _table(report, tables.with_others(rows, report), "others", report.others) if report.others else ""
+    return f"{shown}<h3>{tables.OTHERS}</h3>\n{other}\n" if other else shown
+
+
+def _table(report: Report, rows: Sequence[Mapping[str, Any]], name: str, keys: Sequence[str] | None = None) -> str:
+    shown = tables.columns(report, keys)
     shown.sort(key=lambda column: column[:2] != (report.main, "worst"))  # first what no narrow screen may cut
     heads = [html_head("Row", "text")]
     heads += [html_head(figure, "number", html_short(report.heads[key], report.titles[key])) for key, figure, _ in shown]
@@ -194,7 +199,7 @@ def _table(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
         cells += f'<td data-value="{row["runs"]}">{row["runs"]}</td>'
         cells += f'<td data-value="{row.get("train_seconds", {}).get("mean", "")}">{tables.minutes(row)}</td>'
         lines.append(f'<tr><th scope="row">{mark}{escape(row["label"])}</th>{cells}</tr>')
-    return html_table("rows", heads, lines) + f'<p class="caption">{escape(tables.caption(report))}</p>'
+    return html_table(name, heads, lines)
 
 
 def _class_table(report: Report) -> str:

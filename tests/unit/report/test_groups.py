@@ -137,6 +137,11 @@ def test_the_eps_of_one_attack_stand_in_their_order(make_run):
         (place / "run.json").write_text(json.dumps({"suite": "quick", "threat": {"norm": "linf", "eps": eps}}))
     report = gather([str(folder)])
     assert report.keys == ["clean", "pgd20@linf_0.1", "pgd20", "pgd20@linf_0.3", "cw20"] and report.main == "pgd20"
+    assert report.others == ["pgd20@linf_0.1", "pgd20@linf_0.3"]
+    b = make_run("b", (0.5, 0.3, 0.7), attack={"norm": "linf", "eps": 0.3})
+    assert gather([f"A={folder}", f"B={b}"]).others == ["pgd20@linf_0.1"], "which nobody was trained with"
+    parts = [str(folder / "evaluation" / f"at{eps}") for eps in (0.1, 0.3)]
+    assert gather(parts).others == [], "where none is that of the training, the main table has all"
 
 
 def test_an_evaluation_is_a_row_of_the_run_it_is_of(make_run, tmp_path):
