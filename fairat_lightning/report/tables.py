@@ -21,7 +21,7 @@ OTHERS = "Under another norm or eps than in training"
 def columns(report: Report, keys: Sequence[str] | None = None) -> list[tuple[str, str, str]]:
     """Attack, figure and title of each column: the clean average, then average and worst class of every robust test.
 
-    Of these `keys`; without them those of the main table, which are all but `report.others`.
+    Of these `keys`; without them those of the main table, which are all but the report's `others`.
     """
     found = []
     for key in [key for key in report.keys if key not in report.others] if keys is None else keys:
@@ -91,7 +91,7 @@ def _grid(rows: Sequence[Row], shown: Sequence[tuple[str, str, str]]) -> list[st
 
 
 def latex(rows: Sequence[Row], report: Report) -> str:
-    """A tabular for the booktabs package, and one of `report.others`; captions are comments above them."""
+    """A tabular for the booktabs package, and one of the report's `others`; captions are comments above them."""
     lines = [f"% FAILED CHECK {one_line(text)}" for text in failures(report)]
     lines += [f"% {caption(report)}", "% Needs \\usepackage{booktabs}.", *_tabular(rows, columns(report))]
     if report.others:
