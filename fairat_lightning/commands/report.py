@@ -21,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _Parser(
         prog="python -m fairat_lightning.report", description="Compare finished runs class by class: tables, figures, one page."
     )
-    what = "a finished run, one evaluation (RUN/evaluation/NAME), a saved result, an export, or pretrained:NAME; one label: seeds"
+    what = "a finished run, one evaluation (RUN/evaluation/NAME), a saved result, an export, pretrained:NAME, or a folder with "
+    what += "runs or evaluations in it (a sweep's, RUN/evaluation); one label: seeds"
     parser.add_argument("runs", nargs="+", metavar="[LABEL=]FOLDER", help=what)
     parser.add_argument("--sort", action="store_true", help="highest worst class first; the first run stays the baseline")
     parser.add_argument("--to", type=Path, default=Path("report"), metavar="FOLDER", help="where the report goes (report)")

@@ -12,7 +12,7 @@ from typing import Any
 from scipy import stats
 
 from fairat_lightning import bootstrap, metrics
-from fairat_lightning.report.groups import Report
+from fairat_lightning.report.groups import Report, alike
 from fairat_lightning.report.runs import Group, Run
 from fairat_lightning.report.significance import against, difference, significant, untested
 
@@ -110,17 +110,17 @@ def headline(report: Report) -> list[str]:
     first = report.groups[0]
     worst = {id(group): cell(group, key, "worst")["mean"] for group in report.groups}
     if len(report.groups) == 1:
-        average = cell(first, key, "average")["mean"]
-        if average is None:
-            return [f"No class of {first.label} has an image: there is nothing to say."]
-        name = weakest(first, key)
-        return [
-            f"{first.label} under {title}: {100 * average:.1f} % of the images right, averaged over the classes, and "
-            f"{100 * worst[id(first)]:.1f} % in its worst class" + (f", {name}." if name else ".")
-        ]
+        return [_alone(report, first)]
     if len(report.groups) == 2:
-        attacks = [attack for attack in report.robust or report.keys if attack == key or attack not in report.swept]
-        return [sentence(first, report.groups[1], attack, report.titles[attack]) for attack in attacks]
+        other = report.groups[1]
+        if not alike(first, other):
+            return [_alone(report, group) for group in report.groups]
+        attacks = [attack for attack in report.robust or report.keys if first.classes(attack) and other.classes(attack)]
+        if not attacks:
+            return [
+                f"Not tested: whether {other.label} is fairer than {first.label}; they share no attack of the same norm and eps."
+            ]
+        return [sentence(first, other, attack, report.titles[attack]) for attack in attacks]
     ranked = sorted((g for g in report.groups if worst[id(g)] is not None), key=lambda g: -worst[id(g)])
     if not ranked:
         return [f"No row has figures for {title}."]
@@ -130,11 +130,24 @@ def headline(report: Report) -> list[str]:
     return [f"No row's worst class under {title} is significantly better than all others'; {ranked[0].label} has {value}."]
 
 
+def _alone(report: Report, group: Group) -> str:
+    """What one row is, under the main attack or the first other that it has met."""
+    key = next((key for key in (report.main, *report.robust, *report.keys) if group.classes(key)), report.main)
+    average, worst = (cell(group, key, figure)["mean"] for figure in MAIN_FIGURES)
+    if average is None:
+        return f"No class of {group.label} has an image: there is nothing to say."
+    name = weakest(group, key)
+    return (
+        f"{group.label} under {report.titles[key]}: {100 * average:.1f} % of the images right, averaged over the classes, and "
+        f"{100 * worst:.1f} % in its worst class" + (f", {name}." if name else ".")
+    )
+
+
 def against_first(report: Report) -> list[str]:
-    """With more than two rows: each against its baseline under the main attack."""
+    """With more than two rows: each against its baseline of the same classes, under the main attack."""
     if len(report.groups) < 3:
         return []
-    pairs = [(base, group) for group in report.groups if (base := report.baseline(group)) is not None]
+    pairs = [(base, group) for group in report.groups if (base := report.baseline(group)) is not None and alike(base, group)]
     return [sentence(base, group, report.main, report.titles[report.main]) for base, group in pairs]
 
 
@@ -151,7 +164,7 @@ def sentence(base: Group, other: Group, key: str, title: str) -> str:
         text += f"; average {_test(cost, sign)}"
     if significant(found):
         return f"{winner.label} is fairer than {loser.label}: {text}."
-    return f"No significant difference between {other.label} and {base.label}: {text}."
+    return f"No significant difference in the worst class between {other.label} and {base.label}: {text}."
 
 
 def weakest(group: Group, key: str) -> str | None:
@@ -207,13 +220,18 @@ def _rho(row: dict[str, Any], first: dict[str, Any], key: str) -> float | None:
     return None if isnan(found) else found
 
 
-def points(value: float) -> str:
-    """ "+14.7", a difference in percentage points."""
-    return f"{100 * value:+.1f}".replace("-", "−")
+def points(value: float, sign: str = "+") -> str:
+    """ "+14.7", a difference in percentage points; "0.0", without a sign, for what rounds to nothing."""
+    text = f"{100 * value:{sign}.1f}"
+    return text.replace("-", "−") if float(text) else "0.0"
+
+
+def span(low: float, high: float) -> str:
+    """ "−2.1 to 14.7", an interval in percentage points."""
+    return f"{points(low, '')} to {points(high, '')}"
 
 
 def _test(found: bootstrap.Comparison, sign: int) -> str:
     low, high = sorted((sign * found.low, sign * found.high))
     p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}" if found.p < 0.1 else f"p = {found.p:.2f}"
-    interval = f"95 % interval {100 * low:.1f} to {100 * high:.1f}".replace("-", "−")
-    return f"{points(sign * found.difference)} points ({interval}, {p}, {TESTS[found.test]})"
+    return f"{points(sign * found.difference)} points (95 % interval {span(low, high)}, {p}, {TESTS[found.test]})"

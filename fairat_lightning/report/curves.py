@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from fairat_lightning.record.reader import Hardest
 from fairat_lightning.report.figures import MOST_CLASSES
 from fairat_lightning.report.runs import Group
-from fairat_lightning.report.style import COLOURS, GREY, INK, MARKERS, RED, legend, styled
+from fairat_lightning.report.style import COLOURS, GREY, INK, MARKERS, NARROW, RED, legend, styled
 
 MOST_LINES, MOST_IMAGES = 10, 24
 DASHES = ("-", "--", "-.", ":")
@@ -22,11 +22,11 @@ WEIGHT, SHARE = "train/class_weight/", "train/augmented_class/"
 
 @styled()
 def training_curves(groups: Sequence[Group]) -> Figure:
-    """Validation accuracy over the epochs: clean, robust, and the robust worst class; seeds as mean and deviation.
+    """Validation accuracy over the epochs: the robust worst class, robust, and clean; seeds as mean and deviation.
 
     A dot marks the epoch that was selected, for rows of one run.
     """
-    panels = (("val/clean", "clean"), ("val/robust", "robust"), ("val/robust_worst", "robust, worst class"))
+    panels = (("val/robust_worst", "robust, worst class"), ("val/robust", "robust"), ("val/clean", "clean"))
     figure = Figure(figsize=(9, 3.6 + 0.1 * len(groups)), layout="constrained")
     grid = figure.subplots(1, 3, sharex=True)
     for axes, (key, title) in zip(grid, panels, strict=True):
@@ -49,7 +49,7 @@ def training_curves(groups: Sequence[Group]) -> Figure:
 @styled()
 def class_weights(group: Group) -> Figure:
     """The weight of each class in the loss over the epochs (FAAL), mean over seeds; 1 is no preference."""
-    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
+    figure = Figure(figsize=(NARROW, 3.6), layout="constrained")
     axes = figure.subplots()
     lines = {name: over_epochs(group, WEIGHT + name, scale=1) for name in classes_over_time(group, WEIGHT)}
     _class_lines(axes, {name: (epochs, middle) for name, (epochs, middle, _) in lines.items()}, highest=True)
@@ -68,13 +68,13 @@ def hard_share(group: Group) -> Figure:
     Of more than 20 classes, those with the largest share.
     """
     found = {name: over_epochs(group, SHARE + name) for name in classes_over_time(group, SHARE)}
-    names = sorted(found, key=lambda name: -float(np.nanmean(found[name][1])))[:MOST_CLASSES]
+    names = sorted(found, key=lambda name: -float(np.nan_to_num(found[name][1]).mean()))[:MOST_CLASSES]
     names = [name for name in found if name in names]
     last = int(max(found[name][0].max() for name in names))
     values = np.full((len(names), last), nan)
     for i, name in enumerate(names):
         values[i, found[name][0].astype(int) - 1] = found[name][1]
-    figure = Figure(figsize=(7.5, 1.3 + 0.24 * len(names)), layout="constrained")
+    figure = Figure(figsize=(NARROW, 1.3 + 0.24 * len(names)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(values, cmap=RED, vmin=0, aspect="auto", interpolation="nearest", extent=(0.5, last + 0.5, len(names), 0))
     axes.set_yticks([k + 0.5 for k in range(len(names))], names, parse_math=False)
@@ -112,7 +112,7 @@ def hardest_images(hardest: Hardest, classes: Sequence[str], title: str) -> Figu
 @styled()
 def shift_curve(groups: Sequence[Group], key: str, title: str) -> Figure:
     """The lowest expected accuracy over all class distributions within a KL radius of uniform (nats), mean over seeds."""
-    figure = Figure(figsize=(7.5, 3.8), layout="constrained")
+    figure = Figure(figsize=(NARROW, 3.8), layout="constrained")
     axes = figure.subplots()
     for i, group in enumerate(groups):
         shifts = [s["shift"] for run in group.runs if "shift" in (s := run.summaries.get(key, {}))]
@@ -138,7 +138,7 @@ def eps_curve(group: Group, sweep: str) -> Figure:
 
     names = list(dict.fromkeys(name for key in keys for name in group.classes(key)))
     lines = {name: (np.array(eps), np.array([percent(group.class_values(key, name)) for key in keys])) for name in names}
-    figure = Figure(figsize=(6, 3.7), layout="constrained")
+    figure = Figure(figsize=(NARROW, 3.7), layout="constrained")
     axes = figure.subplots()
     _class_lines(axes, lines, highest=False)
     axes.plot(
@@ -176,15 +176,17 @@ def classes_over_time(group: Group, prefix: str) -> list[str]:
 
 
 def _class_lines(axes: Axes, lines: dict[str, tuple[np.ndarray, np.ndarray]], highest: bool) -> None:
-    """A line a class; of more than 10 the ones that stand highest (or lowest) on the whole are named, the others are grey."""
-    ranked = sorted(lines, key=lambda name: float(np.nan_to_num(np.nanmean(lines[name][1]))) * (-1 if highest else 1))
+    """A line a class with figures; of more than 10 the ones highest (or lowest) on the whole are named, the others are grey."""
+    lines = {name: line for name, line in lines.items() if not np.isnan(line[1]).all()}
+    ranked = sorted(lines, key=lambda name: float(np.nanmean(lines[name][1])) * (-1 if highest else 1))
     chosen = set(ranked[:MOST_LINES])
     for name in ranked[MOST_LINES:]:
         axes.plot(*lines[name], color=GREY, linewidth=0.6, alpha=0.6)
     for i, name in enumerate(name for name in lines if name in chosen):
         axes.plot(*lines[name], label=name, **_mark(i), linestyle=DASHES[(i // len(COLOURS)) % len(DASHES)])
     if len(lines) > MOST_LINES:
-        axes.plot([], [], color=GREY, linewidth=0.6, label=f"{len(lines) - MOST_LINES} other classes")
+        left = len(lines) - MOST_LINES
+        axes.plot([], [], color=GREY, linewidth=0.6, label=f"{left} other class{'es' * (left > 1)}")
     _tidy(axes)
 
 

@@ -11,7 +11,7 @@ from rich import box
 from rich.markup import escape as escape_markup
 from rich.table import Table
 
-from fairat_lightning.report.compare import against_first, points
+from fairat_lightning.report.compare import against_first, points, span
 from fairat_lightning.report.groups import Report
 from fairat_lightning.report.markup import html_head, html_list, html_short, html_table, markdown_text
 from fairat_lightning.report.significance import FIGURES, explained
@@ -25,22 +25,22 @@ Found = Mapping[str, Any]  # of one figure
 
 def markdown(rows: Rows, report: Report) -> list[str]:
     """The lines of the table and of what its tests can show; none where no row has a control."""
-    lines = []
+    lines, many = [], _of_seeds(rows, report)
     for label, control, key, figures in _lines(rows, report):
         cells = [", ".join(part for part in (_with_interval(figures[figure]), _p(figures[figure])) if part) for figure in FIGURES]
-        text = [markdown_text(word) for word in (label, control, report.heads[key], *cells, _seeds(figures["worst"]))]
+        text = [markdown_text(word) for word in (label, control, report.heads[key], *cells, *[_seeds(figures["worst"])] * many)]
         lines.append("| " + " | ".join(text) + " |")
     if not lines:
         return []
-    heads = ["", "control", "attack", *FIGURES.values(), SEEDS]
+    heads = ["", "control", "attack", *FIGURES.values(), *[SEEDS] * many]
     notes = [f"- {markdown_text(text)}" for text in explained(report, rows)]
-    frame = ["| " + " | ".join(heads) + " |", "|---|---|---|" + "---:|" * (len(FIGURES) + 1)]
+    frame = ["| " + " | ".join(heads) + " |", "|---|---|---|" + "---:|" * (len(FIGURES) + many)]
     return [f"**{TITLE}**", "", *frame, *lines, "", CAPTION, "", *notes, "", "**Findings and notes**", ""]
 
 
 def html(rows: Rows, report: Report) -> str:
     """A section of the page; empty where no row has a control."""
-    lines = []
+    lines, many = [], _of_seeds(rows, report)
     for label, control, key, figures in _lines(rows, report):
         cells = "".join(
             (f'<td data-value="{found["difference"]}">' if found["difference"] is not None else "<td>")
@@ -49,14 +49,15 @@ def html(rows: Rows, report: Report) -> str:
             + "</td>"
             for found in (figures[figure] for figure in FIGURES)
         )
+        cells += f"<td>{_seeds(figures['worst'], '<br>')}</td>" * many
         lines.append(
             f'<tr><th scope="row">{escape(label)}<span class="interval">to {escape(control)}</span></th>'
-            f"<td>{html_short(report.heads[key], report.titles[key])}</td>{cells}<td>{_seeds(figures['worst'], '<br>')}</td></tr>"
+            f"<td>{html_short(report.heads[key], report.titles[key])}</td>{cells}</tr>"
         )
     if not lines:
         return ""
     heads = [html_head("Row", "text"), html_head("Attack", "text"), *(html_head(text, "number") for text in FIGURES.values())]
-    heads.append('<th scope="col">each seed,<br>worst class</th>')
+    heads += ['<th scope="col">each seed,<br>worst class</th>'] * many
     sentences = html_list(against_first(report))
     said = f"<details open><summary>In sentences</summary>{sentences}</details>\n" if sentences else ""
     return (
@@ -69,13 +70,16 @@ def terminal(rows: Rows, report: Report) -> Table:
     """The differences under the main attack, within 80 columns."""
     shown = Table(box=box.SIMPLE_HEAD, header_style="bold")
     shown.add_column(f"difference to the control, {escape_markup(report.heads[report.main])}", overflow="fold")
-    for head in (*FIGURES.values(), "seeds,\nworst"):
+    many = _of_seeds(rows, report)
+    for head in (*FIGURES.values(), *["seeds,\nworst"] * many):
         shown.add_column(head, justify="right", no_wrap=True)
     for label, control, key, figures in _lines(rows, report):
         if key == report.main:
             parts = [(_points(found), _interval(found), _p(found)) for found in (figures[f] for f in FIGURES)]
             name = f"{escape_markup(label)}\n[dim]to {escape_markup(control)}[/dim]"
-            shown.add_row(name, *("\n".join(part for part in cell if part) for cell in parts), _seeds(figures["worst"], "\n"))
+            shown.add_row(
+                name, *("\n".join(part for part in cell if part) for cell in parts), *[_seeds(figures["worst"], "\n")] * many
+            )
     return shown
 
 
@@ -88,6 +92,11 @@ def _lines(rows: Rows, report: Report) -> Iterator[tuple[str, str, str, Mapping[
                 yield row["label"], found["label"], key, found[key]
 
 
+def _of_seeds(rows: Rows, report: Report) -> bool:
+    """Whether any difference is of several seeds, each with its own."""
+    return any(len(figures["worst"]["seeds"]) > 1 for _, _, _, figures in _lines(rows, report))
+
+
 def _with_interval(found: Found) -> str:
     return _points(found) + (f" ({_interval(found)})" if _interval(found) else "")
 
@@ -97,9 +106,7 @@ def _points(found: Found) -> str:
 
 
 def _interval(found: Found) -> str:
-    if found["low"] is None:
-        return ""
-    return f"{100 * found['low']:.1f} to {100 * found['high']:.1f}".replace("-", "−")
+    return "" if found["low"] is None else span(found["low"], found["high"])
 
 
 def _p(found: Found) -> str:

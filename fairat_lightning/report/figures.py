@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fairat_lightning.record.attack_titles import TITLES
 from fairat_lightning.report.runs import Group, Verdicts
-from fairat_lightning.report.style import BLUE, COLOURS, GREY, INK, MARKERS, PAPER, fill, legend, save, styled
+from fairat_lightning.report.style import BLUE, COLOURS, GREY, INK, MARKERS, NARROW, PAPER, fill, legend, save, styled
 
 MOST_CLASSES, MOST_BARS = 20, 8
 
@@ -77,29 +77,29 @@ def row_points(rows: Sequence[Mapping[str, Any]], key: str = "pgd20", title: str
 
 @styled()
 def class_accuracies(groups: Sequence[Group], key: str, title: str) -> Figure:
-    """Accuracy per class, one colour a row, side by side; whiskers are one standard deviation over seeds, or of the binomial.
+    """The average, then the accuracy per class, weakest first; one colour a row, for each row that has met the attack.
 
-    More than 8 rows are drawn as a map of rows and classes.
+    Whiskers are one standard deviation over seeds, or of the binomial. More than 8 rows are a map of rows and classes.
     """
     classes, hidden = shown_classes(groups, key)
     if len(groups) > MOST_BARS:
         return _accuracy_map(groups, key, title, classes, hidden)
+    shown = [(i, group) for i, group in enumerate(groups) if group.classes(key)]
     places = np.arange(len(classes) + 1.0)
-    places[-1] += 0.4
-    width = 0.84 / len(groups)
-    figure = Figure(figsize=(min(14, max(9, 0.16 * len(places) * (len(groups) + 1))), 3.9), layout="constrained")
+    places[1:] += 0.4
+    width = 0.84 / len(shown)
+    figure = Figure(figsize=(min(14, max(9, 0.16 * len(places) * (len(shown) + 1))), 3.9), layout="constrained")
     axes = figure.subplots()
-    for i, group in enumerate(groups):
-        found = [_mean_and_spread(group, key, name) for name in classes]
+    for k, (i, group) in enumerate(shown):
         averages = [v for v in group.values(key, "average") if v is not None]
-        found.append((mean(averages), stdev(averages) if len(averages) > 1 else nan) if averages else (nan, nan))
+        found = [(mean(averages), stdev(averages) if len(averages) > 1 else nan) if averages else (nan, nan)]
+        found += [_mean_and_spread(group, key, name) for name in classes]
         heights, spreads = [100 * a for a, _ in found], [100 * s for _, s in found]
-        axes.bar(places + (i - (len(groups) - 1) / 2) * width, heights, width * 0.92, label=group.label, **fill(i))
-        axes.errorbar(
-            places + (i - (len(groups) - 1) / 2) * width, heights, spreads, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.5
-        )
-    axes.axvline(len(classes) - 0.3, color=GREY, linewidth=0.8)
-    _name_classes(axes, [*classes, "average"], places)
+        here = places + (k - (len(shown) - 1) / 2) * width
+        axes.bar(here, heights, width * 0.92, label=group.label, **fill(i))
+        axes.errorbar(here, heights, spreads, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.5)
+    axes.axvline(0.7, color=GREY, linewidth=0.8)
+    _name_classes(axes, ["average", *classes], places)
     axes.set(ylabel=f"{title} accuracy (%)", ylim=(0, 100), xlim=(-0.6, places[-1] + 0.6))
     axes.grid(axis="y", color=GREY, alpha=0.3, linewidth=0.6)
     if hidden:
@@ -111,7 +111,7 @@ def class_accuracies(groups: Sequence[Group], key: str, title: str) -> Figure:
 @styled()
 def clean_against_robust(groups: Sequence[Group], key: str, title: str) -> Figure:
     """A point for each class of each row: its clean accuracy against its accuracy under the attack, weakest classes named."""
-    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    figure = Figure(figsize=(NARROW, 4.6), layout="constrained")
     axes = figure.subplots()
     lows: list[float] = []
     for i, group in enumerate(groups):
@@ -120,6 +120,8 @@ def clean_against_robust(groups: Sequence[Group], key: str, title: str) -> Figur
             clean, robust = group.class_values("clean", name), group.class_values(key, name)
             if clean and robust:
                 points.append((100 * mean(robust), 100 * mean(clean), name))
+        if not points:
+            continue
         points.sort()
         lows += [p[1] for p in points]
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
@@ -161,13 +163,11 @@ def confusion(found: Sequence[Verdicts], classes: Sequence[str], title: str) -> 
 
 
 def shown_classes(groups: Sequence[Group], key: str) -> tuple[list[str], int]:
-    """All classes in their order; or of more than 20 those with the lowest mean over the rows, and how many are left out."""
+    """The classes, the lowest mean over the rows first, 20 at most; and how many are left out."""
     classes = list(dict.fromkeys(name for group in groups for name in group.classes(key)))
-    if len(classes) <= MOST_CLASSES:
-        return classes, 0
     found = {c: [a for group in groups for a in group.class_values(key, c)] for c in classes}
     classes.sort(key=lambda c: mean(found[c]) if found[c] else 2.0)
-    return classes[:MOST_CLASSES], len(classes) - MOST_CLASSES
+    return classes[:MOST_CLASSES], max(0, len(classes) - MOST_CLASSES)
 
 
 def _mean_and_spread(group: Group, key: str, name: str) -> tuple[float, float]:
@@ -186,6 +186,7 @@ def _name_classes(axes: Axes, names: Sequence[str], places: Any = None) -> None:
 
 
 def _accuracy_map(groups: Sequence[Group], key: str, title: str, classes: Sequence[str], hidden: int) -> Figure:
+    groups = [group for group in groups if group.classes(key)]
     values = [[100 * mean(v) if (v := group.class_values(key, c)) else nan for c in classes] for group in groups]
     size = min(16, 3.5 + 0.36 * len(classes)), 1.4 + 0.28 * len(groups)
     figure = Figure(figsize=size, layout="constrained")

@@ -88,7 +88,7 @@ def _over_time(report: Report) -> Iterator[Picture]:
         yield Picture(
             "training",
             "training",
-            "Validation accuracy over the epochs: clean, robust average, robust worst class."
+            "Validation accuracy over the epochs: robust worst class, robust average, clean."
             + (" Bands are one standard deviation over seeds." if report.seeds else "")
             + (" A dot is the epoch that was kept." if 1 in map(len, (g.runs for g in trained)) else ""),
             curves.training_curves(trained),

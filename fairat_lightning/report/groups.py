@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fairat_lightning.pretrained import PREFIX, located
 from fairat_lightning.record.attack_titles import TITLES
-from fairat_lightning.report.columns import apart, short
-from fairat_lightning.report.runs import Group, Run, four_digits, images, read_run, threat_of
+from fairat_lightning.report.columns import apart, elsewhere, fill, in_order, own_eps, short
+from fairat_lightning.report.folders import runs_in, split
+from fairat_lightning.report.runs import Group, Run, images, read_run
 
 NOT_CONFIGURATION = ("seed", "init_from", "overwrite")
 OBJECTIVES = {"AT": "PGD-AT", "TRADES": "TRADES", "MART": "MART"}
@@ -21,13 +21,15 @@ STRONGEST = ("autoattack", "apgd", "pgd20")
 class Report:
     """The rows in the order of the command, and the attacks: `keys` those worth a column, `main` the one that figures show.
 
-    `titles` say an attack in full, `heads` as short as the head of a column; `swept` are the keys of a sweep over eps.
+    `titles` say an attack in full, `heads` as short as the head of a column; `swept` are the keys of a sweep over eps, and
+    `others` those of `keys` that stand in a second table: an attack under another eps than in training.
     """
 
     groups: list[Group]
     titles: dict[str, str]
     heads: dict[str, str]
     swept: list[str]
+    others: list[str]
     keys: list[str]
     main: str
     notes: list[str]
@@ -68,16 +70,25 @@ def gather(words: Sequence[str]) -> Report:
     """The report of the folders named by `words`, each "FOLDER" or "LABEL=FOLDER". ValueError, one line, for what cannot be read.
 
     Runs of one label are seeds of one row. Without labels, so are runs whose configurations differ only in the seed and in
-    what they started from.
+    what they started from. A folder that is no run stands for the finished runs or evaluations in it.
     """
     named: list[tuple[str | None, Run]] = []
     seen: dict[Path, str] = {}
+    unfinished: list[Path] = []
     for word in words:
         label, folder = split(word)
-        if (place := folder.resolve()) in seen:
-            raise ValueError(f"{word} names the same folder as {seen[place]}: a run counts once")
-        seen[place] = word
-        named.append((label, read_run(folder)))
+        found, waiting = runs_in(folder)
+        unfinished += waiting
+        for place in found:
+            if place.resolve() in seen:
+                raise ValueError(f"{word} names the same folder as {seen[place.resolve()]}: a run counts once")
+            seen[place.resolve()] = word
+        runs = [read_run(place) for place in found]
+        if label is not None and len({_fingerprint(run) for run in runs}) > 1:
+            raise ValueError(f"{word} names runs of several configurations: name each by itself, or give no label")
+        named += [(label, run) for run in runs]
+    if not named:
+        raise ValueError(f"{' '.join(words)}: that is a file of Hydra's and no run: name the folders beside it")
     if len(splits := {run.split: run.folder for _, run in named}) > 1:
         said = ", ".join(f"{folder} judged {split} images" for split, folder in splits.items())
         raise ValueError(f"a report compares figures of the same images: {said}")
@@ -88,58 +99,35 @@ def gather(words: Sequence[str]) -> Report:
     chosen = {key[1] for key in keyed if key[0] == "label"}
     unnamed = [runs for key, runs in keyed.items() if key[0] != "label"]
     names = iter(_labels(unnamed, taken=chosen))
-    return report_of([Group(key[1] if key[0] == "label" else next(names), runs) for key, runs in keyed.items()])
+    report = report_of([Group(key[1] if key[0] == "label" else next(names), runs) for key, runs in keyed.items()])
+    report.notes += [f"{place} has begun and is not finished: it is left out." for place in unfinished]
+    return report
 
 
 def report_of(groups: list[Group]) -> Report:
     """What the rows have in common."""
     runs = [run for group in groups for run in group.runs]
     several = apart(runs)
+    fill(runs)
     present = list(dict.fromkeys(key for run in runs for key in run.summaries))
     swept = list(dict.fromkeys(key for run in runs for curve in run.curves.values() for _, key in sorted(curve.items())))
     usual = [key for key in present if key.partition("@")[0] in ("pgd20", "cw20") and key not in swept]
     asked = [*usual, *(key for run in runs for key in run.headline if key in present)]
-    attacks = [key.partition("@")[0] for key in asked]
-    asked.sort(key=lambda key: attacks.index(key.partition("@")[0]))  # one attack under several eps side by side
-    keys = list(dict.fromkeys(key for key in ("clean", *(asked or swept or present)) if key in present))
+    alone = [key for run in runs if (key := own_eps(run))]  # the eps of a sweep that stand for it where nothing else does
+    columns = in_order(asked or alone, runs) or present
+    keys = list(dict.fromkeys(key for key in ("clean", *columns) if key in present))
     titles = {key: TITLES.get(key.partition("@")[0], key) for key in present}
     titles |= {key: title for run in runs for key, title in run.titles.items()}
     met = [titles[key] for key in keys if key in several]
     titles |= {key: f"{titles[key]}, {words}" for key, words in several.items() if key in titles}
     shared = [key for key in keys if key != "clean" and all(group.classes(key) for group in groups)]
     robust = shared or [key for key in keys if key != "clean"]
-    main = next((key for key in STRONGEST if key in robust), _at_eps(runs, robust, swept) or (robust or keys)[0])
-    notes = [f"Met under several threat models, with columns for each: {', '.join(dict.fromkeys(met))}."] if met else []
+    main = next((key for key in STRONGEST if key in robust), (robust or keys)[0])
+    others = [key for key in elsewhere(keys, runs) if key != main]
+    notes = _other_classes(groups)
+    notes += [f"Met under several threat models, with columns for each: {', '.join(dict.fromkeys(met))}."] if met else []
     notes += _notes(groups, keys, titles)
-    return Report(groups, titles, short(titles, keys), swept, keys, main, notes, _checks(groups))
-
-
-def _at_eps(runs: Sequence[Run], keys: Sequence[str], swept: Sequence[str]) -> str | None:
-    """Of a sweep the key that met the evaluation's own eps."""
-    for run in runs:
-        nodes = [*(facts.get("threat") for facts in run.audits.values()), (run.config or {}).get("attack")]
-        own = {(threat[0], four_digits(threat[1])) for node in nodes if (threat := threat_of(node)) is not None}
-        if (key := next((key for key in keys if key in swept and run.threats.get(key) in own), None)) is not None:
-            return key
-    return None
-
-
-def split(word: str) -> tuple[str | None, Path]:
-    """The label, if there is one, and the folder of one word; a folder's own "=" is not taken for a label's."""
-    if Path(word).is_dir():
-        return None, Path(word)
-    parts = word.split("=")
-    for k in range(1, len(parts)):
-        folder = _place("=".join(parts[k:]))
-        if str(folder) != "." and folder.is_dir():
-            return _label("=".join(parts[:k]), word), folder
-    label, found, name = word.rpartition("=")
-    return (_label(label, word) if found else None), _place(name)
-
-
-def _place(name: str) -> Path:
-    """A folder, that of a network of the package by its name, or one below ~."""
-    return located(name) if name.startswith(PREFIX) else Path(name).expanduser()
+    return Report(groups, titles, short(titles, keys), swept, others, keys, main, notes, _checks(groups))
 
 
 def comparable(a: Group, b: Group, key: str) -> bool:
@@ -148,10 +136,10 @@ def comparable(a: Group, b: Group, key: str) -> bool:
     return len(known) <= 1
 
 
-def _label(label: str, word: str) -> str:
-    if not label.strip() or not label.isprintable():
-        raise ValueError(f"{word!r} has an unreadable label: give LABEL=RUN")
-    return label
+def alike(a: Group, b: Group) -> bool:
+    """Whether both rows have the same classes, in whatever they met."""
+    mine, other = ({c for run in group.runs for s in run.summaries.values() for c in s["per_class"]} for group in (a, b))
+    return mine == other
 
 
 def _fingerprint(run: Run) -> Any:
@@ -218,6 +206,13 @@ def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: node}
 
 
+def _other_classes(groups: Sequence[Group]) -> list[str]:
+    """One sentence where not all rows have the classes of the first."""
+    others = [group.label for group in groups[1:] if not alike(groups[0], group)]
+    what = f"{'have' if len(others) > 1 else 'has'} other classes than {groups[0].label}"
+    return [f"{', '.join(others)} {what}: figures of different classes are not compared."] if others else []
+
+
 def _notes(groups: Sequence[Group], keys: Sequence[str], titles: Mapping[str, str]) -> list[str]:
     """What a reader must know before comparing the rows; what holds for one row only names it."""
     found: dict[str, list[str]] = {}
@@ -232,16 +227,17 @@ def _notes(groups: Sequence[Group], keys: Sequence[str], titles: Mapping[str, st
         note if len(set(labels)) == len(groups) else f"{', '.join(dict.fromkeys(labels))}: {note}"
         for note, labels in found.items()
     ]
+    sizes: dict[tuple[int, int], list[str]] = {}
     for key in keys:
         with_key = [group for group in groups if group.classes(key)]
         if len(named := {run.titles.get(key) for g in with_key for run in g.runs if key in run.summaries} - {None}) > 1:
             notes.append(f"One column holds figures of several attacks: {', '.join(sorted(map(str, named)))}.")
-        if len({tuple(sorted(group.classes(key))) for group in with_key}) > 1:
-            notes.append(f"The rows have different classes under {titles[key]}: it does not compare them.")
-        sizes = {images(run.summaries[key]) for g in with_key for run in g.runs if key in run.summaries} - {0}
-        if len(sizes) > 1:
-            few, many = min(sizes), max(sizes)
-            notes.append(f"{titles[key]} was measured on {few} images in some runs and on {many} in others.")
+        compared = [run for g in with_key if alike(groups[0], g) for run in g.runs if key in run.summaries]
+        if len(found_images := {images(run.summaries[key]) for run in compared} - {0}) > 1:
+            sizes.setdefault((min(found_images), max(found_images)), []).append(titles[key])
+    for (few, many), tests in sizes.items():
+        was = "was" if len(tests) == 1 else "were"
+        notes.append(f"{', '.join(tests)} {was} measured on {few} images in some runs and on {many} in others.")
     return notes
 
 

@@ -74,8 +74,7 @@ def page(
 {findings}<nav aria-label="Sections">{"".join(f'<a href="#{name}">{escape(text)}</a>' for name, text in links)}</nav>
 <section id="table">
 <h2>Table</h2>
-{_table(report, rows)}
-{_notes(report)}</section>
+{_tables(report, rows)}{_notes(report)}</section>
 {tested}{published.html(lines)}{"".join(sections.values())}{_runs(report)}
 <section id="reading">
 <h2>How to read this</h2>
@@ -101,11 +100,11 @@ def svg(figure: Figure, name: str, words: str) -> str:
         with style.styled():
             figure.savefig(pixels, format="png", dpi=130, facecolor=style.PAPER)
         data = base64.b64encode(pixels.getvalue()).decode()
-        return f'<img alt="{escape(words)}" style="min-width:{60 * width:.0f}px" src="data:image/png;base64,{data}">'
+        return f'<img alt="{escape(words)}" style="min-width:{62 * width:.0f}px" src="data:image/png;base64,{data}">'
     drawing = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", drawing[drawing.index("<svg") :], flags=re.S)
     box = re.search(r'viewBox="[^"]*"', drawing)
     assert box is not None
-    shape = f"min-width:{56 * width:.0f}px;max-width:{104 * width:.0f}px"
+    shape = f"min-width:{62 * width:.0f}px;max-width:{104 * width:.0f}px"
     opening = f'<svg {box.group()} role="img" aria-label="{escape(words)}" style="{shape}">'
     body = opening + drawing[drawing.index(">") + 1 :]
     body = re.sub(r'(<[^>]*\sid=")', rf"\1{name}-", body)
@@ -180,21 +179,27 @@ def _about(report: Report) -> str:
     return ", ".join(parts)
 
 
-def _table(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
-    shown = tables.columns(report)
-    heads = [html_head("Row", "text"), html_head("Runs", "number")]
+def _tables(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
+    shown = f'{_table(report, rows, "rows")}<p class="caption">{escape(tables.caption(report))}</p>\n'
+    other = _table(report, tables.with_others(rows, report), "others", report.others) if report.others else ""
+    return f"{shown}<h3>{tables.OTHERS}</h3>\n{other}\n" if other else shown
+
+
+def _table(report: Report, rows: Sequence[Mapping[str, Any]], name: str, keys: Sequence[str] | None = None) -> str:
+    shown = tables.columns(report, keys)
+    shown.sort(key=lambda column: column[:2] != (report.main, "worst"))  # first what no narrow screen may cut
+    heads = [html_head("Row", "text")]
     heads += [html_head(figure, "number", html_short(report.heads[key], report.titles[key])) for key, figure, _ in shown]
-    heads += [html_head("min", "number", "Training")]
+    heads += [html_head("Runs", "number"), html_head("min", "number", "Training")]
     lines, order = [], [group.label for group in report.groups]
     for row in rows:
         colour = style.COLOURS[order.index(row["label"]) % len(style.COLOURS)]
         mark = f'<span class="swatch" style="background:{colour}"></span>' if len(rows) <= len(style.COLOURS) else ""
         cells = "".join(html_cell(row.get(f"{key}_{figure}")) for key, figure, _ in shown)
+        cells += f'<td data-value="{row["runs"]}">{row["runs"]}</td>'
         cells += f'<td data-value="{row.get("train_seconds", {}).get("mean", "")}">{tables.minutes(row)}</td>'
-        lines.append(
-            f'<tr><th scope="row">{mark}{escape(row["label"])}</th><td data-value="{row["runs"]}">{row["runs"]}</td>{cells}</tr>'
-        )
-    return html_table("rows", heads, lines) + f'<p class="caption">{escape(tables.caption(report))}</p>'
+        lines.append(f'<tr><th scope="row">{mark}{escape(row["label"])}</th>{cells}</tr>')
+    return html_table(name, heads, lines)
 
 
 def _class_table(report: Report) -> str:

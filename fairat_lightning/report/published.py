@@ -17,7 +17,7 @@ from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from fairat_lightning.record.attack_titles import TITLES
-from fairat_lightning.report.compare import Cell, cell
+from fairat_lightning.report.compare import Cell, cell, points
 from fairat_lightning.report.groups import Report
 from fairat_lightning.report.markup import html_list, html_table, markdown_text, spread
 from fairat_lightning.report.protocol import reasons
@@ -127,7 +127,7 @@ def table(lines: Sequence[Beside]) -> list[list[str]]:
 def _difference(ours: Cell | None, published: float) -> str:
     if ours is None or ours["mean"] is None:
         return "–"
-    text = f"{100 * (ours['mean'] - published):+.1f}".replace("-", "−")
+    text = points(ours["mean"] - published)
     within = "low" in ours and len(ours["values"]) != 2 and ours["low"] <= published <= ours["high"]  # two seeds know nothing
     return text + (" ≈" if within else "")
 

@@ -105,9 +105,10 @@ def read_run(folder: Path, without: Collection[str] = ()) -> Run:
             _absorb(run, place, place.name, facts, read_config(place))
         else:
             run.notes.append(f"The evaluation {place.name} has begun and is not finished: its figures are missing.")
+    if not run.summaries and (config or facts):
+        raise ValueError(_unfinished(folder, facts))
     if not run.summaries:
-        like = "" if folder.exists() else nearest_path(folder)
-        raise ValueError(f"{folder} holds no finished run: there is no metrics.json in it{like}")
+        raise ValueError(f"{folder} holds no finished run: there is no metrics.json in it")
     if (epoch := run.facts.get("collapsed_epoch")) is not None:
         run.notes.append(
             f"Catastrophic overfitting: the robustness to several steps collapsed in epoch {epoch + 1} (on_collapse)."
@@ -120,7 +121,7 @@ def read_run(folder: Path, without: Collection[str] = ()) -> Run:
 def _evaluation(folder: Path, facts: dict[str, Any], config: dict[str, Any] | None) -> Run:
     """One evaluation, with the configuration and the record of the run it is of, where it lies below one."""
     if not (folder / "metrics.json").exists():
-        raise ValueError(f"{folder} has begun and is not finished: it holds no figures yet")
+        raise ValueError(_unfinished(folder, facts))
     above = folder.resolve().parent.parent
     below = folder.resolve().parent.name == "evaluation" and (above / "config.yaml").exists()
     run = Run(folder, part=folder.resolve().name, audits={folder.resolve().name: facts})
@@ -131,6 +132,12 @@ def _evaluation(folder: Path, facts: dict[str, Any], config: dict[str, Any] | No
     run.split = str((config or {}).get("split", "test"))
     _absorb(run, folder, run.part, facts, config, alone=True)
     return run
+
+
+def _unfinished(folder: Path, facts: dict[str, Any]) -> str:
+    """That a run or an evaluation has no figures yet, and the command that goes on with it, where its record says."""
+    command = f": {' '.join(str(said).split())}" if (said := facts.get("command")) else " the command that began it"
+    return f"{folder} has begun and is not finished, so that it has no figures yet; it goes on with{command}"
 
 
 def _exported(folder: Path) -> Run:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from fairat_lightning import bootstrap
-from fairat_lightning.report.groups import Report, comparable
+from fairat_lightning.report.groups import Report, alike, comparable
 from fairat_lightning.report.runs import Group, Run, Summary
 
 ALPHA = 0.05
@@ -95,14 +95,14 @@ def pairs(a: Group, b: Group) -> list[tuple[Run, Run]]:
 
 
 def against(report: Report) -> dict[str, dict[str, Any]]:
-    """By label, of each row that has a control: "label", the control's, and for each attack its FIGURES.
+    """By label, of each row that has a control with the same classes: "label", the control's, and for each attack its FIGURES.
 
     A figure has "difference", "low", "high", "p", "test" ("paired" or "welch") and "seeds", each seed's own difference; where it
     could not be tested, low, high, p and test are None and "why" says why; "difference" is None where a row lacks the figure.
     """
     found: dict[str, dict[str, Any]] = {}
     for group in report.groups:
-        if (base := report.baseline(group)) is None:
+        if (base := report.baseline(group)) is None or not alike(base, group):
             continue
         found[group.label] = {"label": base.label}
         for key in report.robust or report.keys:
@@ -123,7 +123,7 @@ def explained(report: Report, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     runs = [run for group in report.groups for run in group.runs]
     summaries = [s for run in runs for key, s in run.summaries.items() if key in report.robust]
     said = [("paired" in tests, PAIRED), (seeds, PAIRED_SEEDS), ("welch" in tests, WELCH)]
-    said += [(True, text) for text in _untested(report, rows)]
+    said += [(True, text) for text in not_tested(rows, report)]
     said += [
         (any("worst_of" in s for s in summaries), AMONG),
         (any(len(s.get("worst_of", s["per_class"])) <= 10 for s in summaries), FEW),
@@ -131,8 +131,8 @@ def explained(report: Report, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [text for holds, text in [*said, (sum(cell["test"] is not None for cell in cells) > len(FIGURES), MANY)] if holds]
 
 
-def _untested(report: Report, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence for each row that was not tested, and each reason."""
+def not_tested(rows: Sequence[Mapping[str, Any]], report: Report) -> list[str]:
+    """A sentence for each row that was not tested against its control, and each reason why."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
         for key, figures in row.get("against", {}).items():
@@ -196,7 +196,7 @@ def _verdicts(found: Sequence[tuple[Run, Run]], key: str, figure: str) -> tuple[
     right = np.full((2, len(both), len(labels)), np.nan)
     for s, (one, other) in enumerate(both):
         if not np.array_equal(one.image, other.image) or not np.array_equal(one.label, other.label):
-            return "the rows judged different images"
+            return "they did not judge the same images in the same order: the paired test needs both"
         before, labels[one.image] = labels[one.image], one.label
         if ((before >= 0) & (before != one.label)).any():
             return "the seeds judged different images"  # in one place

@@ -1,6 +1,7 @@
 """The look of every figure, and how one is written.
 
-Colours are Paul Tol's bright scheme, which colour-blind readers can tell apart; hatches and markers say the same again.
+The first six colours are Paul Tol's bright scheme, which colour-blind readers can tell apart; four more make ten, for the ten
+classes of many data sets. Hatches and markers say the same again.
 """
 
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#e08214", "#8878e0", "#8c564b", "#35c2a5")
 HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++")
-MARKERS = "osD^vPX<>ph"  # as many as share no factor with the colours, so that the first 66 pairs differ
+MARKERS = "osD^vPX<>ph"  # as many as share no factor with the colours, so that the first 110 pairs differ
+NARROW = 5.4  # inches: the widest figure that a phone shows whole, with letters that can be read
 INK, GREY, PAPER = "#1c2024", "#8b929a", "#ffffff"
 STYLE: dict[Any, Any] = {
     "font.size": 9,

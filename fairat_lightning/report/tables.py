@@ -15,10 +15,16 @@ from fairat_lightning.report.significance import MOST_PAIRED
 Row = Mapping[str, Any]
 
 
-def columns(report: Report) -> list[tuple[str, str, str]]:
-    """Attack, figure and title of each column: the clean average, then average and worst class of every robust test."""
+OTHERS = "Under another norm or eps than in training"
+
+
+def columns(report: Report, keys: Sequence[str] | None = None) -> list[tuple[str, str, str]]:
+    """Attack, figure and title of each column: the clean average, then average and worst class of every robust test.
+
+    Of these `keys`; without them those of the main table, which are all but the report's `others`.
+    """
     found = []
-    for key in report.keys:
+    for key in [key for key in report.keys if key not in report.others] if keys is None else keys:
         for figure in ("average",) if key == "clean" and len(report.keys) > 1 else ("average", "worst"):
             found.append((key, figure, f"{report.heads[key]} {figure}"))
     return found
@@ -55,10 +61,24 @@ def tested_by(report: Report) -> str:
 
 def markdown(rows: Sequence[Row], report: Report) -> str:
     """The table with failed checks above it, and below it the caption, the differences to controls, the findings, the notes."""
-    shown = columns(report)
     lines = [f"> **FAILED CHECK** {markdown_text(text)}" for text in failures(report)]
     lines += [""] if lines else []
-    lines.append("| | runs | " + " | ".join(markdown_text(title) for _, _, title in shown) + " | training, min |")
+    lines += [*_grid(rows, columns(report)), "", markdown_text(caption(report)), ""]
+    if report.others:
+        lines += [f"**{OTHERS}**", "", *_grid(with_others(rows, report), columns(report, report.others)), ""]
+    lines += [*sweeps.markdown(report), *differences.markdown(rows, report)]
+    lines += [f"- {markdown_text(text)}" for text in (*headline(report), *against_first(report), *notes(report))]
+    return "\n".join(lines) + "\n"
+
+
+def with_others(rows: Sequence[Row], report: Report) -> list[Row]:
+    """The rows that have figures in the second table."""
+    return [row for row in rows if any(row.get(f"{key}_average", {}).get("mean") is not None for key in report.others)]
+
+
+def _grid(rows: Sequence[Row], shown: Sequence[tuple[str, str, str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    lines = ["| | runs | " + " | ".join(markdown_text(title) for _, _, title in shown) + " | training, min |"]
     lines.append("|---|" + "---:|" * (len(shown) + 2))
     for row in rows:
         cells = []
@@ -67,17 +87,20 @@ def markdown(rows: Sequence[Row], report: Report) -> str:
             text = f"**{spread(cell)}**" if cell and cell.get("best") else spread(cell)
             cells.append(f"{text} {interval(cell)}".strip())
         lines.append("| " + " | ".join([markdown_text(row["label"]), str(row["runs"]), *cells, minutes(row)]) + " |")
-    lines += ["", markdown_text(caption(report)), "", *sweeps.markdown(report), *differences.markdown(rows, report)]
-    lines += [f"- {markdown_text(text)}" for text in (*headline(report), *against_first(report), *notes(report))]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def latex(rows: Sequence[Row], report: Report) -> str:
-    """A tabular for the booktabs package; its caption is a comment above it."""
-    shown = columns(report)
+    """A tabular for the booktabs package, and one of the report's `others`; captions are comments above them."""
     lines = [f"% FAILED CHECK {one_line(text)}" for text in failures(report)]
-    lines += [f"% {caption(report)}", "% Needs \\usepackage{booktabs}."]
-    lines += [rf"\begin{{tabular}}{{l{'r' * (len(shown) + 2)}}}", r"\toprule"]
+    lines += [f"% {caption(report)}", "% Needs \\usepackage{booktabs}.", *_tabular(rows, columns(report))]
+    if report.others:
+        lines += [f"% {OTHERS}", *_tabular(with_others(rows, report), columns(report, report.others))]
+    return "\n".join(lines) + "\n"
+
+
+def _tabular(rows: Sequence[Row], shown: Sequence[tuple[str, str, str]]) -> list[str]:
+    lines = [rf"\begin{{tabular}}{{l{'r' * (len(shown) + 2)}}}", r"\toprule"]
     lines.append(" & ".join(["", "runs", *(latex_text(title) for _, _, title in shown), "training, min"]) + r" \\")
     lines.append(r"\midrule")
     for row in rows:
@@ -88,7 +111,7 @@ def latex(rows: Sequence[Row], report: Report) -> str:
             text = rf"\textbf{{{text}}}" if cell and cell.get("best") else text
             cells.append(text + (rf" {{\scriptsize {interval(cell)}}}" if interval(cell) else ""))
         lines.append(" & ".join([*cells, minutes(row).replace("–", "--")]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 
 def comma_separated(rows: Sequence[Row]) -> str:

@@ -75,6 +75,43 @@ def test_wrong_input_is_one_line_and_leaves_nothing(make_run, tmp_path, capsys, 
     assert not to.exists() and not list(tmp_path.glob(".report.*"))
 
 
+def test_a_folder_with_runs_stands_for_the_finished_ones(make_run, tmp_path, capsys, monkeypatch):
+    """A sweep's folder, its runs with Hydra's own file among them, and a run's evaluations; what has begun is said."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "begun"):
+        make_run(f"sweep/{name}", (0.5, 0.3, 0.7), method={"_target_": f"m.{name.title()}"})
+    (tmp_path / "sweep" / "multirun.yaml").write_text("hydra: {}")
+    (tmp_path / "sweep" / "begun" / "metrics.json").unlink()
+    for name in ("one", "two"):
+        judge(tmp_path / "sweep" / "a" / "evaluation" / name, {"pgd20": (0.5, 0.3, 0.7)})
+        (tmp_path / "sweep" / "a" / "evaluation" / name / "run.json").write_text('{"suite": "quick"}')
+
+    def labels(*words):
+        main([*words, "--to", "out"])
+        record = json.loads((tmp_path / "out" / "table.json").read_text())
+        return [row["label"] for row in record["rows"]], "\n".join(record["notes"])
+
+    found, notes = labels("sweep")
+    assert found == ["A", "B"] and "sweep/begun has begun and is not finished: it is left out." in notes
+    assert labels("sweep/a", "sweep/b", "sweep/multirun.yaml")[0] == ["A", "B"]
+    assert labels("sweep/a/evaluation")[0] == ["A, one", "A, two"]
+    for seed in range(2):
+        make_run(f"seeds/{seed}", (0.5, 0.3, 0.7), seed=seed)
+    assert labels("X=seeds", "sweep/b")[0] == ["X", "B"]
+    capsys.readouterr()
+    (tmp_path / "waiting").mkdir()
+    (tmp_path / "sweep" / "begun").rename(tmp_path / "waiting" / "begun")
+    for word, why in (
+        ("X=sweep", "several configurations"),
+        ("sweep/multirun.yaml", "name the folders beside it"),
+        ("waiting/begun", "it goes on with: python -m fairat_lightning seed=0"),
+        ("waiting", "begun, and not finished, begun"),
+        ("seeds/0/run.json", "it is a file"),
+    ):
+        assert why in refused([word], capsys)
+    assert "names the same folder" in refused(["sweep", "sweep/a"], capsys)
+
+
 def folders():
     """What figures are kept in, each in its own way: a run, each of its evaluations, an export, what has no configuration."""
     old = ROOT / "tests" / "runs" / "version_0_1"

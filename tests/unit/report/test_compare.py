@@ -6,9 +6,21 @@ from helpers import old_metrics, seeds
 from scipy import stats
 
 from fairat_lightning import bootstrap, metrics
-from fairat_lightning.report.compare import against_first, best, bias_note, cell, difference, headline, mean_of, rows
+from fairat_lightning.report.compare import (
+    against_first,
+    best,
+    bias_note,
+    cell,
+    difference,
+    headline,
+    mean_of,
+    points,
+    rows,
+    span,
+)
 from fairat_lightning.report.groups import gather
 from fairat_lightning.report.runs import read_run
+from fairat_lightning.report.significance import explained
 
 
 def test_mean_deviation_and_interval_are_those_of_scipy(make_run):
@@ -91,7 +103,26 @@ def test_two_rows_are_compared_in_plain_words(make_run):
     swapped = gather(seeds(make_run, "B", (0.55,)) + seeds(make_run, "A", (0.3,)))
     assert headline(swapped)[0].startswith("B is fairer than A: PGD-20 worst class +25.0 points")
     same = gather(seeds(make_run, "A", (0.3,)) + seeds(make_run, "C", (0.33,)))
-    assert headline(same)[0].startswith("No significant difference between C and A: PGD-20 worst class +3.0 points")
+    assert headline(same)[0].startswith(
+        "No significant difference in the worst class between C and A: PGD-20 worst class +3.0 points"
+    )
+
+
+def test_rows_of_other_classes_or_without_a_shared_attack_are_said_to_be_so_once(make_run):
+    """Not once for each attack, and with what there is to say of each row by itself."""
+    a, b = make_run("a", (0.5, 0.3, 0.7)), make_run("b", (0.5, 0.4, 0.7, 0.6), names=("cat", "dog", "fox", "owl"))
+    report = gather([f"A={a}", f"B={b}"])
+    assert [text.partition(":")[0] for text in headline(report)] == ["A under PGD-20", "B under PGD-20"]
+    assert explained(report, rows(report)) == [] and "against" not in rows(report)[1] and len(report.notes) == 1
+    report = gather([f"A={a}", f"B={b}", f"C={make_run('c', (0.5, 0.5, 0.7))}"])
+    assert len(against_first(report)) == 1 and "B" not in against_first(report)[0]
+    (said,) = headline(gather([f"A={a}", *seeds(make_run, "D", (0.3,), attack={"norm": "linf", "eps": 0.1})]))
+    assert said == "Not tested: whether D is fairer than A; they share no attack of the same norm and eps."
+
+
+def test_no_difference_is_a_zero_with_a_sign():
+    assert [points(v / 1e5) for v in (-49, 49, 0, -51, 2450)] == ["0.0", "0.0", "0.0", "−0.1", "+2.5"]
+    assert span(-0.0004, 0.03) == "0.0 to 3.0" and span(-0.21, -0.0002) == "−21.0 to 0.0"
 
 
 def test_two_seeds_of_each_are_claimed_by_the_paired_test(make_run):

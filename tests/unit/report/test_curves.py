@@ -21,8 +21,8 @@ def lines(axes):
 def test_training_curves_have_a_line_for_each_row_and_the_selected_epoch(group):
     group.runs[0].facts["selected_epoch"] = 2
     figure = curves.training_curves([group, group])
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["clean (%)", "robust (%)", "robust, worst class (%)"]
-    worst = figure.axes[2].get_lines()
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["robust, worst class (%)", "robust (%)", "clean (%)"]
+    worst = figure.axes[0].get_lines()
     assert worst[0].get_xdata().tolist() == [1, 2, 3, 4] and worst[0].get_ydata() == pytest.approx([30] * 4)
     assert worst[1].get_xdata().tolist() == [3] and worst[1].get_marker() == "o"
 
@@ -47,6 +47,25 @@ def test_of_many_classes_ten_lines_are_named():
     history = [{"epoch": 0.0, **{f"{curves.WEIGHT}c{k}": float(k) for k in range(40)}}]
     axes = curves.class_weights(Group("A", [Run(None, history=history)])).axes[0]
     assert set(lines(axes)) == {*(f"c{k}" for k in range(30, 40)), "30 other classes"}
+
+
+def test_ten_classes_have_ten_colours():
+    history = [{"epoch": 0.0, **{f"{curves.WEIGHT}c{k}": float(k) for k in range(10)}}]
+    found = lines(curves.class_weights(Group("A", [Run(None, history=history)])).axes[0])
+    assert len({line.get_color() for line in found.values()}) == 10 == len(found)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_class_without_figures_has_no_line(group):
+    """Nor a place among the ten weakest, nor a warning."""
+    names = tuple(f"c{k}" for k in range(12))
+    for eps in ("0.01", "0.02"):
+        record = old_metrics(None, *[0.1 + k / 20 for k in range(11)], names=names)["pgd20"]
+        group.runs[0].summaries[f"pgd20@{eps}"] = record
+    found = lines(curves.eps_curve(group, "linf").axes[0])
+    assert set(found) == {*names[1:11], "average", "1 other class"}
+    history = [{"epoch": 0.0, f"{curves.SHARE}a": float("nan"), f"{curves.SHARE}b": 0.2}]
+    curves.hard_share(Group("A", [Run(None, history=history)]))
 
 
 def test_the_eps_curve_has_every_class_and_the_average(group):

@@ -48,6 +48,14 @@ def test_nothing_is_added_without_a_control(made, make_run):
     assert "Findings" not in tables.markdown(rows(report), report)
 
 
+def test_single_runs_have_no_column_of_seeds(make_run):
+    report = gather(seeds(make_run, "A", (0.3,)) + seeds(make_run, "B", (0.5,)))
+    found = rows(report)
+    head = next(line for line in differences.markdown(found, report) if "| control" in line)
+    assert head == "|  | control | attack | worst class | worst 10 % | average |"
+    assert "each seed" not in differences.html(found, report) and len(differences.terminal(found, report).columns) == 4
+
+
 def test_welch_is_named_and_the_main_attack_stands_first(make_run):
     report = gather(seeds(make_run, "A", (0.3, 0.31, 0.35)) + seeds(make_run, "B", (0.5, 0.55, 0.52)))
     report.main = "cw20"

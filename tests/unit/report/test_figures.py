@@ -3,12 +3,13 @@ import numpy as np
 import pytest
 from helpers import old_metrics
 from matplotlib import image
+from matplotlib.colors import to_hex
 
 from fairat_lightning.report import figures
 from fairat_lightning.report.compare import rows
 from fairat_lightning.report.groups import gather
 from fairat_lightning.report.runs import Verdicts
-from fairat_lightning.report.style import save
+from fairat_lightning.report.style import COLOURS, save
 
 MANY = tuple(f"class {k}" for k in range(30))
 
@@ -27,11 +28,26 @@ def test_accuracies_stand_side_by_side_one_colour_a_row(make_run, tmp_path):
     groups = gather([f"A={make_run('a', (0.5, 0.3, 0.7))}", f"B$={make_run('b', (0.6, 0.6, 0.7))}"]).groups
     figure = figures.class_accuracies(groups, "pgd20", "PGD-20")
     heights = [bar.get_height() for bar in bars(figure)]
-    assert heights == pytest.approx([50, 30, 70, 50, 60, 60, 70, 190 / 3])
+    assert heights == pytest.approx([50, 30, 50, 70, 190 / 3, 60, 60, 70])
     assert figure.axes[0].get_ylabel() == "PGD-20 accuracy (%)"
     assert len({bar.get_facecolor() for bar in bars(figure)}) == len({bar.get_hatch() for bar in bars(figure)}) == 2
-    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["cat", "dog", "fox", "average"]
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["average", "dog", "cat", "fox"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["A", "B$"] and drawn(figure, tmp_path)
+
+
+def test_a_row_that_has_not_met_the_attack_is_not_named(make_run):
+    """And the rows behind it keep their colour."""
+    words = [f"{name}={make_run(name.lower(), (0.5, 0.3, 0.7))}" for name in "ABC"]
+    groups = gather(words).groups
+    del groups[1].runs[0].summaries["pgd20"]
+    for draw in (figures.class_accuracies, figures.clean_against_robust):
+        figure = draw(groups, "pgd20", "PGD-20")
+        assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["A", "C"]
+        assert "B" not in [text.get_text() for text in figure.legends[0].get_texts()]
+    figure = figures.class_accuracies(groups, "pgd20", "PGD-20")
+    assert {to_hex(bar.get_facecolor()) for bar in bars(figure)} == {COLOURS[0], COLOURS[2]}
+    figure = figures.class_accuracies(groups * 3, "pgd20", "PGD-20")  # so many that they are a map
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["A", "C"] * 3
 
 
 def test_of_many_classes_the_weakest_are_drawn(make_run, tmp_path):
@@ -39,7 +55,7 @@ def test_of_many_classes_the_weakest_are_drawn(make_run, tmp_path):
     (group,) = gather([str(make_run("a", accuracies, names=MANY, images=40))]).groups
     figure = figures.class_accuracies([group], "pgd20", "PGD-20")
     assert len(bars(figure)) == 21 and "10 stronger ones are not shown" in figure.axes[0].get_xlabel()
-    assert figure.axes[0].get_xticklabels()[0].get_text() == "class 29" and drawn(figure, tmp_path)
+    assert figure.axes[0].get_xticklabels()[1].get_text() == "class 29" and drawn(figure, tmp_path)
     heat = figures.confusion([group.runs[0].verdicts["pgd20"]], MANY, "A")
     values = np.asarray(heat.axes[0].images[0].get_array())
     assert values.shape == (20, 21) and values.sum(1) == pytest.approx([100] * 20) and drawn(heat, tmp_path)
@@ -48,7 +64,7 @@ def test_of_many_classes_the_weakest_are_drawn(make_run, tmp_path):
 def test_many_rows_become_a_map(make_run, tmp_path):
     groups = gather([f"{k}={make_run(f'r{k}', (0.5, 0.3, 0.7))}" for k in range(30)]).groups
     figure = figures.class_accuracies(groups, "pgd20", "PGD-20")
-    assert figure.axes[0].images[0].get_array()[0].tolist() == pytest.approx([50, 30, 70])
+    assert figure.axes[0].images[0].get_array()[0].tolist() == pytest.approx([30, 50, 70])
     assert figure.axes[0].get_title("left") == "PGD-20 accuracy (%)"
     assert figure.axes[0].images[0].get_array().shape == (30, 3) and drawn(figure, tmp_path)
     scatter = figures.clean_against_robust(groups, "pgd20", "PGD-20")

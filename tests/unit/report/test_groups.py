@@ -3,7 +3,9 @@ import json
 import pytest
 from helpers import judge
 
-from fairat_lightning.report.groups import gather, report_of, split
+from fairat_lightning.report.compare import against_first, difference
+from fairat_lightning.report.folders import split
+from fairat_lightning.report.groups import gather, report_of
 
 FAAL = {"_target_": "fairat_lightning.methods.FAAL", "radius": 0.1}
 
@@ -54,9 +56,14 @@ def test_what_does_not_compare_is_said(make_run):
     a = make_run("a", (0.5, 0.3, 0.7))
     b = make_run("b", (0.5, 0.3, 0.7), attack={"norm": "linf", "eps": 0.1}, images=50)
     c = make_run("c", (0.5, 0.3, 0.7, 0.5), names=("cat", "dog", "fox", "owl"))
-    notes = " ".join(gather([f"A={a}", f"B={b}", f"C={c}"]).notes)
-    assert "Met under several threat models, with columns for each: PGD-20, CW-20." in notes
-    assert "different classes under clean" in notes and "150 images in some runs and on 400 in others" in notes
+    assert gather([f"A={a}", f"B={b}", f"C={c}"]).notes == [
+        "C has other classes than A: figures of different classes are not compared.",
+        "Met under several threat models, with columns for each: PGD-20, CW-20.",
+        "clean was measured on 150 images in some runs and on 300 in others.",
+    ]
+    d = make_run("d", (0.5, 0.3, 0.7), images=50)
+    notes = gather([f"A={a}", f"D={d}"]).notes
+    assert notes == ["clean, PGD-20, CW-20 were measured on 150 images in some runs and on 300 in others."]
 
 
 def test_one_attack_under_several_eps_has_a_column_for_each(make_run):
@@ -85,18 +92,56 @@ def test_one_attack_under_several_eps_has_a_column_for_each(make_run):
     assert alone.values("pgd20@linf_0.1", "worst") == [pytest.approx(0.1)]
 
 
-def test_a_sweep_has_a_column_for_every_eps_and_shows_its_own(make_run, tmp_path):
+def sweep(place, eps, own=0.04, suite="sweep"):
+    """An evaluation at these eps: its average is 0.9 - 2/3 eps - 0.1/3, its worst class 0.8 - eps."""
+    keys = [f"pgd20@{value:.4g}" for value in eps]
+    judge(place, {key: (0.9 - value, 0.8 - value, 0.9) for key, value in zip(keys, eps, strict=True)})
+    facts = {"suite": suite, "threat": {"norm": "linf", "eps": own}, "headline": [], "curve": {"eps": eps, "keys": keys}}
+    (place / "run.json").write_text(json.dumps(facts | {"titles": {key: f"eps {key[6:]}" for key in keys}}))
+    return keys
+
+
+def test_a_sweep_shows_clean_and_its_own_eps_and_the_rest_in_its_table(tmp_path):
     eps = [round(k / 50, 4) for k in range(8)]
     place = tmp_path / "audit-net" / "evaluation" / "sweep"
-    judge(place, {f"pgd20@{value:.4g}": (0.9 - value, 0.8 - value, 0.9) for value in eps})
-    keys = [f"pgd20@{value:.4g}" for value in eps]
-    facts = {"suite": "sweep", "threat": {"norm": "linf", "eps": 0.04}, "headline": [], "curve": {"eps": eps, "keys": keys}}
-    (place / "run.json").write_text(json.dumps(facts | {"titles": {key: f"eps {key[6:]}" for key in keys}}))
+    keys = sweep(place, eps)
     for word in (place, tmp_path / "audit-net"):
         report = gather([str(word)])
-        assert report.keys == keys == report.swept and report.main == "pgd20@0.04"
+        assert report.keys == ["clean", "pgd20@0.04"] and report.main == "pgd20@0.04" and report.swept == keys
         assert report.titles["pgd20@0.04"] == "PGD-20, eps 0.04"
+        assert report.groups[0].values("clean", "worst") == [pytest.approx(0.8)]
     assert labels(gather([str(place)])) == [("net", 1)]
+    sweep(place, [0.02, 0.06], own=0.1)  # which has neither
+    assert gather([str(place)]).keys == ["pgd20@0.02"]
+
+
+def test_a_sweep_fills_the_columns_of_its_eps(make_run, tmp_path):
+    """Of rows that met 8/255 and 0.1, with four digits in the sweep's record; what a run has judged itself stays."""
+    a, b = make_run("a", (0.5, 0.3, 0.7)), make_run("b", (0.5, 0.2, 0.7), attack={"norm": "linf", "eps": 0.1})
+    sweep(tmp_path / "swept", [0.0, 8 / 255, 0.1, 0.2])
+    sweep(a / "evaluation" / "sweep", [0.0, 0.1])
+    report = gather([f"A={a}", f"B={b}", f"S={tmp_path / 'swept'}"])
+    first, _, swept = report.groups
+    assert report.keys[:3] == ["clean", "pgd20", "pgd20@linf_0.1"] and set(report.keys).isdisjoint(report.swept)
+    assert [first.values(key, "worst")[0] for key in report.keys[:3]] == pytest.approx([0.5, 0.3, 0.7])
+    assert [swept.values(key, "worst")[0] for key in report.keys[:3]] == pytest.approx([0.8, 0.77, 0.7], abs=0.005)
+    assert all(difference(swept, first, key, "worst").test == "paired" for key in report.keys[:3])
+    assert not any("no figures" in text for text in against_first(report))
+
+
+def test_the_eps_of_one_attack_stand_in_their_order(make_run):
+    folder = make_run("a", (0.5, 0.3, 0.7), attack={"norm": "linf", "eps": 0.2})
+    for eps in (0.1, 0.3):
+        place = folder / "evaluation" / f"at{eps}"
+        judge(place, {"pgd20": (0.4, 0.1, 0.6)})
+        (place / "run.json").write_text(json.dumps({"suite": "quick", "threat": {"norm": "linf", "eps": eps}}))
+    report = gather([str(folder)])
+    assert report.keys == ["clean", "pgd20@linf_0.1", "pgd20", "pgd20@linf_0.3", "cw20"] and report.main == "pgd20"
+    assert report.others == ["pgd20@linf_0.1", "pgd20@linf_0.3"]
+    b = make_run("b", (0.5, 0.3, 0.7), attack={"norm": "linf", "eps": 0.3})
+    assert gather([f"A={folder}", f"B={b}"]).others == ["pgd20@linf_0.1"], "which nobody was trained with"
+    parts = [str(folder / "evaluation" / f"at{eps}") for eps in (0.1, 0.3)]
+    assert gather(parts).others == [], "where none is that of the training, the main table has all"
 
 
 def test_an_evaluation_is_a_row_of_the_run_it_is_of(make_run, tmp_path):

@@ -230,6 +230,22 @@ def test_only_tables_and_figures_scroll_sideways(words, make_run, browse, width,
 
 
 @pytest.mark.pictures
+def test_a_phone_shows_the_worst_class_and_where_there_is_more(words, browse):
+    """Narrow figures whole; the worst class's column, and its bars, before what the edge cuts, which has a shadow."""
+    shown = browse(rendered(words), 390)
+    found = shown.evaluate("[...document.querySelectorAll('figure .scroll')].map((box) => box.scrollWidth > box.clientWidth)")
+    captions = shown.locator("figcaption").all_inner_texts()
+    wide = [text.partition(" ")[0] for text, cut in zip(captions, found, strict=True) if cut]
+    assert wide == ["Accuracy", "Validation"]
+    head = shown.locator("#rows-table thead th").nth(1)
+    assert head.inner_text().split() == ["PGD-20", "worst"] and head.bounding_box()["x"] + head.bounding_box()["width"] < 390
+    look = (
+        "[...document.querySelectorAll('.scroll')].map((box) => getComputedStyle(box).backgroundImage.split('linear').length - 1)"
+    )
+    assert set(shown.evaluate(look)) == {4}
+
+
+@pytest.mark.pictures
 def test_it_can_be_seen_and_printed(words, browse, tmp_path):
     shown = browse(rendered(words))
     shown.screenshot(path=tmp_path / "seen.png")

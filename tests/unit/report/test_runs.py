@@ -148,7 +148,7 @@ def test_a_folder_without_a_finished_part_is_refused(tmp_path):
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "config.yaml").write_text("suite: {suite: quick}\ncheckpoint: a.pt\n")
     for folder, why in (
-        (tmp_path / "begun", "not finished"),
+        (tmp_path / "begun", "not finished.* it goes on with the command that began it$"),
         (tmp_path / "begun/config.yaml", "it is a file"),
         (tmp_path / "no", "no such"),
     ):

@@ -13,7 +13,7 @@ from fairat_lightning.report import significance
 from fairat_lightning.report.compare import rows
 from fairat_lightning.report.groups import gather, report_of
 from fairat_lightning.report.runs import Group, Run, Verdicts
-from fairat_lightning.report.significance import FIGURES, against, difference, explained
+from fairat_lightning.report.significance import FIGURES, against, difference, explained, not_tested
 
 IMAGES = 60  # of each class
 
@@ -161,6 +161,15 @@ def test_it_is_said_which_test_was_used(a, b, said):
     assert explained(report, []) == []
 
 
+def test_results_of_the_same_images_in_another_order_say_why_they_are_not_tested():
+    a, b = row("A", 0.3), row("B", 0.5)
+    verdicts = b.runs[0].verdicts["pgd20"]
+    b.runs[0].verdicts["pgd20"] = Verdicts(verdicts.image, verdicts.label[::-1], verdicts.predicted[::-1])
+    report = report_of([a, b])
+    why = "they did not judge the same images in the same order: the paired test needs both"
+    assert not_tested(rows(report), report) == [f"Not tested: B against A under PGD-20; {why}."]
+
+
 def test_what_two_seeds_cannot_show_and_classes_in_full_are_said():
     for part in ("these trained networks on other images", "say nothing about other trainings", "a third seed"):
         assert part in significance.PAIRED + significance.PAIRED_SEEDS
@@ -180,7 +189,7 @@ def test_the_reason_why_is_the_one_that_holds(make_run, tmp_path):
     a, b, c = (f"{name}={make_run(name, (0.5, 0.3, 0.7), seed=k)}" for k, name in enumerate("abc"))
     assert why(a, b, f"a={c[2:]}") == "b has figures of 1 run and a of 2 runs: the test over seeds takes two or more of each"
     other = make_run("other", (0.5, 0.3, 0.7), images=50)
-    assert why(a, f"o={other}") == "the rows judged different images"
+    assert why(a, f"o={other}") == "they did not judge the same images in the same order: the paired test needs both"
     (tmp_path / "b" / "samples.jsonl").unlink()
     assert why(a, b) == "b holds no verdicts on single images"
     four = make_run("four", (0.5, 0.3, 0.7, 0.5), names=("cat", "dog", "fox", "owl"))

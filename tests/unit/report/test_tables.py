@@ -3,11 +3,12 @@ import io
 import json
 
 import pytest
-from helpers import old_metrics
+from helpers import judge, old_metrics
 
 from fairat_lightning.report import tables
 from fairat_lightning.report.compare import rows
 from fairat_lightning.report.groups import gather
+from fairat_lightning.report.page import page
 
 AWKWARD = r"50 % of_a|b & c$ #1 <i>{x}^~\*"
 
@@ -61,6 +62,26 @@ def test_missing_figures_are_dashes_in_text_and_empty_in_csv(make_run, tmp_path)
     assert "| old | 1 | 60.0 | – | – | – | – |" in tables.markdown(found, report)
     assert list(csv.DictReader(io.StringIO(tables.comma_separated(found))))[1]["pgd20_worst"] == ""
     assert "old & 1 & 60.0 & – &" in tables.latex(found, report)
+
+
+def test_another_eps_than_in_training_stands_in_a_second_table(make_run):
+    """In Markdown and LaTeX and on the page, with the rows that have met it alone."""
+    folder = make_run("a", (0.5, 0.3, 0.7))
+    judge(folder / "evaluation" / "far", {"pgd20": (0.4, 0.1, 0.6)})
+    facts = {"suite": "quick", "threat": {"norm": "linf", "eps": 0.1}}
+    (folder / "evaluation" / "far" / "run.json").write_text(json.dumps(facts))
+    report = gather([f"A={folder}", f"B={make_run('b', (0.6, 0.6, 0.7))}"])
+    found = rows(report)
+    text, tex = tables.markdown(found, report), tables.latex(found, report)
+    main, second = text.split(f"**{tables.OTHERS}**")
+    second = second.partition("**Difference")[0]
+    assert "eps 0.1" not in main and "| PGD-20, eps 0.1 average | PGD-20, eps 0.1 worst |" in second
+    assert [line[:5] for line in second.splitlines() if line.startswith("| ")][1:] == ["| A |"]
+    assert tex.count(r"\begin{tabular}") == 2 and tex.count("B & 1 &") == 1
+    shown = page(report, found, [])
+    assert shown.index('id="rows-table"') < shown.index(tables.OTHERS) < shown.index('id="others-table"')
+    alone = gather([f"B={folder.parent / 'b'}"])
+    assert tables.OTHERS not in tables.markdown(rows(alone), alone) + page(alone, rows(alone), [])
 
 
 def test_failed_checks_stand_first(full_run):
