@@ -193,7 +193,7 @@ def test_half_precision_is_fine(run, compose, tmp_path):
 # -- the other commands
 
 OTHERS = {
-    "checkpoint": "cannot read checkpoint, each word must be key=value",
+    "checkpoint": "cannot read checkpoint: each word must be key=value",
     "checkpoint=": "checkpoint= must be a path",
     "checkpoint=5": "checkpoint=5 must be a path",
     "checkpoint={long}": "cannot be read: File name too long",
@@ -216,7 +216,7 @@ ALONE = {
     "evaluate suite=standard suite.other_eps=-1": "suite.other_eps=-1",
     "evaluate suite=corruptions suite.root=5": "suite.root=5",
     "evaluate suite._target_=os.system": "_target_=os.system is not allowed",
-    "evaluate +suite.foo=1": "suite:",
+    "evaluate +suite.foo=1": "suite.foo is no key of",
     "export to=run": "it is never replaced",
     "balance to=nowhere/x.pt": "to=nowhere/x.pt",
     "balance head._target_=os.system": "os.system",

@@ -304,7 +304,7 @@ WRONG = {
     "checkpoint={run} model._target_=os.system": "_target_=os.system is not allowed",
     "checkpoint={run} model._target_=os.system allow=[os]": "must be a list of prefixes",
     "checkpoint=net.pt model._target_=mypackage.Nut allow=[mypackage.] data=synthetic": "mypackage has no Nut",
-    "checkpoint=net.pt model._target_=nopackage.Net allow=[nopackage.] data=synthetic": "mypackage has no Nut",
+    "checkpoint=net.pt model._target_=nopackage.Net allow=[nopackage.] data=synthetic": "cannot be imported",
     "checkpoint=net.pt model._target_=mypackage.nothing allow=[mypackage.] data=synthetic": "gives int",
     "checkpoint=net.pt model._target_=mypackage.Net allow=[mypackage.] model.depth=3 data=synthetic": "cannot be built",
     "checkpoint=net.pt model._target_=mypackage.Net allow=[mypackage.] model.hidden=7 data=synthetic": "does not fit",
