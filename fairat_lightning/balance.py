@@ -7,7 +7,8 @@ A run's balanced weights go to RUN/checkpoints/balanced.ckpt; any other classifi
 checkpoint=pretrained:NAME, a network that comes with this package (a NAME that does not exist lists all), needs to=FILE alone.
 Judge the result with fairat_lightning.evaluate checkpoint=FILE. "Validation" is our split of the training set: another's network
 has perhaps been trained on it. key= and normalisation= are as for fairat_lightning.evaluate.
-Values: select=sum|worst|average, head.strengths=[0.5,1.0], to=FILE, overwrite=true.
+Values: select=sum|worst|average, head.strengths=[0.5,1.0], head.strength=1.0 (that one, whatever validation says), to=FILE,
+overwrite=true.
 """
 
 from fairat_lightning.commands.cli import start

@@ -6,7 +6,7 @@ ICLR 2026 submission, "HWNwB": head weight normalisation with bias, which we kno
     w_k <- w_k ( m / |w_k| )^s,     m the mean norm, biases kept.
 
 s = 1 is the paper's equal norms. Ours: s is chosen on the validation split among `strengths` and 0, leaving the layer as it is,
-by the same score as the best epoch; ties go to the smaller s.
+by the same score as the best epoch; ties go to the smaller s. `strength` forces one s instead.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 
 class BalancedHead:
-    """`strengths`: the exponents s in (0, 1] that are tried, besides 0."""
+    """`strengths`: the exponents s in (0, 1] that are tried, besides 0. `strength`: that alone, whatever they score."""
 
-    def __init__(self, strengths: Sequence[float]):
+    def __init__(self, strengths: Sequence[float], strength: float | None = None):
+        if strength is not None and not _is_strength(strength):
+            raise ValueError(f"head.strength={strength} must be a number in (0, 1], or null")
         if not isinstance(strengths, list | tuple) or not strengths or not all(_is_strength(s) for s in strengths):
             raise ValueError(f"head.strengths={strengths} must be a list of numbers in (0, 1]")
-        self.strengths = sorted({0.0, *map(float, strengths)})
+        self.strengths = sorted({0.0, *map(float, strengths), *([] if strength is None else [float(strength)])})
+        self.strength = strength
 
     def fit(self, net: nn.Module, num_classes: int, score: Callable[[], float]) -> dict[str, Any]:
         """Balance the last layer of `net` in place by the strength of the highest `score()`.
@@ -37,7 +40,7 @@ class BalancedHead:
                 head.weight.copy_(balanced(original, strength))
                 torch.clear_autocast_cache()  # `score` may be within torch.autocast, which keeps the casts of weights
                 scores[strength] = score()
-            chosen = max(self.strengths, key=lambda s: (scores[s], -s))
+            chosen = max(self.strengths, key=lambda s: (scores[s], -s)) if self.strength is None else float(self.strength)
             head.weight.copy_(balanced(original, chosen))
             torch.clear_autocast_cache()
         return {"strength": chosen, "scores": {str(s): score for s, score in scores.items()}}

@@ -35,7 +35,7 @@ balanced|PGD-AT, balanced head|method=pgd_at head=balanced
 fairat|FairAT|method=fairat method.augmentation=cutout
 faal|FAAL|method=faal
 frl|FRL (TRADES)|method=frl
-bat|BAT, reconstructed (TRADES)|method=bat
+bat|BAT (TRADES)|method=bat
 wat|WAT (TRADES)|method=wat
 cfa|CFA (AT, FAWA)|method=cfa $fawa
 dafa|DAFA (TRADES)|method=dafa
@@ -44,10 +44,14 @@ csr|CSR (TRADES)|method=csr
 fair_tat|FAIR-TAT (AT, FAWA)|method=fair_tat $fawa
 codat|CODAT (AT)|method=codat
 fair_ard|Fair-ARD (AT)|method=fair_ard
+absld|ABSLD|method=absld
+ham|HAM (AT)|method=ham
+trix|TRIX (AT)|method=trix
+variance|Variance penalty (AT)|method=variance
 floor|FLOOR (AT, AWP, FAWA)|method=floor method.augmentation=cutout $fawa
 "
 arguments=()
-first() { # the base of CIFAR-10's fine-tunes, and digits' PGD-AT, which is Fair-ARD's teacher too
+first() { # the base of CIFAR-10's fine-tunes, and digits' PGD-AT, which is the teacher of Fair-ARD and ABSLD too
   [ "$set" = digits ] && echo "$runs/pgd_at-s$1" || echo "$runs/base-s$1"
 }
 for seed in $seeds; do
@@ -55,7 +59,7 @@ for seed in $seeds; do
   while IFS='|' read -r name label words; do
     [ -n "$name" ] || continue
     extra=()
-    [ "$name" = fair_ard ] && extra+=("method.teacher=$(first "$seed")")
+    [[ "$name" = fair_ard || "$name" = absld ]] && extra+=("method.teacher=$(first "$seed")")
     [ "$set" = cifar10 ] && extra+=("init_from=$(first "$seed")" optim.lr=0.02 trainer.max_epochs=3)
     # shellcheck disable=SC2086
     $command "${protocol[@]}" $words "${extra[@]}" "seed=$seed" "hydra.run.dir=$runs/$name-s$seed"

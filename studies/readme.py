@@ -78,7 +78,7 @@ def first_table() -> str:
 
 
 def hours(found: dict[str, Any], label: str) -> str:
-    """Hours of a row's training, test and evaluations, of the seed that took least: a test's clock counts other work's time too."""
+    """Hours of a row's training, test and evaluations, of the seed that took least: a clock counts other work too."""
     return f"{min(spent(run) for run in found['runs'] if run['label'] == label):.1f}"
 
 

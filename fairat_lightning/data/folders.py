@@ -112,7 +112,7 @@ def _by_class(place: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
     """The pictures of each class, both in the order of their names; hidden folders are no classes."""
     found = sorted(place.iterdir())
     names = [path.name for path in found if path.is_dir() and not path.name.startswith(".")]
-    skipped.update(_why(path, f"in {place} itself, which belong to no class") for path in found if path.name not in names)
+    skipped.update(_why(path, f"of no class in {place}") for path in found if path.name not in names)
     if wrong := [name for name in names if any("\ud800" <= letter <= "\udfff" for letter in name)]:  # Python's for other bytes
         raise ValueError(f"{place} has a class whose name is no UTF-8, {ascii(wrong[0])}: rename its folder")
     return {name: _pictures(place / name, skipped) for name in names}

@@ -16,6 +16,7 @@ ADDED = {
     "key": None,
     "normalisation": None,
 }  # came after 0.1, each with the value that a run before it had
+ADDED_WITHIN = {"head": {"strength": None}}  # the same of keys within a group
 IDLE = {"logger": {}, "save_minutes": 10}  # change no bit; in the names of runs they stand at the default of 0.1
 IDLE_OF_TRAINER = ("enable_progress_bar", "log_every_n_steps")
 MACHINE = ("devices", "num_nodes", "accelerator", "strategy")  # of the trainer: where an unfinished run goes on
@@ -33,6 +34,9 @@ def identity(config: Any, *, machine: bool = True) -> Any:
     found = {key: value for key, value in at_first(config).items() if key not in ADDED or value != ADDED[key]}
     found.pop("allow", None)
     found |= {key: value for key, value in IDLE.items() if key in found}
+    for group, keys in ADDED_WITHIN.items():
+        if isinstance(found.get(group), dict):
+            found[group] = {key: value for key, value in found[group].items() if keys.get(key, ...) != value}
     if isinstance(found.get("trainer"), dict):
         without = IDLE_OF_TRAINER if machine else (*IDLE_OF_TRAINER, *MACHINE)
         found["trainer"] = {key: value for key, value in found["trainer"].items() if key not in without}

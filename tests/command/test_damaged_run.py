@@ -272,5 +272,5 @@ def test_report(monkeypatch, capsys, tmp_path, run):
     }.items():
         refused(*other(monkeypatch, capsys, tmp_path, "report", *words.split()), said)
     (run / "metrics.json").unlink()
-    refused(*other(monkeypatch, capsys, tmp_path, "report", "run"), "holds no finished run")
+    refused(*other(monkeypatch, capsys, tmp_path, "report", "run"), "run has begun and is not finished")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]

@@ -38,7 +38,7 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
 @pytest.mark.parametrize("group,option", OPTIONS)
 def test_composes_and_says_what_it_is(compose, group, option):
     text = (CONF / group / f"{option}.yaml").read_text()
-    init = ["init_from=base.pt"] if "${base:}" in text or option == "decosam" else []
+    init = ["init_from=base.pt"] if "${base:}" in text or option.startswith("decosam") else []
     init += [f"{group}._target_={OWN[group]}"] if option == "custom" else []
     init += ["+attack.steps=1"] if (group, option) == ("attack", "custom") else []
     init += ["optim=sgd"] if group == "schedule" and option not in ("none", "custom") else []

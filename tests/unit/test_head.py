@@ -73,6 +73,17 @@ def test_wrong_strengths_are_named(strengths):
         BalancedHead(strengths)
 
 
+def test_one_strength_is_forced_whatever_validation_says():
+    net = nn.Linear(3, 4)
+    before, scores = net.weight.detach().clone(), iter([0.9, 0.1, 0.2])
+    found = BalancedHead([0.5], strength=1.0).fit(net, 4, lambda: next(scores))
+    assert found == {"strength": 1.0, "scores": {"0.0": 0.9, "0.5": 0.1, "1.0": 0.2}}
+    torch.testing.assert_close(net.weight.detach(), balanced(before, 1.0))
+    for wrong in (0, 1.5, "all", True):
+        with pytest.raises(ValueError, match="head.strength="):
+            BalancedHead([0.5], strength=wrong)
+
+
 TRAINED = ("method=pgd_at", "data.train_size=200", "trainer.max_epochs=4", "optim.lr=0.02", "optim.milestones=[]")
 
 
