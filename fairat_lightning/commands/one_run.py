@@ -36,6 +36,7 @@ def prepared(cfg: DictConfig, folder: Path, words: Iterable[str], command: str |
 
 def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequence[Any] = ()) -> None:
     """One run of the composed configuration in `folder`, which need not exist yet; `callbacks` come after all others."""
+    from fairat_lightning.data.foreign import WrongBatch
     from fairat_lightning.running.errors import explain
     from fairat_lightning.training import run as runs
 
@@ -57,6 +58,8 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequen
         runs.execute(training)
     except Timeout as error:
         raise Stop(os.EX_TEMPFAIL, f"{folder} is being run by another process: wait for its end, or stop it") from error
+    except WrongBatch as error:
+        raise Stop(2, str(error)) from error
     except Exception as error:
         if (line := explain(error, cfg, training=not training.fitted)) is None:
             raise

@@ -88,14 +88,26 @@ def build_node(node: Mapping[Any, Any], group: str, instead: Mapping[str, str] |
 def _refuse_unknown(node: Mapping[Any, Any], group: str) -> None:
     """ValueError for a key that the constructor does not take, with the one that was perhaps meant."""
     try:
-        takes = inspect.signature(pkgutil.resolve_name(str(node["_target_"]))).parameters
+        takes = _keywords(pkgutil.resolve_name(str(node["_target_"])))
     except (ImportError, AttributeError, ValueError, TypeError):
         return  # which is named where it is called
-    if any(value.kind is inspect.Parameter.VAR_KEYWORD for value in takes.values()):
+    if takes is None:
         return
     if unknown := [str(key) for key in node if not str(key).startswith("_") and key not in takes]:
-        like = nearest(unknown[0], [name for name in takes if name != "self"]).replace("mean ", f"mean {group}.")
+        like = nearest(unknown[0], takes).replace("mean ", f"mean {group}.")
         raise ValueError(f"{group}.{unknown[0]} is no key of {node['_target_']}{like}")
+
+
+def _keywords(target: Any) -> set[str] | None:
+    """What a function or class takes by name, with what it hands on to the classes that it is made from; None for anything."""
+    found: set[str] = set()
+    classes = target.__mro__ if inspect.isclass(target) else ()
+    for part in [vars(base)["__init__"] for base in classes if "__init__" in vars(base)] or [target]:
+        takes = inspect.signature(part).parameters
+        found |= set(takes)
+        if not any(value.kind is inspect.Parameter.VAR_KEYWORD for value in takes.values()):
+            return found - {"self"}
+    return None
 
 
 def network(cfg: DictConfig, data: DataModule) -> Any:

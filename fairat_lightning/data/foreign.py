@@ -19,6 +19,10 @@ ROUNDING = 1e-5  # of a division by 255, or of a resizing
 NORMALISED = "pass the images as they were before that, and normalisation= to say what the network expects"
 
 
+class WrongBatch(ValueError):
+    """What is wrong with a batch of a loader that is not ours."""
+
+
 def read_images(data: Any) -> tuple[Tensor, Tensor, list[str] | None]:
     """`data` as pixels (N,C,H,W), uint8 or floating in [0,1], labels int64 (N,), and the names of the classes where it has them.
 
@@ -102,9 +106,9 @@ def _in_range(x: Tensor) -> Tensor:
 
 
 def _columns(data: Sequence[Any]) -> bool:
-    """Whether a pair is images and labels, and no two rows: two arrays, or a tuple of as many images as labels."""
+    """Whether a pair is images and labels, and no two rows: an array and its labels, or as many of each in a tuple."""
     images, labels = data
-    if all(hasattr(part, "shape") for part in data):
+    if hasattr(images, "shape") and (hasattr(labels, "shape") or isinstance(labels, list)):
         return True
     lists = isinstance(data, tuple) and all(hasattr(part, "shape") or isinstance(part, list | tuple) for part in data)
     return lists and len(images) == len(labels) and all(isinstance(v, int) or getattr(v, "ndim", 1) == 0 for v in labels)
@@ -130,9 +134,7 @@ def _tensor(value: Any) -> Tensor:
         return torch.stack([_tensor(part) for part in value])
     array = np.array(value, order="C")
     if array.dtype.kind not in "biuf":
-        raise ValueError(
-            f"{type(value).__name__} of {array.dtype} cannot be read: give pictures or numbers, and labels as numbers"
-        )
+        raise ValueError(f"{type(value).__name__} of {array.dtype} cannot be read: give pictures and numbers, no words")
     found = torch.from_numpy(array)
     if hasattr(value, "getbands"):  # Pillow's
         found = found[None] if found.ndim == 2 else found.permute(2, 0, 1)

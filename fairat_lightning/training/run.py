@@ -28,6 +28,7 @@ from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.evaluation.attacks import ARITHMETIC
 from fairat_lightning.head import BalancedHead, last_layer
 from fairat_lightning.methods.base import Method
+from fairat_lightning.methods.parts.checked_batches import check_first
 from fairat_lightning.models.gradient_checkpointing import checkpoint_blocks
 from fairat_lightning.optim import try_optimiser
 from fairat_lightning.record import BEST, journal
@@ -91,6 +92,7 @@ def prepare(
     L.seed_everything(cfg.seed, verbose=False)
     datamodule: DataModule = build_part(cfg, "data")
     datamodule.prepare()
+    check_first(datamodule)
     keep_memory()
     net = network(cfg, datamodule)
     if cfg.init_from is not None and resume is None:

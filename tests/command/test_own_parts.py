@@ -92,6 +92,13 @@ class Log(DummyLogger):
         SEEN.append(name)
 
 
+class Normalising(DataModule):
+    def train_dataloader(self):
+        images = self.train
+        rows = [((x / 255 - 0.5) / 0.5, y, k) for k, (x, y) in enumerate(zip(images.pixels, images.targets))]
+        return torch.utils.data.DataLoader(rows, batch_size=self.batch_size)
+
+
 def load(root, **rest):
     return synthetic(root, **rest | {"num_classes": 4, "train_per_class": 20, "test_per_class": 5})
 
@@ -303,3 +310,42 @@ def test_own_options_in_the_other_commands_and_in_help(options, monkeypatch, cap
 def test_a_folder_of_options_that_is_not_there_is_one_line(tmp_path, monkeypatch, capsys, command):
     code, _, err = call(monkeypatch, capsys, tmp_path, "--config-dir", "nowhere", "seed=0", command=command)
     refused(code, err, "--config-dir nowhere")
+
+
+LIGHTNINGS = "lightning.pytorch.callbacks"
+
+
+@pytest.mark.parametrize(
+    "words,said",
+    [
+        (("callbacks=[mine.Mine]",), "callbacks._target_=mine.Mine is not allowed"),
+        ((f"callbacks=[{LIGHTNINGS}.LearningRateMonitor]",), "add logger=tensorboard or logger=wandb"),
+        ((f"callbacks=[{{_target_: {LIGHTNINGS}.EarlyStopping, monitor: val/robus}}]",), "monitor=val/robus, which no run logs"),
+        ((f"callbacks=[{LIGHTNINGS}.EarlyStoping]",), "did you mean EarlyStopping?"),
+        (("+logger.mine._target_=mine.Logg", ALLOW), "mine has no Logg; did you mean Log?"),
+        (("method._target_=fairat_lightning.methods.FALL",), "did you mean FAAL?"),
+        (("optim._target_=torch.optim.AdamWw",), "did you mean AdamW?"),
+        (("optim=adamw", "optim.lr=abc"), "optim.lr=abc is not a number"),
+        (("optim=adamw", "optim.lr=-1"), "optim: Invalid learning rate"),
+        (("method=faal", "+method.radios=1"), "did you mean method.radius?"),
+    ],
+)
+def test_what_would_end_a_run_later_is_refused_before_it_begins(here, monkeypatch, capsys, words, said):
+    code, _, err = call(monkeypatch, capsys, here, *SMALL, *words, "hydra.run.dir=run")
+    refused(code, err, said)
+    assert not (here / "run").exists()
+
+
+def test_a_callback_that_ends_a_training_is_said_and_in_the_record(here, monkeypatch, capsys):
+    stopping = f"callbacks=[{{_target_: {LIGHTNINGS}.EarlyStopping, monitor: val/select, patience: 1, min_delta: 2}}]"
+    words = [word for word in SMALL if "max_epochs" not in word]
+    code, out, _ = call(monkeypatch, capsys, here, *words, stopping, "trainer.max_epochs=9", "hydra.run.dir=run")
+    assert code == 0 and "A callback ended the training after 2 of 9 epochs." in out
+    assert json.loads((here / "run" / "run.json").read_text())["stopped_after_epochs"] == 2
+
+
+def test_the_batches_of_a_data_module_of_ones_own_are_checked_too(here, monkeypatch, capsys):
+    words = [*words_of("data"), "data._target_=mine.Normalising", ALLOW, "hydra.run.dir=run"]
+    code, _, err = call(monkeypatch, capsys, here, *words)
+    refused(code, err, "images are from -1 to 1, and must lie in [0,1]")
+    assert not (here / "run").exists()

@@ -262,3 +262,158 @@ def test_someones_checkpoint_made_fairer_and_compared(tmp_path, monkeypatch):
     fair = fl.train([*SMALL, "method=faal", f"init_from={base.folder}"])
     found = fl.compare(base, fair)
     assert set(found.to_dict()) == {"pgd20", "cw20"} and np.isfinite(found.to_dict()["pgd20"]["worst"]["difference"])
+
+
+X, Y = images(6)
+
+
+class Odd(Net):
+    """What is no classifier, in several ways."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x):
+        logits = super().forward(x.detach() if self.kind == "detached" else x)
+        noisy = logits + torch.randn_like(logits)
+        return {"detached": logits, "random": noisy, "several": (logits.repeat(1, 2), logits)}[self.kind]
+
+
+@pytest.mark.parametrize(
+    "net, given, said",
+    [
+        (lambda x: x, {}, "net is of type function: a torch.nn.Module is needed"),
+        (Odd("detached"), {}, "no gradient by its images"),
+        (Odd("random"), {}, "random in eval mode"),
+        (Odd("several"), {}, r"several tensors, \(2, 6\) at 0, \(2, 3\) at 1: say which are its logits, with logits="),
+        (Net(), {"classes": ["a", "b", "a"]}, "a is there twice"),
+        (Net(), {"device": "gpu"}, "device=gpu is unknown"),
+        (Net(), {"batch_size": 0}, "batch_size=0 must be a whole number"),
+        (Net(), {"data": (X[:0], Y[:0])}, "there is none"),
+        (Net(), {"data": (X, ["a"] * 6)}, "cannot be read: give pictures and numbers, no words"),
+        (Net(), {"data": (torch.rand(6, 8, 8, 4), Y)}, "convert them to RGB"),
+        (Net(), {"data": (X + 0.5, Y)}, "must lie in"),
+    ],
+)
+def test_what_cannot_be_judged_is_one_line(net, given, said):
+    with pytest.raises(ValueError, match=said) as error:
+        fl.benchmark(net, **{"data": (X, Y), "eps": 0.01} | given)
+    assert "\n" not in str(error.value)
+
+
+def test_without_a_gpu_one_cannot_be_asked_for():
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ValueError, match="torch finds no CUDA"):
+        fl.benchmark(Net(), (X, Y), eps=0.01, device="cuda")
+
+
+@pytest.mark.parametrize("kind", ["float64", "float16", "double network", "lists", "columns", "a rounding above 1", "classes=3"])
+def test_images_networks_and_words_as_people_have_them(kind, capsys):
+    expected = fl.benchmark(Net(), (X, Y), eps=0.05)
+    net, given, data = Net().double() if kind == "double network" else Net(), {}, (X, Y)
+    if kind.startswith("float"):
+        data = X.to(getattr(torch, kind)), Y
+    if kind == "lists":
+        data = list(X.numpy()), Y.tolist()
+    if kind == "columns":
+        data = {"image": X.numpy(), "label": Y.numpy()}
+    if kind == "a rounding above 1":
+        data = torch.where(X.max() == X, 1 + 2e-7, X), Y
+    if kind == "classes=3":
+        given = {"classes": 3}
+    found = fl.benchmark(net, data, eps=0.05, **given)
+    assert list(found.worst.values()) == list(expected.worst.values())
+    fl.benchmark(net, ((X * 255).to(torch.uint8), Y), eps=0.05)
+    assert capsys.readouterr().out.count("The images are bytes") == 1
+
+
+def test_the_logits_among_several_tensors_are_those_of_the_classes():
+    found = fl.benchmark(Odd("several"), (X, Y), eps=0.05, classes=["a", "b", "c"])
+    assert found.worst == fl.benchmark(Net(), (X, Y), eps=0.05).worst
+
+
+def test_a_text_is_no_list_of_prefixes_that_are_allowed(tmp_path):
+    for wrong in ("mine.", ["mine"], "evil"):
+        with pytest.raises(ValueError, match="must be a list of prefixes that end in a dot"):
+            fl.load_run("pretrained:digits_faal", allow=wrong)
+
+
+def test_parts_from_elsewhere_are_refused_from_python_too():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    for wrong in (
+        lambda: fl.load_data(["data._target_=os.system"]),
+        lambda: fl.method("faal", net, classes=3, eps=0.1, overrides=["method._target_=mine.Method"]),
+        lambda: fl.train([*SMALL, "callbacks=[mine.Mine]"]),
+    ):
+        with pytest.raises(ValueError, match="is not allowed"):
+            wrong()
+
+
+def test_what_says_all_of_itself_is_told_nothing():
+    for word, value in {"model": Net(), "normalisation": "none", "key": "x", "logits": 1}.items():
+        with pytest.raises(ValueError, match=f"^{word}= goes with a file of others"):
+            fl.load_run("pretrained:digits_faal", **{word: value})
+
+
+def test_a_file_of_others_takes_data_in_memory_and_a_place_of_the_logits(tmp_path, capsys):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.flat, self.layer = nn.Flatten(), nn.Linear(64, 10)
+
+        def forward(self, x):
+            return self.flat(x), self.layer(self.flat(x))
+
+    torch.save(Two().state_dict(), tmp_path / "theirs.pt")
+    found = fl.load_run(tmp_path / "theirs.pt", model=Two(), data=fl.load_data(["data=digits"]), normalisation="none")
+    assert found(torch.rand(2, 1, 8, 8)).shape == (2, 10) and "those at 1 are taken" in capsys.readouterr().out
+    said = fl.load_run(tmp_path / "theirs.pt", model=Two(), normalisation="none", logits=1)
+    assert said(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_a_run_from_python_hears_what_the_command_line_hears(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    base = fl.train([*SMALL, "trainer.max_epochs=1", "hydra.run.dir=base"])
+    assert json.loads((base.folder / "run.json").read_text())["command"].startswith("fairat_lightning.train(['data=synthetic'")
+    torch.save(fl.load_run(base.folder).model.state_dict(), "plain.pt")
+    words = [*SMALL, "trainer.max_epochs=1", "init_from=plain.pt", "model.mean=[0.5]", "model.std=[0.25]"]
+    capsys.readouterr()
+    fl.train([*words, "hydra.run.dir=mine"])
+    assert "taken" not in capsys.readouterr().out.replace("weights: ", "")
+    for wrong, said in (("normalisation=none", "not both"), ("overwrite=maybe", "overwrite=maybe")):
+        with pytest.raises(ValueError, match=said):
+            fl.train([*words, wrong, "hydra.run.dir=other"])
+    with pytest.raises(ValueError, match="overrides are a list"):
+        fl.train("method=faal")
+
+
+@pytest.mark.parametrize(
+    "net, given, said",
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 5)), {}, r"returns \(8, 5\) for 8 images: logits \(images, 3\) are needed"),
+        (Odd("several"), {"logits": 0}, r"returns \(8, 6\)"),
+        (Net("odd"), {}, "without 0: say where its logits are"),
+        (lambda x: x, {}, "a torch.nn.Module is needed"),
+    ],
+)
+def test_a_network_that_does_not_fit_a_method_is_one_line(net, given, said, tmp_path):
+    own = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    with pytest.raises(ValueError, match=said):
+        module = fl.method("pgd_at", net, classes=3, eps=0.1, **given)
+        trainer = L.Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, **own)
+        trainer.fit(module, DataLoader(Indexed(TensorDataset(*images(8))), batch_size=8))
+
+
+def test_results_that_are_none_are_one_line(tmp_path):
+    wrongs = {"a dictionary": [{}, [1, 2]], "a label": [{"": tmp_path}], "a is of type int": [{"a": 3}]}
+    for said, wrong in ((said, wrong) for said, several in wrongs.items() for wrong in several):
+        with pytest.raises(ValueError, match=said):
+            fl.write_report(wrong, tmp_path / "page")
+    with pytest.raises(ValueError, match="a is of type int"):
+        fl.compare(3, tmp_path)
+
+
+def test_the_names_are_listed_for_who_asks():
+    assert set(NAMES) <= set(dir(fl))

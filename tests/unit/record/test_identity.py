@@ -81,9 +81,18 @@ def test_a_new_key_counts_where_it_has_another_value():
     assert compose_training(["val_every=2"])[1] != compose_training([])[1] == compose_training(["val_every=1"])[1]
 
 
-def test_only_an_unfinished_run_may_change_its_number_of_processes():
+def test_a_new_key_of_a_group_and_the_progress_bar_leave_a_run_its_name():
+    old = {"_target_": "x", "strengths": [1.0]}
+    new, forced = ({"head": old | {"strength": strength}} for strength in (None, 1.0))
+    assert identity({"head": old}) == identity(new) != identity(forced)
+    shown = {"trainer": {"max_epochs": 3, "enable_progress_bar": False, "log_every_n_steps": 1}}
+    assert identity(shown) == identity({"trainer": {"max_epochs": 3}})
+
+
+def test_the_number_of_processes_is_no_part_of_a_run():
     one, two = ({"trainer": {"devices": n, "num_nodes": 1, "max_epochs": 3}} for n in (1, 2))
-    assert identity(one) != identity(two) and identity(one, machine=False) == identity(two, machine=False)
+    assert identity(one) != identity(two)  # in its name alone
+    assert identity(one, machine=False) == identity(two, machine=False)
 
 
 WORDS = [word for word in SMALL if "precision" not in word]
@@ -199,3 +208,34 @@ def test_who_asks_for_a_precision_that_the_machine_lacks_is_told_so_once_and_not
     (tmp_path / "run" / "metrics.json").unlink()
     code, out, err = call(monkeypatch, capsys, tmp_path, *words)
     assert (code, err) == (0, "") and ", resumed" in out and "warning" not in out
+
+
+def test_the_command_that_goes_on_is_the_last_one(tmp_path, monkeypatch, capsys):
+    """A run was made longer: the shorter command is refused, and the line names the one that is not."""
+    words = [word for word in SMALL if "max_epochs" not in word]
+    for epochs in (1, 2):
+        assert call(monkeypatch, capsys, tmp_path, *words, *CONSTANT, f"trainer.max_epochs={epochs}")[0] == 0
+    code, _, err = call(monkeypatch, capsys, tmp_path, *words, *CONSTANT, "trainer.max_epochs=1")
+    refused(code, err, "trainer.max_epochs is 2 there and 1 here; to go on with it: python -m fairat_lightning")
+    assert "trainer.max_epochs=2" in err.partition("to go on with it")[2]
+
+
+def test_a_run_that_a_longer_one_could_go_on_from_is_named(tmp_path, monkeypatch, capsys):
+    words = [*(word for word in SMALL if "max_epochs" not in word), "optim=sgd", "schedule=constant"]
+    assert call(monkeypatch, capsys, tmp_path, *words, "trainer.max_epochs=1")[0] == 0
+    (first,) = (tmp_path / "runs").iterdir()
+    code, out, _ = call(monkeypatch, capsys, tmp_path, *words, "trainer.max_epochs=2")
+    assert code == 0 and f"{first} is this run with fewer epochs: hydra.run.dir={first} would go on from there" in out
+    code, out, _ = call(monkeypatch, capsys, tmp_path, *words, "trainer.max_epochs=3", "seed=7")
+    assert code == 0 and "fewer epochs" not in out
+
+
+def test_another_number_of_processes_is_said_as_another_device_is(tmp_path, monkeypatch, capsys):
+    words = [*SMALL, "trainer.max_epochs=1", "hydra.run.dir=mine"]
+    assert call(monkeypatch, capsys, tmp_path, *words)[0] == 0
+    facts = json.loads((tmp_path / "mine" / "run.json").read_text())
+    assert facts["processes"] == 1
+    (tmp_path / "mine" / "run.json").write_text(json.dumps(facts | {"processes": 2}))
+    (tmp_path / "mine" / "metrics.json").unlink()
+    code, out, _ = call(monkeypatch, capsys, tmp_path, *words)
+    assert code == 0 and out.count("not to the same bits") == 1
