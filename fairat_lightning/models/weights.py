@@ -183,7 +183,8 @@ def _chosen(content: Any, own: dict[str, Tensor], key: str | None) -> WeightSet:
     listed = ", ".join(f"key={label}" for label in labels(chosen or sets))
     if key is None or chosen:
         raise ValueError(f"holds {len(chosen)} sets of weights for this network: choose one, {listed}")
-    raise ValueError(f"holds no weights for this network at key={key}: it has {listed}")
+    there = "one set of weights, which needs no key" if labels(sets) == ["."] else listed
+    raise ValueError(f"holds no weights for this network at key={key}: it has {there}")
 
 
 def _other_architecture(content: Any, names: list[str]) -> str:

@@ -156,6 +156,22 @@ def test_a_training_starts_from_it_and_remembers(here, launch, monkeypatch, caps
     assert code == 0 and "normalisation" not in out, err
 
 
+def test_a_run_that_recorded_nothing_of_its_teacher_goes_on_with_the_one_it_had(here, launch, monkeypatch):
+    """0.1 took the normalisation of the configuration, and wrote down nothing."""
+    words = ("method=fair_ard", f"method.teacher={here / 'plain.pt'}")
+    whole, _ = launch(*words, folder="whole")
+    facts = record(whole)
+    facts.pop("teacher")
+    (whole / "run.json").write_text(json.dumps(facts))
+    (whole / "metrics.json").unlink()
+    monkeypatch.setattr(loading, "_decide", None)
+    built, trained = [], brought.trained
+    monkeypatch.setattr(brought, "trained", lambda *a, **k: built.append(trained(*a, **k)) or built[0])
+    launch(*words, folder="whole")
+    begun = record(whole, "config.yaml")["model"]
+    assert ([built[0][0].mean.item()], [built[0][0].std.item()]) == (begun["mean"], begun["std"])
+
+
 def test_a_resumed_training_asks_nothing(here, launch, monkeypatch, capsys):
     words = (f"init_from={here / 'plain.pt'}", "method=fair_ard", f"method.teacher={here / 'both.pt'}", "key=model")
     whole, _ = launch(*words, "init_from=null", folder="whole")
