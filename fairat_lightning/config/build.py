@@ -101,7 +101,7 @@ def _refuse_unknown(node: Mapping[Any, Any], group: str) -> None:
 def _keywords(target: Any) -> set[str] | None:
     """What a function or class takes by name, with what it hands on to the classes that it is made from; None for anything."""
     found: set[str] = set()
-    classes = target.__mro__ if inspect.isclass(target) else ()
+    classes = target.__mro__[:-1] if inspect.isclass(target) else ()
     for part in [vars(base)["__init__"] for base in classes if "__init__" in vars(base)] or [target]:
         takes = inspect.signature(part).parameters
         found |= set(takes)
