@@ -23,7 +23,7 @@ from math import inf
 import torch
 from torch import Tensor, nn
 
-from fairat_lightning.settings import number, one_of, whole
+from fairat_lightning.settings import number, one_of, switch, whole
 
 NORMS = ("linf", "l2")
 STARTS = ("uniform", "gaussian", "zero")
@@ -75,7 +75,7 @@ class PGD:
     `eps` and `step` are numbers or fractions such as "8/255"; `step` may also be a multiple, "1.25 eps", and defaults to eps / 4.
     `start=None` leaves the start to the objective. `batch_norm` is the mode of the network's batch norms (and dropout) while
     crafting, "eval" or "train"; `precision` the one it crafts in, "float32" or "bfloat16" autocast, None that of the training.
-    `noise`: see `pgd`. Raises ValueError for values out of range.
+    `noise`: see `pgd`. `scale_step=False` keeps the step where a method scales eps. Raises ValueError for values out of range.
     """
 
     eps: float | str
@@ -86,6 +86,7 @@ class PGD:
     batch_norm: str = "eval"
     noise: float | None = None
     precision: str | None = None
+    scale_step: bool = True
 
     def __post_init__(self) -> None:
         eps = number("attack.eps", self.eps)
@@ -103,6 +104,7 @@ class PGD:
         one_of("attack.batch_norm", self.batch_norm, ("eval", "train"))
         if self.precision is not None:
             one_of("attack.precision", self.precision, PRECISIONS, ", or null")
+        switch("attack.scale_step", self.scale_step)
         if self.noise is not None:
             object.__setattr__(self, "noise", number("attack.noise", self.noise))
             if self.noise < 0 or self.start != "uniform":
@@ -126,11 +128,12 @@ class PGD:
     ) -> Tensor:
         """Craft with `pgd`: images (B,C,H,W) in and out.
 
-        `scale` (B,) multiplies each sample's eps and step. An offset given as `start` wins over the attack's own start,
-        and that over a name given here (the objective's).
+        `scale` (B,) multiplies each sample's eps, and its step unless `scale_step` is off. An offset given as `start` wins over
+        the attack's own start, and that over a name given here (the objective's).
         """
         assert isinstance(self.eps, float) and isinstance(self.step, float)
-        eps, step = (self.eps, self.step) if scale is None else (self.eps * scale, self.step * scale)
+        eps = self.eps if scale is None else self.eps * scale
+        step = self.step if scale is None or not self.scale_step else self.step * scale
         if self.start is not None and not isinstance(start, Tensor):
             start = self.start
         start = "uniform" if start is None else start

@@ -7,11 +7,13 @@ With f the logits, p = softmax f, x' the adversarial image and q the (smoothed) 
     TRADES  Zhang et al., ICML 2019, arXiv 1901.08573, eq. 5
             inside KL(p(x) || p(x'));  outside CE(f(x), q) + beta * KL(p(x) || p(x'))
     MART    Wang et al., ICLR 2020, table 1 and eq. 10
-            inside CE(f(x'), y);  outside BCE(x') + beta * KL(p(x) || p(x')) * (1 - p_y(x)),
+            inside CE(f(x'), y), or TRADES's with crafting="kl";  outside BCE(x') + beta * KL(p(x) || p(x')) * (1 - p_y(x)),
             BCE(x') = -sum_k q_k log p_k(x') - log(1 - max_{k != y} p_k(x'))
 
 Gradients flow through both arguments of KL, as in the authors' code. Label smoothing touches the supervised term only,
-never the attack; for MART it is our extension. Logits are cast to float32 before any loss.
+never the attack; for MART it is our extension. MART's authors start as TRADES's do (`attack.start=gaussian`), and add 1e-4 and
+1e-12 inside logarithms, which moves the loss by less than .001 while no wrong class has more than .9. FAAL's code crafts with KL
+for MART, with beta 6: `objective.crafting=kl`. Logits are cast to float32 before any loss.
 """
 
 from collections.abc import Callable
@@ -21,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairat_lightning.settings import within
+from fairat_lightning.settings import one_of, within
 
 
 class Terms(NamedTuple):
@@ -76,9 +78,7 @@ class TRADES(AT):
         self.beta = _beta(beta)
 
     def inner(self, net: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
-        with torch.no_grad():
-            clean = logits_of(net, x)
-        return lambda image: kl(clean, logits_of(net, image))
+        return divergence(net, x)
 
     def __call__(self, net: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
         clean, logits = logits_of(net, x), logits_of(net, x_adv)
@@ -86,11 +86,21 @@ class TRADES(AT):
 
 
 class MART(AT):
-    """Boosted cross-entropy plus `beta` times a KL divergence that looks at the misclassified."""
+    """Boosted cross-entropy plus `beta` times a KL divergence that looks at the misclassified.
 
-    def __init__(self, beta: float, label_smoothing: float = 0.0):
+    `crafting`: what the attack maximises, "ce" as MART's authors, or "kl" as TRADES, with its start.
+    """
+
+    def __init__(self, beta: float, label_smoothing: float = 0.0, crafting: str = "ce"):
         super().__init__(label_smoothing)
         self.beta = _beta(beta)
+        one_of("objective.crafting", crafting, ("ce", "kl"))
+        self.crafting = crafting
+        if crafting == "kl":
+            self.start = TRADES.start
+
+    def inner(self, net: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+        return super().inner(net, x, y) if self.crafting == "ce" else divergence(net, x)
 
     def __call__(self, net: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
         clean, logits = logits_of(net, x), logits_of(net, x_adv)
@@ -117,6 +127,13 @@ def margin(scores: Tensor, y: Tensor) -> Tensor:
 def kl(logits_p: Tensor, logits_q: Tensor) -> Tensor:
     """KL(softmax p || softmax q) per sample: (B,C), (B,C) -> (B,), in nats."""
     return F.kl_div(logits_q.log_softmax(1), logits_p.log_softmax(1), reduction="none", log_target=True).sum(1)
+
+
+def divergence(net: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
+    """The function of the image (B,C,H,W) -> (B,) that is the KL divergence of its prediction from that of `x`."""
+    with torch.no_grad():
+        clean = logits_of(net, x)
+    return lambda image: kl(clean, logits_of(net, image))
 
 
 def logits_of(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ class Method(CheckedBatches):
     ) -> Tensor:
         """Adversarial images for the objective's inner loss, or for another that `inner(net, x, y)` returns.
 
-        `scale` (B,) multiplies each sample's eps and step; `start` is an offset (B,C,H,W) in place of a random one.
+        `scale` (B,) multiplies each sample's eps and step (`PGD`); `start` is an offset (B,C,H,W) in place of a random one.
         """
         if self.captured is not None and inner is None:
             return self.captured((self.attack, torch.is_autocast_enabled(x.device.type)), x, y, scale, start)

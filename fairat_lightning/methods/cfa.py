@@ -9,7 +9,8 @@ last epoch,
 
 t_k acts when the share `warmup` of the epochs has passed (10 of 200 in the authors' code), before that both factors are 1.
 Deviations: the code divides by 1 + beta with CCR off too; ours is then the plain objective. t_k counts the examples seen, and
-not m per batch. The code crafts in train mode with the cross-entropy: `attack.batch_norm=train`.
+not m per batch. The code crafts in train mode with the cross-entropy (`attack.batch_norm=train`), and its step does not follow
+eps_k: `attack.scale_step=false`.
 """
 
 from typing import Any

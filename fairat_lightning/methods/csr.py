@@ -8,8 +8,10 @@ training set in eval mode, under attack and with the true logit z_y lowered to z
     G = u v^T, scaled to [.01, 2.01],
     loss = mean_i [ (1 - share) supervised_i + beta consistency_i + share G[yhat_i, y_i] CE(x'_i) ],
 
-yhat the prediction at x'. Deviations: the code multiplies the true logit by 1 - gamma, which raises a negative one; it takes C
-from counts, ours from shares, the same for equal classes. The pass looks at the unaugmented images. Without any error G is 1.
+yhat the prediction at x'. Deviations: the code multiplies the true logit by 1 - gamma, which raises a negative one:
+`multiplied=True`; it takes C from counts, ours from shares, the same for equal classes; its confusion term is a KL divergence
+from G times the one-hot label, which is G CE + G log G and has the same gradient. The pass looks at the unaugmented images.
+Without any error G is 1.
 """
 
 from typing import Any
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from fairat_lightning.methods.base import Method
 from fairat_lightning.objectives import logits_of
-from fairat_lightning.settings import within
+from fairat_lightning.settings import switch, within
 
 LEAST, MOST = 0.01, 2.01
 
@@ -36,12 +38,14 @@ def spectral_weights(confusion: Tensor) -> Tensor:
 
 
 class CSR(Method):
-    """`share`, in [0, 1]: of the confusion term. `gamma`, in [0, 1): the margin that counts as an error."""
+    """`share`, in [0, 1]: of the confusion term. `gamma`, in [0, 1): the margin of an error. `multiplied`: see above."""
 
     pair_weight: Tensor
 
-    def __init__(self, *args: Any, share: float, gamma: float, **kwargs: Any):
+    def __init__(self, *args: Any, share: float, gamma: float, multiplied: bool = False, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        switch("method.multiplied", multiplied)
+        self.multiplied = multiplied
         within("method.share", share, "[0, 1]")
         within("method.gamma", gamma, "[0, 1)")
         self.share, self.gamma = share, gamma
@@ -51,7 +55,7 @@ class CSR(Method):
         def predicted(x: Tensor, y: Tensor, index: Tensor) -> Tensor:
             logits = logits_of(self.net, self.craft_fixed(x, y, index))
             own = logits.gather(1, y[:, None])
-            logits = logits.scatter(1, y[:, None], own - self.gamma * own.abs())
+            logits = logits.scatter(1, y[:, None], own - self.gamma * (own if self.multiplied else own.abs()))
             return F.one_hot(logits.argmax(1), self.num_classes)
 
         rows = self.measure(self.training_batches(), predicted, width=self.num_classes).nan_to_num(nan=0.0)

@@ -4,8 +4,9 @@ After the warm-up, with W fixed, a hard class is both weighted more and attacked
 
     eps_i = W[y_i] eps,  step_i = W[y_i] step,      mean_i [ W[y_i] supervised_i + beta * consistency_i ].
 
-Deviations: those of `class_transfer.py`; for the cross-entropy objective the released code projects once more onto the plain
-eps-ball within each step, which cancels the margins; here they act.
+Deviations: those of `class_transfer.py`. For the cross-entropy objective the released code follows each step by a second one,
+with the same gradient, of the plain size and onto the plain eps-ball, so that its margins do not act and its steps are 1 + W as
+long. Here they act; `margins=False` weights the loss alone. Its start is Gaussian there: `attack.start=gaussian`.
 """
 
 from typing import Any
@@ -14,20 +15,26 @@ from torch import Tensor
 
 from fairat_lightning.methods.base import Method
 from fairat_lightning.methods.parts.class_transfer import Transfer
+from fairat_lightning.settings import switch
 
 
 class DAFA(Method):
-    """`strength`: the paper's lambda. `warmup`: the share of the epochs before the weights are learned and act."""
+    """`strength`: the paper's lambda. `warmup`: the share of the epochs before the weights act.
 
-    def __init__(self, *args: Any, strength: float, warmup: float, **kwargs: Any):
+    `margins`: whether they scale eps and step too, or weight the loss alone.
+    """
+
+    def __init__(self, *args: Any, strength: float, warmup: float, margins: bool = True, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        switch("method.margins", margins)
+        self.margins = margins
         self.transfer = Transfer(self.num_classes, strength=strength, warmup=warmup)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, _ = self.unpack(batch)
         when = self.current_epoch, self.epochs
         weight = self.transfer.weight(y, *when)
-        x_adv = self.craft(x, y, scale=weight)
+        x_adv = self.craft(x, y, scale=weight if self.margins else None)
         self.ascend(x, x_adv, y)
         terms = self.score(x, x_adv, y)
         self.transfer.learn(terms.logits, y, *when)

@@ -6,9 +6,10 @@ Medi, Jung and Keuper, WACV 2025, arXiv 2410.23142. The attack descends the cros
     CFP_k = share of the last epoch's robust errors that are predicted as k,
 
 uniform in epoch 0, within eps_k = (lambda + s_k) eps, where s_k is the last training epoch's robust accuracy of class k
-("robust", the default) or CFP_k ("cfp"); until it is known, or with scale=null, eps_k = eps. Outside, the objective is
-minimised as it is (the cross-entropy by default). It goes with `averaging=fawa`. The released code's sharpness, 2, makes the
-targets nearly uniform.
+("robust", the default) or `cfp_factor` times CFP_k ("cfp"; the released code's factor is 2); until it is known, or with
+scale=null, eps_k = eps. Outside, the objective is minimised as it is (the cross-entropy by default). It goes with
+`averaging=fawa`. The released code's sharpness, 2, makes the targets nearly uniform. Its step does not follow eps_k:
+`attack.scale_step=false`. It can also average several scales, or count errors against the target; ours takes one, of the label.
 """
 
 from collections.abc import Callable
@@ -25,13 +26,15 @@ from fairat_lightning.settings import one_of, within
 
 
 class FairTAT(Method):
-    """`sharpness`, `lambda1`: 0 or more. `scale`: "robust", "cfp" or None."""
+    """`sharpness`, `lambda1`, `cfp_factor`: 0 or more. `scale`: "robust", "cfp" or None."""
 
     class_robust: Tensor
     false_share: Tensor
 
-    def __init__(self, *args: Any, sharpness: float, lambda1: float, scale: str | None, **kwargs: Any):
+    def __init__(self, *args: Any, sharpness: float, lambda1: float, scale: str | None, cfp_factor: float = 1.0, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        within("method.cfp_factor", cfp_factor, "[0, inf)")
+        self.cfp_factor = float(cfp_factor)
         within("method.sharpness", sharpness, "[0, inf)")
         within("method.lambda1", lambda1, "[0, inf)")
         if scale is not None:
@@ -61,7 +64,7 @@ class FairTAT(Method):
 
     def class_scale(self) -> Tensor:
         """eps_k / eps (C,)."""
-        return calibrated(self.lambda1, self.class_robust if self.scale == "robust" else self.false_share)
+        return calibrated(self.lambda1, self.class_robust if self.scale == "robust" else self.cfp_factor * self.false_share)
 
     def on_train_epoch_end(self) -> None:
         self.class_robust.copy_(keep(self.train_robust.compute(), self.class_robust))

@@ -16,7 +16,12 @@ ADDED = {
     "key": None,
     "normalisation": None,
 }  # came after 0.1, each with the value that a run before it had
-ADDED_WITHIN = {"head": {"strength": None}}  # the same of keys within a group
+ADDED_WITHIN: dict[str, dict[str, Any]] = {
+    "head": {"strength": None},
+    "attack": {"scale_step": True},
+    "objective": {"crafting": "ce"},
+    "method": {"margins": True, "cfp_factor": 1.0, "multiplied": False},
+}  # the same of keys within a group
 IDLE = {"logger": {}, "save_minutes": 10}  # change no bit; in the names of runs they stand at the default of 0.1
 IDLE_OF_TRAINER = ("enable_progress_bar", "log_every_n_steps")
 MACHINE = ("devices", "num_nodes", "accelerator", "strategy")  # of the trainer: where an unfinished run goes on

@@ -126,6 +126,9 @@ def test_class_budgets_scale_the_step(net):
     attack = PGD(eps=0.1, step=0.02, steps=3, start="zero")
     double = attack(loss_of(net, y), x, scale=torch.full((4,), 2.0).double())
     torch.testing.assert_close(double, pgd(loss_of(net, y), x, eps=0.2, step=0.04, steps=3, start="zero"))
+    kept = PGD(eps=0.1, step=0.02, steps=3, start="zero", scale_step=False)
+    wider = kept(loss_of(net, y), x, scale=torch.full((4,), 0.3).double())
+    torch.testing.assert_close(wider, pgd(loss_of(net, y), x, eps=0.03, step=0.02, steps=3, start="zero"))
 
 
 def test_the_attacks_own_start_wins_over_the_objectives_and_an_offset_over_both():

@@ -63,6 +63,13 @@ def test_inner_losses(setting):
     np.testing.assert_allclose(MART(5.0).inner(net, x, y)(x_adv).detach(), ce)
     divergence = kl(net(x), net(x_adv)).detach()
     np.testing.assert_allclose(TRADES(6.0).inner(net, x, y)(x_adv).detach(), divergence)
+    np.testing.assert_allclose(MART(5.0, crafting="kl").inner(net, x, y)(x_adv).detach(), divergence)
+
+
+def test_mart_crafted_with_kl_starts_as_trades_does():
+    assert (MART(5.0).start, MART(5.0, crafting="kl").start) == (AT().start, TRADES(6.0).start)
+    with pytest.raises(ValueError, match="objective.crafting"):
+        MART(5.0, crafting="cw")
 
 
 def test_gradient_flows_through_both_arguments_of_kl():

@@ -117,6 +117,10 @@ def test_errors_of_the_training_set_with_the_true_logit_lowered(seed, shift, gam
         raised = logits.copy()
         raised[range(60), y] *= 1 - gamma  # the released code's rule
         assert (expected.sum() > confusion_of(raised, y.numpy(), 0.0).sum()) == (shift < 0)
+        released = method(gamma=gamma, multiplied=True)
+        released.net.load_state_dict(module.net.state_dict())
+        begin_epoch(released, (x, y, torch.arange(60)))
+        np.testing.assert_allclose(released.pair_weight.numpy(), pair_weights(confusion_of(raised, y.numpy(), 0.0)), atol=1e-6)
 
 
 def test_errors_are_counted_under_attack_in_eval_mode():

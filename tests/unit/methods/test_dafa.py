@@ -65,6 +65,24 @@ def test_each_class_is_attacked_within_its_own_eps_and_to_its_edge(epoch, attack
     np.testing.assert_allclose(seen[0].numpy(), 0.1 * share * scale[y], atol=1e-7)
 
 
+def test_without_margins_the_weights_act_on_the_loss_alone():
+    x, y = 0.4 + 0.2 * torch.rand(16, 3, 2, 2).double(), torch.arange(16) % 4
+    plain, weighted = (method(attack=PGD(0.1, 1, start="zero"), margins=False, strength=s) for s in (0.0, 1.0))
+    weighted.load_state_dict(plain.state_dict())
+    weighted.transfer.class_weight.copy_(torch.tensor(WEIGHT))
+    assert torch.equal(crafted(weighted, x, y), crafted(plain, x, y))
+    weighted.margins = True
+    assert not torch.equal(crafted(weighted, x, y), crafted(plain, x, y))
+
+
+def crafted(module, x, y):
+    """The adversarial images that a training step scores."""
+    seen, score = [], type(module).score
+    module.score = lambda x, x_adv, y: seen.append(x_adv) or score(module, x, x_adv, y)
+    module.training_step((x, y, torch.arange(len(x))), 0)
+    return seen[0]
+
+
 @pytest.mark.parametrize("objective", [AT(), TRADES(6.0)])
 def test_the_weights_come_from_the_probabilities_at_the_adversarial_images_of_the_last_warm_up_epoch(objective):
     module, batches = method(objective), [batch(seed, 20) for seed in range(3)]

@@ -50,6 +50,9 @@ def test_the_loss_is_the_objectives_and_the_states_are_counted_by_hand(seed, obj
         for scale, state in (("robust", robust), ("cfp", share)):
             module.scale = scale
             np.testing.assert_allclose(module.class_scale().numpy(), np.where(np.isnan(state), 1, 0.5 + state), rtol=1e-9)
+        module.cfp_factor = 2.0  # the released code's
+        np.testing.assert_allclose(module.class_scale().numpy(), 0.5 + 2 * share, rtol=1e-9)
+        module.cfp_factor = 1.0
     assert 0 < np.nanmin(share[share > 0]) < 1
 
 

@@ -11,7 +11,7 @@ from helpers import SMALL, call, refused, rows
 
 from fairat_lightning.commands.tables import recipes
 from fairat_lightning.config.compose import compose_training, names_of
-from fairat_lightning.record.identity import ADDED, identity
+from fairat_lightning.record.identity import ADDED, ADDED_WITHIN, identity
 from fairat_lightning.running import machine as speed
 
 RUNS = Path(__file__).resolve().parents[2] / "runs"  # of earlier commits, as their run.json says: configuration and figures
@@ -85,6 +85,9 @@ def test_a_new_key_of_a_group_and_the_progress_bar_leave_a_run_its_name():
     old = {"_target_": "x", "strengths": [1.0]}
     new, forced = ({"head": old | {"strength": strength}} for strength in (None, 1.0))
     assert identity({"head": old}) == identity(new) != identity(forced)
+    for group, key, value in (("attack", "scale_step", False), ("objective", "crafting", "kl"), ("method", "margins", False)):
+        before, default, other = ({group: more} for more in ({}, {key: ADDED_WITHIN[group][key]}, {key: value}))
+        assert identity(before) == identity(default) != identity(other)
     shown = {"trainer": {"max_epochs": 3, "enable_progress_bar": False, "log_every_n_steps": 1}}
     assert identity(shown) == identity({"trainer": {"max_epochs": 3}})
 
