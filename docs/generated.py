@@ -1,0 +1,213 @@
+"""What the site's pages take from the project itself when they are built: the reference of the configuration, and what the records
+say of a method. So that neither can be out of date.
+
+`configuration.md` is written before the pages are read. The directive `{facts} faal` gives a method's cost, our figures and the
+published ones; `:published:` names the rows of `fairat_lightning/report/published_figures/`, as `faal.faal_at_from_pgd`.
+"""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF, RESULTS = ROOT / "conf", ROOT / "results"
+GROUPS = {
+    "method": "Methods: what is trained.",
+    "data": "Data sets. Each suggests a network, eps, the number of epochs and an augmentation, which the command line overrides.",
+    "model": "Networks. They take images in [0,1]: the normalisation is inside.",
+    "attack": "Attacks: norm and eps are the threat model, in training and in every evaluation.",
+    "objective": "Objectives: what the attack maximises and what the training minimises.",
+    "awp": "Adversarial weight perturbation, with every method.",
+    "averaging": "Averages of the weights, with every method.",
+    "head": "What happens to the last layer after the training.",
+    "optim": "Optimisers.",
+    "schedule": "Schedules of the learning rate, for `optim=sgd` and `optim=adamw`.",
+    "trainer": "Hardware: devices, precision and number of epochs.",
+    "logger": "Loggers. Several at once: `logger=[csv,wandb]`.",
+    "suite": "What `python -m fairat_lightning.evaluate` runs.",
+    "experiment": "Recipes of the papers, as complete configurations.",
+}
+
+
+def configuration() -> str:
+    """The page of every key: its default and its sentence, group by group, from the comments in `conf/`."""
+    parts = [
+        "# Reference of the configuration",
+        "Every key is set on the command line as `key=value`, and every option of a group as `group=option`. The defaults and the "
+        "sentences on this page are those of the files in `conf/`. `--cfg job` prints the composed configuration of a command.",
+        "## Values of every run",
+        table(CONF / "config.yaml"),
+        "## Values of an evaluation",
+        "Of `python -m fairat_lightning.evaluate`.",
+        table(CONF / "evaluate.yaml"),
+    ]
+    for group, what in GROUPS.items():
+        parts += [f"(config-{group})=\n## {group}", what]
+        for path in sorted((CONF / group).glob("*.yaml")):
+            parts += [f"(config-{group}-{path.stem})=\n### {group}={path.stem}", introduction(path), table(path)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def introduction(path: Path) -> str:
+    """The comment at the head of a file."""
+    lines = []
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        lines += [line.lstrip("# ")] if not line.startswith("# @package") else []
+    return escaped(" ".join(lines))
+
+
+def table(path: Path) -> str:
+    """The keys of a file with their values and comments; empty where a file has none."""
+    rows: list[list[str]] = []
+    above: list[tuple[int, str]] = []
+    for line in path.read_text().splitlines():
+        found = re.match(r"( *)([\w.]+):(?: +(.*?))?(?: *(?<!\S)# *(.*))?$", line)
+        if line.startswith(("hydra:", "  - ", "#")) or not found:
+            more = re.match(r" {8,}# *(.*)", line)
+            if more and rows:
+                rows[-1][2] += f" {more[1]}"
+            if line.startswith("hydra:"):
+                break
+            continue
+        indent, key, value, comment = len(found[1]), found[2], found[3] or "", found[4] or ""
+        above = [(depth, name) for depth, name in above if depth < indent]
+        if key == "defaults" or key.startswith("_"):
+            if key == "_target_":
+                rows.append([".".join([*(n for _, n in above), key]), value, comment or "the class or function that is built"])
+            continue
+        if not value:
+            above.append((indent, key))
+            if comment:
+                rows.append([".".join(name for _, name in above), "", comment])
+            continue
+        rows.append([".".join([*(n for _, n in above), key]), value, comment])
+    if not rows:
+        return ""
+    body = [f"| `{key}` | {code(value)} | {escaped(comment)} |" for key, value, comment in rows]
+    return "\n".join(["| key | default | |", "|---|---|---|", *body])
+
+
+def code(value: str) -> str:
+    return f"`{value.replace('|', chr(92) + '|')}`" if value else ""
+
+
+def escaped(text: str) -> str:
+    return re.sub(r"([<>|*_$])", r"\\\1", text)
+
+
+class Facts(SphinxDirective):
+    """`{facts} METHOD`: cost, our figures, published figures, and where the file and its values are."""
+
+    required_arguments = 1
+    option_spec = {"published": directives.unchanged}
+
+    def run(self) -> list[nodes.Node]:
+        for path in (RESULTS / "cost.json", *sorted(RESULTS.glob("*-night/table.json")), DIGITS):
+            self.env.note_dependency(str(path))
+        return self.parse_text_to_nodes(facts(self.arguments[0], self.options.get("published", "").split()))
+
+
+DIGITS = RESULTS / "leaderboard-digits" / "table.json"
+
+
+def facts(method: str, published: list[str]) -> str:
+    costs = {row["name"]: row for row in json.loads((RESULTS / "cost.json").read_text())["rows"]}
+    parts = []
+    if method in costs:
+        step, epoch = (costs[method][part] for part in ("step", "epoch"))
+        of = "as `method=standard` has no attack" if method == "standard" else "of plain training with the same objective"
+        parts.append(
+            f"**Cost.** A step takes {step:.2f} times, an epoch {epoch:.2f} times that {of} (measured, `make bench`). "
+            f"Every value of `method={method}` is in the {{ref}}`reference of the configuration <config-method-{method}>`."
+        )
+    parts.append(f"**Our figures.**\n\n{ours(method)}")
+    if published:
+        parts.append(f"**Published figures**, not ours, in percent.\n\n{quoted(published)}")
+    return "\n\n".join(parts)
+
+
+def ours(method: str) -> str:
+    """The rows of the night's records that this method trained; where there is none, the row of the leaderboard on digits."""
+    found = []
+    for path in sorted(RESULTS.glob("*-night/table.json")):
+        record = json.loads(path.read_text())
+        by_label = {run["label"]: run["command"] for run in record["runs"]}
+        for row in record["rows"]:
+            if trained_by(by_label[row["label"]]) == method:
+                figures = cells(row, ("clean", "pgd20", "apgd"))
+                found.append(f"| {row['label']} ({path.parent.name}, seeds: {row['runs']}) | {' | '.join(figures)} |")
+    if found:
+        head = "| percent, average / worst class | clean | PGD-20 | APGD |\n|---|---:|---:|---:|\n"
+        return head + "\n".join(found) + "\n\nBudget `night`, see [Reproducing the papers](../reproducing.md)."
+    record = json.loads(DIGITS.read_text())
+    by_label = {run["label"]: run["command"] for run in record["runs"]}
+    rows = [row for row in record["rows"] if trained_by(by_label[row["label"]]) == method and plain(by_label[row["label"]])]
+    if not rows:
+        return "Not measured yet: `budget=night` has not run it."
+    head = "| percent, average / worst class | clean | PGD-20 | CW-20 |\n|---|---:|---:|---:|\n"
+    lines = [f"| {row['label']} (seeds: {row['runs']}) | {' | '.join(cells(row, ('clean', 'pgd20', 'cw20')))} |" for row in rows]
+    return head + "\n".join(lines) + (
+        "\n\nOn the embedded digits alone, 30 epochs from scratch, where PGD-AT has "
+        + " and ".join(cells(next(row for row in record["rows"] if row["label"] == "PGD-AT"), ("pgd20",)))
+        + " under PGD-20. `budget=night` has not run it yet."
+    )
+
+
+def plain(command: str) -> bool:
+    """Whether a run is the method alone, with no average, weight perturbation or head that the method does not bring."""
+    return not re.search(r" (awp|averaging|head)=", command)
+
+
+def trained_by(command: str) -> str:
+    """The method that a command trained: named, or its recipe's."""
+    given = dict(word.split("=", 1) for word in shlex.split(command) if "=" in word)
+    if "method" in given:
+        return given["method"]
+    recipe = (CONF / "experiment" / f"{given['experiment']}.yaml").read_text()
+    return re.findall(r"override /method: (\w+)", recipe)[0] if given.get("method.radius") != "0" else "pgd_at"
+
+
+def cells(row: dict[str, Any], attacks: tuple[str, ...]) -> list[str]:
+    return [f"{percent(row, f'{name}_average')} / {percent(row, f'{name}_worst')}" for name in attacks]
+
+
+def percent(row: dict[str, Any], key: str) -> str:
+    value = row.get(key)
+    return f"{100 * value['mean']:.1f}" if value else "–"
+
+
+def quoted(names: list[str]) -> str:
+    """Published rows, average / worst class, each with its source."""
+    lines = ["| average / worst class | clean | PGD-20 | AutoAttack | source |", "|---|---:|---:|---:|---|"]
+    for name in names:
+        file, _, key = name.partition(".")
+        source = yaml.safe_load((ROOT / "fairat_lightning/report/published_figures" / f"{file}.yaml").read_text())
+        row = source["rows"][key]
+        figures = [
+            f"{(row.get(part) or {}).get('average', '–')} / {(row.get(part) or {}).get('worst', '–')}"
+            for part in ("clean", "pgd20", "autoattack")
+        ]
+        lines.append(f"| {row['label']} | {' | '.join(figures)} | [{source['cite']}]({source['url']}) |")
+    return "\n".join(lines)
+
+
+def write_configuration(app: Sphinx) -> None:
+    path, text = Path(app.srcdir) / "configuration.md", configuration()
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("facts", Facts)
+    app.connect("builder-inited", write_configuration)
+    return {"parallel_read_safe": True}
