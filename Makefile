@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m fairat_lightning
-.PHONY: help install run test test-slow test-slurm check format wheel bench soak readme clean
+.PHONY: help install run test test-slow test-slurm check format wheel bench soak readme docs docs-serve clean
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "make -C studies  list the long studies, whose records are in results/"
@@ -34,8 +34,12 @@ soak: .venv/.run        ## half an hour of kills at random moments; what went on
 	$(BIN)/python studies/soak.py --to results/soak.json
 readme: .venv/.run      ## the first table of the README and the list of what was run, from the records
 	$(BIN)/python studies/readme.py
+docs: .venv/.dev        ## build the documentation site into docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
+docs-serve: docs        ## show it on http://localhost:8000
+	$(BIN)/python -m http.server --bind localhost --directory docs/_build/html 8000
 clean:                  ## remove .venv, runs and what was built
-	rm -rf .venv runs dist build
+	rm -rf .venv runs dist build docs/_build docs/configuration.md
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 .venv/.run: pyproject.toml constraints.txt | .venv/bin/python

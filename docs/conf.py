@@ -1,11 +1,13 @@
 """The documentation site: `make docs`."""
 
+import os
 import sys
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
 sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the notebooks
 
 import fairat_lightning
 
@@ -38,6 +40,8 @@ nb_execution_timeout = 600
 nb_execution_in_temp = True
 nb_merge_streams = True
 
+default_role = "code"
+autodoc_inherit_docstrings = False
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"show-inheritance": True}

@@ -1,6 +1,6 @@
 """Worst-case distributions over classes in closed form.
 
-FAAL: Zhang, Xue, Zhang, Hospedales and Ruan, "Towards Fairness-Aware Adversarial Learning", CVPR 2024, arXiv 2402.17729.
+FAAL: Zhang, Zhang, Mu, Huang and Ruan, "Towards Fairness-Aware Adversarial Learning", CVPR 2024, arXiv 2402.17729.
 For scores a_k and the uniform u over the K classes present,
 
     p* = argmax_p sum_k p_k a_k   subject to   sum_k p_k = 1,   KL(u || p) <= r.

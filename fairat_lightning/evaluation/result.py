@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fairat_lightning.record.attack_titles import TITLES
 from fairat_lightning.record.journal import NAME
 from fairat_lightning.record.reader import read_facts, read_metrics
 from fairat_lightning.report import class_table
@@ -57,7 +58,7 @@ class Result:
 
     @property
     def titles(self) -> dict[str, str]:
-        return {key: self.facts.get("titles", {}).get(key, key) for key in self.metrics}
+        return {key: self.facts.get("titles", {}).get(key, TITLES.get(key, key)) for key in self.metrics}
 
     @property
     def notes(self) -> list[str]:

@@ -1,6 +1,6 @@
 """FAAL: fairness-aware adversarial learning.
 
-Zhang, Xue, Zhang, Hospedales and Ruan, "Towards Fairness-Aware Adversarial Learning", CVPR 2024, arXiv 2402.17729.
+Zhang, Zhang, Mu, Huang and Ruan, "Towards Fairness-Aware Adversarial Learning", CVPR 2024, arXiv 2402.17729.
 
     min_theta  max_{p: KL(u || p) <= r}  sum_k p_k  max_{x'} loss_k
 
