@@ -118,18 +118,19 @@ class Facts(SphinxDirective):
 
 
 DIGITS = RESULTS / "leaderboard-digits" / "table.json"
+WITH_EVERY_METHOD = ("awp", "averaging", "head")  # groups that have a page of their own
 
 
 def facts(method: str, published: list[str]) -> str:
-    costs = {row["name"]: row for row in json.loads((RESULTS / "cost.json").read_text())["rows"]}
-    parts = []
+    costs = {row["name"].removeprefix("pgd_at "): row for row in json.loads((RESULTS / "cost.json").read_text())["rows"]}
+    cost, label, anchor = "", f"method={method}", f"config-method-{method}"
     if method in costs:
         step, epoch = (costs[method][part] for part in ("step", "epoch"))
-        of = "as `method=standard` has no attack" if method == "standard" else "of plain training with the same objective"
-        parts.append(
-            f"**Cost.** A step takes {step:.2f} times, an epoch {epoch:.2f} times that {of} (measured, `make bench`). "
-            f"Every value of `method={method}` is in the {{ref}}`reference of the configuration <config-method-{method}>`."
-        )
+        of = "of plain training with the same objective"
+        cost = f"**Cost.** A step takes {step:.2f} times, an epoch {epoch:.2f} times that {of} (measured, `make bench`). "
+    if method in WITH_EVERY_METHOD:
+        label, anchor = f"{method}=", f"config-{method}"
+    parts = [f"{cost}Every value of `{label}` is in the {{ref}}`reference of the configuration <{anchor}>`."]
     parts.append(f"**Our figures.**\n\n{ours(method)}")
     if published:
         parts.append(f"**Published figures**, not ours, in percent.\n\n{quoted(published)}")
@@ -143,7 +144,7 @@ def ours(method: str) -> str:
         record = json.loads(path.read_text())
         by_label = {run["label"]: run["command"] for run in record["runs"]}
         for row in record["rows"]:
-            if trained_by(by_label[row["label"]]) == method:
+            if shows(by_label[row["label"]], method):
                 figures = cells(row, ("clean", "pgd20", "apgd"))
                 found.append(f"| {row['label']} ({path.parent.name}, seeds: {row['runs']}) | {' | '.join(figures)} |")
     if found:
@@ -151,16 +152,27 @@ def ours(method: str) -> str:
         return head + "\n".join(found) + "\n\nBudget `night`, see [Reproducing the papers](../reproducing.md)."
     record = json.loads(DIGITS.read_text())
     by_label = {run["label"]: run["command"] for run in record["runs"]}
-    rows = [row for row in record["rows"] if trained_by(by_label[row["label"]]) == method and plain(by_label[row["label"]])]
+    alone = method in WITH_EVERY_METHOD
+    rows = [row for row in record["rows"] if shows(label := by_label[row["label"]], method) and (alone or plain(label))]
     if not rows:
         return "Not measured yet: `budget=night` has not run it."
     head = "| percent, average / worst class | clean | PGD-20 | CW-20 |\n|---|---:|---:|---:|\n"
     lines = [f"| {row['label']} (seeds: {row['runs']}) | {' | '.join(cells(row, ('clean', 'pgd20', 'cw20')))} |" for row in rows]
-    return head + "\n".join(lines) + (
-        "\n\nOn the embedded digits alone, 30 epochs from scratch, where PGD-AT has "
-        + " and ".join(cells(next(row for row in record["rows"] if row["label"] == "PGD-AT"), ("pgd20",)))
-        + " under PGD-20. `budget=night` has not run it yet."
+    return (
+        head
+        + "\n".join(lines)
+        + (
+            "\n\nOn the embedded digits, 30 epochs from scratch, where PGD-AT has "
+            + " and ".join(cells(next(row for row in record["rows"] if row["label"] == "PGD-AT"), ("pgd20",)))
+            + " under PGD-20; `results/leaderboard-cifar10/table.md` has a small study on CIFAR-10. "
+            + "`budget=night` has not run it yet."
+        )
     )
+
+
+def shows(command: str, page: str) -> bool:
+    """Whether a run belongs on the page of a method, or of a group that goes with every method."""
+    return f" {page}=" in command if page in WITH_EVERY_METHOD else trained_by(command) == page
 
 
 def plain(command: str) -> bool:
@@ -186,18 +198,28 @@ def percent(row: dict[str, Any], key: str) -> str:
     return f"{100 * value['mean']:.1f}" if value else "–"
 
 
+PUBLISHED = {"clean": "clean", "pgd20": "PGD-20", "pgd": "PGD", "autoattack": "AutoAttack", "gain": "gain in points"}
+
+
 def quoted(names: list[str]) -> str:
-    """Published rows, average / worst class, each with its source."""
-    lines = ["| average / worst class | clean | PGD-20 | AutoAttack | source |", "|---|---:|---:|---:|---|"]
+    """Published rows, average / worst class, each with its network, its source and the source's note."""
+    found = []
     for name in names:
         file, _, key = name.partition(".")
         source = yaml.safe_load((ROOT / "fairat_lightning/report/published_figures" / f"{file}.yaml").read_text())
-        row = source["rows"][key]
-        figures = [
-            f"{(row.get(part) or {}).get('average', '–')} / {(row.get(part) or {}).get('worst', '–')}"
-            for part in ("clean", "pgd20", "autoattack")
-        ]
-        lines.append(f"| {row['label']} | {' | '.join(figures)} | [{source['cite']}]({source['url']}) |")
+        found.append((source, source["rows"][key]))
+    parts = [part for part in PUBLISHED if any(part in row for _, row in found)]
+    lines = [
+        f"| average / worst class | {' | '.join(PUBLISHED[part] for part in parts)} | source |",
+        f"|---|{'---:|' * len(parts)}---|",
+    ]
+    for source, row in found:
+        figures = [f"{(row.get(part) or {}).get('average', '–')} / {(row.get(part) or {}).get('worst', '–')}" for part in parts]
+        protocol = {**source["protocol"], **row.get("protocol", {})}
+        where = ", ".join(str(protocol[key]) for key in ("data", "model") if key in protocol)
+        cite = f"[{source['cite']}]({source['url']})" if "url" in source else source["cite"]
+        note = f"; {row['note']}" if "note" in row else ""
+        lines.append(f"| {row['label']} ({where}) | {' | '.join(figures)} | {cite}{note} |")
     return "\n".join(lines)
 
 
