@@ -44,7 +44,6 @@ default_role = "code"
 autodoc_inherit_docstrings = False
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"show-inheritance": True}
 napoleon_google_docstring = True
 python_use_unqualified_type_names = True
 nitpicky = True
@@ -68,8 +67,14 @@ def reachable(address: str) -> bool:
 intersphinx_mapping = {name: (address, None) for name, address in REFERENCES.items() if reachable(address)}
 # Names that are not ours: linked where their documentation can be reached, and no warning where it cannot.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(torch|lightning|torchmetrics|numpy|np|pandas|rich|collections|pathlib|typing|argparse|os|datasets|omegaconf)\b.*"),
-    (r"py:.*", r"(Any|Tensor|Module|Callable|Sequence|Mapping|Iterable|Iterator|Path|DataLoader|NDArray|LightningModule|Generator)"),
+    (
+        r"py:.*",
+        r"(torch|lightning|torchmetrics|numpy|np|pandas|rich|collections|pathlib|typing|argparse|os|datasets|omegaconf)\b.*",
+    ),
+    (
+        r"py:.*",
+        r"(Any|Tensor|Module|Callable|Sequence|Mapping|Iterable|Iterator|Path|DataLoader|NDArray|LightningModule|Generator)",
+    ),
     (r"py:.*", r"(bool|int|float|str|bytes|dict|list|tuple|set|None|object|type|ValueError|optional|nn\.Module|.*NDArray.*)"),
 ]
 

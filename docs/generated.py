@@ -1,5 +1,5 @@
-"""What the site's pages take from the project itself when they are built: the reference of the configuration, and what the records
-say of a method. So that neither can be out of date.
+"""What the site takes from the project itself when it is built: the reference of the configuration, and what the records say of
+a method. So that neither can be out of date.
 
 `configuration.md` is written before the pages are read. The directive `{facts} faal` gives a method's cost, our figures and the
 published ones; `:published:` names the rows of `fairat_lightning/report/published_figures/`, as `faal.faal_at_from_pgd`.
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONF, RESULTS = ROOT / "conf", ROOT / "results"
 GROUPS = {
     "method": "Methods: what is trained.",
-    "data": "Data sets. Each suggests a network, eps, the number of epochs and an augmentation, which the command line overrides.",
+    "data": "Data sets. Each suggests a network, eps, a number of epochs and an augmentation; the command line overrides them.",
     "model": "Networks. They take images in [0,1]: the normalisation is inside.",
     "attack": "Attacks: norm and eps are the threat model, in training and in every evaluation.",
     "objective": "Objectives: what the attack maximises and what the training minimises.",
@@ -41,7 +41,7 @@ def configuration() -> str:
     """The page of every key: its default and its sentence, group by group, from the comments in `conf/`."""
     parts = [
         "# Reference of the configuration",
-        "Every key is set on the command line as `key=value`, and every option of a group as `group=option`. The defaults and the "
+        "Every key is set on the command line as `key=value`, and every option of a group as `group=option`. The defaults and "
         "sentences on this page are those of the files in `conf/`. `--cfg job` prints the composed configuration of a command.",
         "## Values of every run",
         table(CONF / "config.yaml"),

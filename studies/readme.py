@@ -116,7 +116,8 @@ def rests_on() -> list[str]:
     machines = "; ".join(sorted({processor(run["hardware"]) for run in found}))
     return [
         "A PreActResNet-18 of a quarter of the papers' width, bases trained against one step (N-FGSM), "
-        f"{machines}, {words}, hours of one core. The intervals (95 %) speak of these networks on other images. Published: average, worst.",
+        f"{machines}, {words}, hours of one core. The intervals (95 %) speak of these networks on other images. "
+        "Published: average, worst.",
     ]
 
 
