@@ -2,15 +2,28 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m fairat_lightning
+# The demo: its radius and epochs were chosen on seeds 0 to 4 (results/digits) alone, and what it says comes from these others.
+SEEDS := 10 11 12 13 14
+RADIUS := 0.2
+.PHONY: $(foreach seed,$(SEEDS),base-$(seed) faal-$(seed) pgd_at-$(seed))
+train = mkdir -p runs/demo; $(RUN) $(1) seed=$* hydra.run.dir=runs/demo/$@ overwrite=true > runs/demo/$@.log 2>&1 && \
+	echo "$@ is trained." || { tail -n 5 runs/demo/$@.log; echo "$@ has failed: see runs/demo/$@.log"; exit 1; }
 .PHONY: help install run test test-slow test-slurm check format wheel bench soak readme docs docs-serve clean
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "make -C studies  list the long studies, whose records are in results/"
 install: .venv/.dev     ## make .venv with the package and the tools of its development
-run: .venv/.run         ## train a PGD-AT base on scanned digits, make it fairer with FAAL, show both class by class
-	$(RUN) experiment=digits_pgd_at hydra.run.dir=runs/demo/pgd_at overwrite=true
-	$(RUN) experiment=digits_faal init_from=runs/demo/pgd_at hydra.run.dir=runs/demo/faal overwrite=true
-	$(RUN).report PGD-AT=runs/demo/pgd_at FAAL=runs/demo/faal --to runs/demo
+run: .venv/.run         ## five seeds of PGD-AT and of FAAL on scanned digits side by side, and one sentence on what FAAL changes
+	@echo "Training $(words $(SEEDS)) seeds, two runs at a time; what each run says goes to runs/demo/*.log."
+	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j 2 $(SEEDS:%=faal-%) $(SEEDS:%=pgd_at-%)
+	@$(RUN).report $(SEEDS:%=PGD-AT=runs/demo/pgd_at-%) $(SEEDS:%=FAAL=runs/demo/faal-%) --to runs/demo
+# A base a seed; from it 4 epochs of FAAL, and 4 of PGD-AT (FAAL with radius 0), so that the rows differ in nothing but FAAL.
+$(SEEDS:%=base-%): base-%: .venv/.run
+	@$(call train,experiment=digits_pgd_at)
+$(SEEDS:%=faal-%): faal-%: base-%
+	@$(call train,experiment=digits_faal method.radius=$(RADIUS) init_from=runs/demo/base-$*)
+$(SEEDS:%=pgd_at-%): pgd_at-%: base-%
+	@$(call train,experiment=digits_faal method.radius=0 init_from=runs/demo/base-$*)
 test: check             ## everything that must hold, in minutes
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 test-slow: .venv/.dev   ## long learning runs, kills and several processes

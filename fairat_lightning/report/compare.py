@@ -1,4 +1,4 @@
-"""The rows in numbers: mean, spread and interval of every figure, and what they say of each other, in sentences.
+"""The rows in numbers: mean, spread and interval of every figure, and what the report finds, in sentences (`claim.sentence`).
 
 One seed a row: the interval of its record. Several seeds: mean, sample standard deviation and the 95 % interval of the mean by
 Student's t. `significance.py` tests differences. Figures are in [0,1] here, in percent where a person reads.
@@ -12,12 +12,12 @@ from typing import Any
 from scipy import stats
 
 from fairat_lightning import bootstrap, metrics
+from fairat_lightning.report.claim import sentence
 from fairat_lightning.report.groups import Report, alike
 from fairat_lightning.report.runs import Group, Run
-from fairat_lightning.report.significance import against, difference, significant, untested
+from fairat_lightning.report.significance import against, difference, significant
 
 MAIN_FIGURES = ("average", "worst")
-TESTS = {"paired": "paired test", "welch": "Welch's test"}
 Cell = dict[str, Any]
 
 
@@ -105,7 +105,10 @@ def best(report: Report, key: str, figure: str) -> Group | None:
 
 
 def headline(report: Report) -> list[str]:
-    """What the report finds, in sentences: of one row what it is, of two how they differ, of more whether one stands out."""
+    """What the report finds, in sentences: of one row what it is, of two how they differ, of more whether one stands out.
+
+    The first sentence is of the main attack wherever both rows have met it.
+    """
     title, key = report.titles[report.main], report.main
     first = report.groups[0]
     worst = {id(group): cell(group, key, "worst")["mean"] for group in report.groups}
@@ -120,6 +123,7 @@ def headline(report: Report) -> list[str]:
             return [
                 f"Not tested: whether {other.label} is fairer than {first.label}; they share no attack of the same norm and eps."
             ]
+        attacks.sort(key=lambda attack: attack != report.main)
         return [sentence(first, other, attack, report.titles[attack]) for attack in attacks]
     ranked = sorted((g for g in report.groups if worst[id(g)] is not None), key=lambda g: -worst[id(g)])
     if not ranked:
@@ -149,22 +153,6 @@ def against_first(report: Report) -> list[str]:
         return []
     pairs = [(base, group) for group in report.groups if (base := report.baseline(group)) is not None and alike(base, group)]
     return [sentence(base, group, report.main, report.titles[report.main]) for base, group in pairs]
-
-
-def sentence(base: Group, other: Group, key: str, title: str) -> str:
-    """Whether one of two rows is fairer: has the better worst class under the attack `key`."""
-    found = difference(other, base, key, "worst")
-    if found is None:
-        low, high = cell(base, key, "worst")["mean"], cell(other, key, "worst")["mean"]
-        gap = "" if None in (low, high) else f" (worst class {points(high - low)} points)"
-        return f"Not tested: whether {other.label} is fairer than {base.label} under {title}{gap}; {untested(other, base, key)}."
-    sign, winner, loser = (1, other, base) if found.difference > 0 or not significant(found) else (-1, base, other)
-    text = f"{title} worst class {_test(found, sign)}"
-    if (cost := difference(other, base, key, "average")) is not None:
-        text += f"; average {_test(cost, sign)}"
-    if significant(found):
-        return f"{winner.label} is fairer than {loser.label}: {text}."
-    return f"No significant difference in the worst class between {other.label} and {base.label}: {text}."
 
 
 def weakest(group: Group, key: str) -> str | None:
@@ -218,20 +206,3 @@ def _rho(row: dict[str, Any], first: dict[str, Any], key: str) -> float | None:
     values = [r[f"{key}_{figure}"]["mean"] for r in (row, first) for figure in ("worst", "average")]
     found = nan if None in values else metrics.rho(*values)
     return None if isnan(found) else found
-
-
-def points(value: float, sign: str = "+") -> str:
-    """ "+14.7", a difference in percentage points; "0.0", without a sign, for what rounds to nothing."""
-    text = f"{100 * value:{sign}.1f}"
-    return text.replace("-", "−") if float(text) else "0.0"
-
-
-def span(low: float, high: float) -> str:
-    """ "−2.1 to 14.7", an interval in percentage points."""
-    return f"{points(low, '')} to {points(high, '')}"
-
-
-def _test(found: bootstrap.Comparison, sign: int) -> str:
-    low, high = sorted((sign * found.low, sign * found.high))
-    p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}" if found.p < 0.1 else f"p = {found.p:.2f}"
-    return f"{points(sign * found.difference)} points (95 % interval {span(low, high)}, {p}, {TESTS[found.test]})"

@@ -11,7 +11,8 @@ from rich import box
 from rich.markup import escape as escape_markup
 from rich.table import Table
 
-from fairat_lightning.report.compare import against_first, points, span
+from fairat_lightning.report.claim import p_value, points, span
+from fairat_lightning.report.compare import against_first
 from fairat_lightning.report.groups import Report
 from fairat_lightning.report.markup import html_head, html_list, html_short, html_table, markdown_text
 from fairat_lightning.report.significance import FIGURES, explained
@@ -113,8 +114,7 @@ def _p(found: Found) -> str:
     """ "p < .001"; Welch's test is named, and so is a test that could not be done."""
     if found["p"] is None:
         return "not tested"
-    number = f"{found['p']:.{3 if found['p'] < 0.1 else 2}f}".removeprefix("0")
-    return ("p < .001" if found["p"] < 0.001 else f"p = {number}") + (" (Welch)" if found["test"] == "welch" else "")
+    return p_value(found["p"]) + (" (Welch)" if found["test"] == "welch" else "")
 
 
 def _seeds(found: Found, between: str = ", ") -> str:

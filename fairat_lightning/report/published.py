@@ -17,7 +17,8 @@ from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from fairat_lightning.record.attack_titles import TITLES
-from fairat_lightning.report.compare import Cell, cell, points
+from fairat_lightning.report.claim import points
+from fairat_lightning.report.compare import Cell, cell
 from fairat_lightning.report.groups import Report
 from fairat_lightning.report.markup import html_list, html_table, markdown_text, spread
 from fairat_lightning.report.protocol import reasons

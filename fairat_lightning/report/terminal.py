@@ -79,7 +79,7 @@ def _narrow(report: Report) -> list[str]:
 def show(
     report: Report, rows: Sequence[dict[str, Any]], to: Path, made: Sequence[Picture], lines: Sequence[published.Beside] = ()
 ) -> None:
-    """Print the table, what it finds, and where its files are."""
+    """Print the table, what it finds, where its files are, and at the end the first finding and the page."""
     console = Console()
     for text in tables.failures(report):
         console.print(f"FAILED CHECK {text}", style="bold red", markup=False, highlight=False)
@@ -89,7 +89,8 @@ def show(
     for table in sweeps.terminal(report):
         console.print(table)
     shown = columns.explained(report.titles, report.heads, _narrow(report))
-    for text in (*shown, *compare.headline(report), *compare.against_first(report)[:MOST_SENTENCES], *report.notes):
+    first, *others = compare.headline(report)
+    for text in (*shown, *others, *compare.against_first(report)[:MOST_SENTENCES], *report.notes):
         console.print(text, markup=False, highlight=False)
     if (found := differences.terminal(rows, report)).row_count:
         console.print(found)
@@ -98,12 +99,19 @@ def show(
     if (beside := published.terminal(lines)).row_count:
         console.print(beside)
     console.print()
-    names = ("index.html", "table.md", "table.csv", "table.tex", "table.json", "comparison.png")
-    for name, what in zip(names, ("page", "table", "", "", "record", "picture"), strict=True):
-        console.print(f"[dim]{what:8}[/dim] ", end="")
-        console.print(str(to / name), markup=False, soft_wrap=True, highlight=False)
-    console.print(f"[dim]{'figures':8}[/dim] ", end="")
-    console.print(f"{to / 'figures'} ({len(made)}, each as PNG and PDF)", markup=False, soft_wrap=True, highlight=False)
+    files = ("table.md", "table.csv", "table.tex", "table.json", "comparison.png")
+    paths = [(what, str(to / name)) for what, name in zip(("table", "", "", "record", "picture"), files, strict=True)]
+    paths.append(("figures", f"{to / 'figures'} ({len(made)}, each as PNG and PDF)"))
+    for what, path in paths:
+        _path(console, what, path)
+    console.print()
+    console.print(first, style="bold", markup=False, highlight=False)
+    _path(console, "page", str(to / "index.html"))
+
+
+def _path(console: Console, what: str, path: str) -> None:
+    console.print(f"[dim]{what:8}[/dim] ", end="")
+    console.print(path, markup=False, soft_wrap=True, highlight=False)
 
 
 def _weakest(accuracy: Mapping[str, float | None], classes: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 import json
 import shutil
+from html import escape
 
 import pytest
 from helpers import ROOT, judge
@@ -57,7 +58,20 @@ def test_one_row_and_many(make_run, tmp_path, capsys, monkeypatch):
     assert "in its worst class, dog" in capsys.readouterr().out and (tmp_path / "report" / "index.html").exists()
     main(words)
     out = capsys.readouterr().out
-    assert all(len(line) <= 80 for line in out.splitlines()) and out.count("No significant difference") >= 1
+    assert all(len(line) <= 80 for line in out.splitlines()) and out.count("No difference could be shown") >= 1
+
+
+def test_the_output_ends_in_one_finding_and_the_page(make_run, tmp_path, capsys):
+    """Once, after everything else, and the same on the page, in the table and in the record."""
+    to = tmp_path / "out"
+    main([f"A={make_run('a', (0.5, 0.3, 0.7))}", f"B={make_run('b', (0.5, 0.6, 0.7))}", "--to", str(to)])
+    *lines, page = capsys.readouterr().out.splitlines()
+    finding = json.loads((to / "table.json").read_text())["findings"][0]
+    assert page.split() == ["page", str(to / "index.html")] and finding.startswith("B raises the weakest class (dog with A) from")
+    end = " ".join(" ".join(lines).split()).partition("each as PNG and PDF)")[2].strip()
+    assert end == finding and " ".join(" ".join(lines).split()).count("under PGD-20 (") == 1
+    assert f'<p class="lead">{escape(finding)}</p>' in (to / "index.html").read_text()
+    assert "- B raises the weakest class" in (to / "table.md").read_text()
 
 
 def test_wrong_input_is_one_line_and_leaves_nothing(make_run, tmp_path, capsys, monkeypatch):

@@ -5,7 +5,8 @@ from helpers import seeds
 from rich.console import Console
 
 from fairat_lightning.report import differences, tables
-from fairat_lightning.report.compare import points, rows
+from fairat_lightning.report.claim import points
+from fairat_lightning.report.compare import rows
 from fairat_lightning.report.groups import gather
 
 EVIL = "B | <i>x</i>"
@@ -81,7 +82,7 @@ def test_the_page_has_a_section_that_sorts_by_the_difference(made):
     cell = found[1]["against"]["pgd20"]["worst"]
     assert f'<td data-value="{cell["difference"]}">{points(cell["difference"])}<span class="interval">' in text
     assert 'data-kind="number"><button type="button">worst 10 %' in text and "+22.0<br>+27.0" in text
-    assert "What the tests can show" in text and "is fairer than" in text
+    assert "What the tests can show" in text and "raises the weakest class" in text
 
 
 def test_the_terminal_has_the_main_attack_within_80_columns(made):

@@ -1,0 +1,70 @@
+"""What two rows say of each other, in one plain sentence that a reader can quote: computed, with its interval and its p."""
+
+from statistics import mean
+
+from fairat_lightning.bootstrap import Comparison
+from fairat_lightning.report.runs import Group
+from fairat_lightning.report.significance import difference, significant, untested
+
+
+def sentence(base: Group, other: Group, key: str, title: str) -> str:
+    """Whether `other` raises or lowers the weakest class of `base` under the attack `key`, and what the average does.
+
+    Below p = .05 a gain or a loss; else that no difference could be shown; where there is no test, why.
+    """
+    means = [mean(v) if (v := [x for x in g.values(key, "worst") if x is not None]) else None for g in (base, other)]
+    found = difference(other, base, key, "worst")
+    before, after = means
+    if before is None or after is None or found is None:
+        gap = "" if before is None or after is None else f" (worst class {points(after - before)} points)"
+        return f"Not tested: whether {other.label} is fairer than {base.label} under {title}{gap}; {untested(other, base, key)}."
+    weakest, low, high = _weakest(base, other, key), f"{100 * before:.1f} %", f"{100 * after:.1f} %"
+    if significant(found):
+        verb, change, sign = ("raises", "gain", 1) if found.difference > 0 else ("lowers", "loss", -1)
+        text = f"{other.label} {verb} {weakest} from {low} with {base.label} to {high} under {title}"
+    else:
+        change, sign = "difference", 1
+        text = f"No difference could be shown between {other.label} and {base.label} in {weakest} under {title}"
+        text += f": {low} with {base.label} and {high} with {other.label}"
+    interval = span(*sorted((sign * found.low, sign * found.high)))
+    text += f" (95 % interval of the {change} {interval} points, {p_value(found.p)}, {_test(found, base, other)})"
+    if (average := difference(other, base, key, "average")) is not None:
+        text += f", and {'' if significant(found) else f'{other.label} '}{_average(average)}"
+    return f"{text}."
+
+
+def points(value: float, sign: str = "+") -> str:
+    """ "+14.7", a difference in percentage points; "0.0", without a sign, for what rounds to nothing."""
+    text = f"{100 * value:{sign}.1f}"
+    return text.replace("-", "−") if float(text) else "0.0"
+
+
+def span(low: float, high: float) -> str:
+    """ "−2.1 to 14.7", an interval in percentage points."""
+    return f"{points(low, '')} to {points(high, '')}"
+
+
+def p_value(p: float) -> str:
+    """ "p = .004", "p < .001": two digits from .1 on, three below."""
+    return "p < .001" if p < 0.001 else f"p = {f'{p:.{3 if p < 0.1 else 2}f}'.removeprefix('0')}"
+
+
+def _weakest(base: Group, other: Group, key: str) -> str:
+    """ "the weakest class (8)": its name where it is the same one in all seeds of `base`; said to be of `base` alone if so."""
+    mine, others = ({run.summaries[key]["worst_class"] for run in g.runs if key in run.summaries} for g in (base, other))
+    if len(mine) > 1:
+        return "the weakest class (which differs between seeds)"
+    whose = "" if mine == others else f" with {base.label}"
+    return f"the weakest class ({mine.pop()}{whose})"
+
+
+def _average(found: Comparison) -> str:
+    text = f"{'gains' if found.difference > 0 else 'costs'} {points(abs(found.difference), '')} points on average"
+    return text + (f" ({p_value(found.p)})" if significant(found) else f", which may be chance ({p_value(found.p)})")
+
+
+def _test(found: Comparison, base: Group, other: Group) -> str:
+    """What p is of: the images of these networks, or trainings from so many seeds of each row."""
+    if found.test == "paired":
+        return "paired test of the test images"
+    return f"Welch's test of {' and '.join(str(n) for n in dict.fromkeys((len(base.runs), len(other.runs))))} seeds"
