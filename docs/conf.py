@@ -83,6 +83,7 @@ html_title = "fairat_lightning"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+html_sidebars = {"start": [], "which": []}  # sections of a single page
 html_copy_source = False
 html_theme_options = {
     "logo": {"text": "fairat_lightning"},
