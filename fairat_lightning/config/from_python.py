@@ -46,7 +46,7 @@ def load_run(
         return foreign_run(str(path), model, data, normalisation, key, logits)
     of_others = {"model": model, "data": data, "normalisation": normalisation, "key": key, "logits": logits}
     if given := [name for name, value in of_others.items() if value is not None]:
-        raise ValueError(f"{given[0]}= goes with a file of others: {path} is of fairat_lightning, which says all of it itself")
+        raise ValueError(f"{given[0]}= is only for weights from elsewhere: leave it out, since the run {path} contains it")
     cfg = OmegaConf.create(stored(run, ["model", "data", "attack"], prefixes(allow)))
     metrics = read_metrics(run)
     names = list(next(iter(metrics.values()))["per_class"]) if metrics else (read_config(run) or {}).get("classes")
@@ -64,10 +64,10 @@ def load_run(
 
 
 def foreign_run(path: str, model: Any, data: Any, normalisation: Any, key: str | None, logits: Place) -> Normalized:
-    """`load_run` of a file of others."""
+    """`load_run` of a file that this package did not write."""
     weights_file(path)
     if not isinstance(model, nn.Module):
-        raise ValueError(f"{path} is no run of fairat_lightning: give model=, the network that its weights are of")
+        raise ValueError(f"{path} is not a run of fairat_lightning: give model=, the network that the weights belong to")
     cfg = OmegaConf.create({"model": {"mean": [0.0], "std": [1.0]}, "data": {}})
     of_data = data if isinstance(data, DataModule) else None
     if of_data is not None:
@@ -90,7 +90,7 @@ def foreign_run(path: str, model: Any, data: Any, normalisation: Any, key: str |
         loaded = load_trained(net, path, cfg, of_data, key=key, given=normalisation is not None)
         print("\n".join(loaded.lines), flush=True)
     if pick.found is not None and logits is None:
-        print(f"The network returns more than its logits: those at {pick.found} are taken; logits= says otherwise.", flush=True)
+        print(f"The network returns more than its logits: those at {pick.found} are used; logits= changes this.", flush=True)
     net.classes = list(of_data.classes) if of_data is not None else None  # type: ignore[assignment]
     net.eps = net.norm = None  # type: ignore[assignment]
     return net.eval()
@@ -118,7 +118,7 @@ def _data_config(source: str | Path | Sequence[str]) -> Any:
         return cfg["data"]
     run = run_folder(source)
     if run is None:
-        raise ValueError(f"{source} is no run folder; overrides are a list: load_data(['data=cifar10'])")
+        raise ValueError(f"{source} is not a run folder; for overrides, give a list: load_data(['data=cifar10'])")
     return stored(run, ["data"])["data"]
 
 

@@ -61,5 +61,5 @@ def _path(path: str) -> str:
         return path
     home = os.path.expanduser(found[2])
     if home == found[2]:
-        raise ValueError(f"{path}: there is no user {home[1:]} here; a name that begins with ~ is written as ./{home}")
+        raise ValueError(f"{path}: this machine has no user {home[1:]}; if the name of a file begins with ~, write ./{home}")
     return found[1] + home + path[found.end() :]

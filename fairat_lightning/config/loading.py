@@ -152,14 +152,14 @@ def _decide(
     best = max(candidates, key=lambda name: (int(correct[name].sum()), name == _own(cfg)))
     set_normalisation(net, candidates[best])
     accuracies = {name: float(right.double().mean()) for name, right in correct.items()}
-    line = f"normalisation: {', '.join(f'{name} {100 * value:.1f} %' for name, value in accuracies.items())}: taken {best}"
+    line = f"normalisation: {', '.join(f'{name} {100 * value:.1f} %' for name, value in accuracies.items())}: {best} is used"
     if close := [name for name in candidates if name != best and _close(correct[best], correct[name])]:
-        line += f", and {' or '.join(close)} may be as good: normalisation= says which"
+        line += f", but {' or '.join(close)} may be right too: set normalisation= if you know it"
     return candidates[best], correct[best], line, accuracies
 
 
 def _candidates(cfg: DictConfig, data: DataModule) -> dict[str, Normalisation]:
-    """The usual ones, each once, by what to call them."""
+    """The usual normalisations, each once, by name."""
     suggests: Any = cfg.data.get("suggests") or {}
     found = {"none": NONE}
     if "mean" in suggests and "std" in suggests:

@@ -32,7 +32,7 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 COMMANDS = ("", ".evaluate", ".export", ".search", ".balance", ".reproduce", ".report")
 PRETRAINED = "checkpoint=pretrained:digits_faal"
 LIGHT = {  # a mistyped word, and usage errors -> what is said of them
-    "": [("metod=faal", "metod"), ("seed=-1", "seed=-1"), ("experiment=digits_faal", "give init_from=PATH")],
+    "": [("metod=faal", "metod"), ("seed=-1", "seed=-1"), ("experiment=digits_faal", "set init_from=PATH")],
     ".evaluate": [
         (f"{PRETRAINED} sute=quick", "sute"),
         ("suite=quick", "checkpoint=PATH must be given"),
@@ -50,7 +50,7 @@ LIGHT = {  # a mistyped word, and usage errors -> what is said of them
         ("select=best", "checkpoint=PATH must be given"),
         (f"{PRETRAINED} select=best", "select=best"),
         ("checkpoint=. to=x", "has no config.yaml"),
-        (PRETRAINED, "to=FILE must be given"),
+        (PRETRAINED, "set to=FILE"),
     ],
     ".reproduce": [("table=foal", "table=foal")],
     ".report": [("x --srt", "--srt"), ("nowhere", "there is no such folder")],

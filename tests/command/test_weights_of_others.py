@@ -208,7 +208,7 @@ def test_the_words_of_a_training_win(here, monkeypatch, capsys):
         code, out, err = call(monkeypatch, capsys, here, *words[:-1], mean, f"hydra.run.dir={k}")
         assert code == 0 and "taken" not in out and record(here / str(k), "config.yaml")["model"]["mean"] == [0.5], err
     code, _, err = call(monkeypatch, capsys, here, *words, "normalisation=none", "model.std=[1]")
-    refused(code, err, "normalisation= sets model.mean and model.std: give it or these, not both")
+    refused(code, err, "normalisation= sets model.mean and model.std: set either it or these, not both")
     code, _, err = call(monkeypatch, capsys, here, *words[:-1], "init_from=null", "key=model")
     refused(code, err, "key=model names weights in the file of init_from= or method.teacher=")
 

@@ -123,7 +123,7 @@ def test_two_results_on_the_same_images_are_compared_in_pairs():
 def test_the_logits_are_found_or_said(shape, place, capsys):
     net = Net(shape)
     assert fl.benchmark(net, images(), eps=0.01, logits=place).worst["clean"] == 1.0
-    assert ("are judged" in capsys.readouterr().out) == (place is None)
+    assert ("are used" in capsys.readouterr().out) == (place is None)
     assert isinstance(net(images()[0]), type(Net(shape)(images()[0])) if shape != "object" else object), "the hook is gone"
 
 
@@ -283,7 +283,7 @@ class Odd(Net):
 @pytest.mark.parametrize(
     "net, given, said",
     [
-        (lambda x: x, {}, "net is of type function: a torch.nn.Module is needed"),
+        (lambda x: x, {}, "net is of type function: give a torch.nn.Module"),
         (Odd("detached"), {}, "no gradient by its images"),
         (Odd("random"), {}, "random in eval mode"),
         (Odd("several"), {}, r"several tensors, \(2, 6\) at 0, \(2, 3\) at 1: say which are its logits, with logits="),
@@ -353,7 +353,7 @@ def test_parts_from_elsewhere_are_refused_from_python_too():
 
 def test_what_says_all_of_itself_is_told_nothing():
     for word, value in {"model": Net(), "normalisation": "none", "key": "x", "logits": 1}.items():
-        with pytest.raises(ValueError, match=f"^{word}= goes with a file of others"):
+        with pytest.raises(ValueError, match=f"^{word}= is only for weights from elsewhere"):
             fl.load_run("pretrained:digits_faal", **{word: value})
 
 
@@ -385,7 +385,7 @@ def test_a_run_from_python_hears_what_the_command_line_hears(tmp_path, monkeypat
     for wrong, said in (("normalisation=none", "not both"), ("overwrite=maybe", "overwrite=maybe")):
         with pytest.raises(ValueError, match=said):
             fl.train([*words, wrong, "hydra.run.dir=other"])
-    with pytest.raises(ValueError, match="overrides are a list"):
+    with pytest.raises(ValueError, match="overrides must be a list"):
         fl.train("method=faal")
 
 
@@ -395,7 +395,7 @@ def test_a_run_from_python_hears_what_the_command_line_hears(tmp_path, monkeypat
         (nn.Sequential(nn.Flatten(), nn.Linear(16, 5)), {}, r"returns \(8, 5\) for 8 images: logits \(images, 3\) are needed"),
         (Odd("several"), {"logits": 0}, r"returns \(8, 6\)"),
         (Net("odd"), {}, "without 0: say where its logits are"),
-        (lambda x: x, {}, "a torch.nn.Module is needed"),
+        (lambda x: x, {}, "give a torch.nn.Module"),
     ],
 )
 def test_a_network_that_does_not_fit_a_method_is_one_line(net, given, said, tmp_path):

@@ -110,7 +110,7 @@ def test_a_run_keeps_the_precision_it_began_with_on_a_machine_that_would_choose_
     (folder / "metrics.json").unlink()  # as if it had been stopped in its test
     monkeypatch.setattr(speed, "best_precision", lambda accelerator: "32-true")
     code, out, err = call(monkeypatch, capsys, tmp_path, *words)
-    line = "This run began with trainer.precision=bf16-mixed and goes on with it; a new one here would have 32-true.\n"
+    line = "This run began with trainer.precision=bf16-mixed and keeps it; a new run on this machine would have 32-true.\n"
     assert (code, err, out.count(line)) == (0, "", 1) and ", resumed" in out
     code, out, err = call(monkeypatch, capsys, tmp_path, *words)
     assert (code, err) == (0, "") and "This run is finished" in out and line not in out
@@ -126,7 +126,7 @@ def test_a_run_anew_takes_what_the_machine_would_choose(tmp_path, monkeypatch, c
     monkeypatch.setattr(speed, "best_precision", lambda accelerator: "32-true")
     code, out, _ = call(monkeypatch, capsys, tmp_path, *words, "overwrite=true")
     stored = yaml.safe_load((tmp_path / "runs" / "mine" / "config.yaml").read_text())
-    assert (code, stored["trainer"]["precision"]) == (0, "32-true") and "goes on with it" not in out
+    assert (code, stored["trainer"]["precision"]) == (0, "32-true") and "and keeps it" not in out
 
 
 def test_the_jobs_of_a_sweep_keep_theirs_too(tmp_path, monkeypatch, capsys):
@@ -228,7 +228,7 @@ def test_a_run_that_a_longer_one_could_go_on_from_is_named(tmp_path, monkeypatch
     assert call(monkeypatch, capsys, tmp_path, *words, "trainer.max_epochs=1")[0] == 0
     (first,) = (tmp_path / "runs").iterdir()
     code, out, _ = call(monkeypatch, capsys, tmp_path, *words, "trainer.max_epochs=2")
-    assert code == 0 and f"{first} is this run with fewer epochs: hydra.run.dir={first} would go on from there" in out
+    assert code == 0 and f"{first} is this run with fewer epochs: hydra.run.dir={first} would continue it" in out
     code, out, _ = call(monkeypatch, capsys, tmp_path, *words, "trainer.max_epochs=3", "seed=7")
     assert code == 0 and "fewer epochs" not in out
 
