@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 DRAWS, LEVEL = 2000, 0.95
-NOTHING = "no class has an image: there is nothing to estimate"
+NOTHING = "no class has an image, so that nothing can be estimated"
 Rates = NDArray[np.float64]
 FIGURES: dict[str, Callable[[Rates], Any]] = {
     "average": lambda rates: rates.mean(-1),
@@ -67,7 +67,7 @@ def interval(correct: ArrayLike, counts: ArrayLike, figure: str = "worst", *, dr
     Classes without images take no part; ValueError if there are no others, and for any other figure.
     """
     if figure not in ("average", "worst"):
-        raise ValueError(f"there is no interval of {figure} alone, only of its difference: give average or worst")
+        raise ValueError(f"there is no interval for {figure} itself, only for its difference: give average or worst")
     right, n = np.asarray(correct), np.asarray(counts)
     right, n = right[n > 0], n[n > 0]
     if not len(n):
@@ -131,9 +131,13 @@ def compare(
     first, second = (np.atleast_2d(np.asarray(right, dtype=np.float64)) for right in (a, b))
     labels = np.asarray(y).astype(np.int64)
     if not first.shape[1] == second.shape[1] == len(labels):
-        raise ValueError(f"{first.shape[1]}, {second.shape[1]} and {len(labels)} images: a paired comparison needs the same ones")
+        raise ValueError(
+            f"{first.shape[1]}, {second.shape[1]} and {len(labels)} images: a paired comparison needs the same images"
+        )
     if first.shape != second.shape or (np.isnan(first) != np.isnan(second)).any():
-        raise ValueError("in each seed, A and B must have judged the same images: a paired comparison needs the same ones")
+        raise ValueError(
+            "a paired comparison needs the same images: in each seed, A and B must have been evaluated on the same ones"
+        )
     seeds = len(first)
     # Of one image in one seed: 0 not judged, 1 none right, 2 only B, 3 only A, 4 both; of all seeds, the digits to base 5.
     state = np.where(np.isnan(first), 0, 1 + 2 * (first != 0) + (second != 0))

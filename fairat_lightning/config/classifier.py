@@ -4,8 +4,8 @@
 command change them. Any other file needs `model=` and `data=`. `model._target_` names any other function or class: of
 torchvision or timm, or with `allow=[mypackage.]` of one's own. It is called with the `model.*` settings alone, and with
 `num_classes` and `in_channels` where it takes them; `model.mean` and `model.std`, where it does not take them, are put in front
-of it, because images are in [0,1]. Where neither the command nor the file with the weights says them, the clean accuracy under each usual one
-decides (`loading.py`), or `normalisation=` does.
+of it, because images are in [0,1]. Where neither the command nor the file with the weights says them, the clean accuracy under
+each usual one decides (`loading.py`), or `normalisation=` does.
 """
 
 import inspect

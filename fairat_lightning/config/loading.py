@@ -128,7 +128,7 @@ def answers(net: nn.Module, images: Images, data: DataModule) -> Tensor:
         raise
     except Exception as error:  # whatever its layers raise
         shape, reason = tuple(images.pixels.shape[1:]), (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"the network does not take images of shape {shape}: {reason}") from error
+        raise ValueError(f"the network does not accept images of shape {shape}: {reason}") from error
     finally:
         net.to("cpu").train(training)
     return torch.cat(found) == images.targets

@@ -24,7 +24,7 @@ from fairat_lightning.record.writer import open_evaluation
 NEAR_CHANCE = 1.5  # times the accuracy of guessing
 DOUBT = (
     "The clean accuracy is near that of guessing: the weights may be of another architecture, the images normalised otherwise "
-    "(normalisation=), the labels in another order, or the colours in another (RGB, BGR)."
+    "(set normalisation=), or the labels or the colours (RGB, BGR) in another order."
 )
 
 
@@ -38,7 +38,9 @@ def width_of(net: nn.Module, pixels: Tensor, device: str) -> int:
         except RuntimeError:
             gradient = None
         if gradient is None:
-            raise ValueError("the network's logits have no gradient by its images (is one detached?): it cannot be attacked")
+            raise ValueError(
+                "the network's logits have no gradient by its images, and so it cannot be attacked: remove detach() or no_grad()"
+            )
     return width
 
 

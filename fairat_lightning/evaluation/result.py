@@ -85,7 +85,7 @@ class Result:
         """Write the record into `folder`, which `report` reads; ValueError where other files are in it."""
         place = Path(folder).expanduser()
         if place.is_file() or (place.is_dir() and {path.name for path in place.iterdir()} - set(RECORD)):
-            raise ValueError(f"{place} holds something else: name a new folder")
+            raise ValueError(f"{place} exists and holds something else: name a new folder")
         place.mkdir(parents=True, exist_ok=True)
         for name in RECORD:
             (place / name).unlink(missing_ok=True)

@@ -34,7 +34,7 @@ class BAT(Method):
         super().__init__(*args, **kwargs)
         within("method.entropy", entropy, "[0, inf)")
         if type(self.objective) is not TRADES:
-            raise ValueError("method=bat has a loss of its own, built on that of TRADES: it takes objective=trades only")
+            raise ValueError("method=bat has its own loss, which extends that of TRADES: set objective=trades")
         self.entropy = entropy
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

@@ -56,7 +56,7 @@ class DecoSAM(Method):
         within("method.tau", tau, "[0, inf)")
         within("method.radius", radius, "[0, inf)")
         if self.awp is not None:
-            raise ValueError("method=decosam perturbs the last layer itself: it takes awp=none only")
+            raise ValueError("method=decosam perturbs the last layer itself: set awp=none")
         head = last_layer(self.net, self.num_classes, "method=decosam")
         self.net.requires_grad_(False)
         head.weight.requires_grad_(True)

@@ -14,7 +14,7 @@ class Standard(Method):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if type(self.objective) is not AT or self.awp is not None:
-            raise ValueError("method=standard has no adversarial images: it takes objective=at awp=none only")
+            raise ValueError("method=standard has no adversarial images: set objective=at awp=none")
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, _ = self.unpack(batch)

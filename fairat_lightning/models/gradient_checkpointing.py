@@ -23,7 +23,9 @@ def checkpoint_blocks(net: nn.Module) -> None:
     """Let the residual blocks of `net` keep only their inputs for the backward pass; ValueError where there are none."""
     blocks = [module for module in net.modules() if isinstance(module, BLOCKS)]
     if not blocks:
-        raise ValueError("checkpointing=true: this network has no residual blocks of ours")
+        raise ValueError(
+            "checkpointing=true: this network has none of the residual blocks of fairat_lightning; set checkpointing=false"
+        )
     for block in blocks:
         block.forward = partial(_checkpointed, block)  # type: ignore[method-assign]
 

@@ -79,7 +79,7 @@ def dictionaries(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tup
         if isinstance(value, Tensor):
             plain = ".".join(part for part in str(name).split(".") if part != COMPILED)
             if plain in tensors:
-                raise ValueError(f"holds more than one network: {plain} is there twice, save the state_dict of one alone")
+                raise ValueError(f"holds more than one network ({plain} occurs twice): save the state_dict of one alone")
             tensors[plain] = value
     if tensors:
         yield keys, tensors

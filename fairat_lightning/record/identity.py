@@ -77,7 +77,7 @@ def in_words(found: Iterable[str]) -> str:
 
 
 def of_all_epochs(config: dict[str, Any]) -> str | None:
-    """The key by which a run of more epochs would have been another from its first steps on; None where it just goes on."""
+    """The key by which a run of more epochs would have been another from its first steps on; None where it just continues."""
     optim, schedule = (config.get(group) or {} for group in ("optim", "schedule"))
     if not str(schedule.get("_target_", "")).endswith(".constant"):
         return "schedule" if schedule else f"optim ({str(optim.get('_target_', '')).rpartition('.')[2]})"

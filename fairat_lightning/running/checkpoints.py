@@ -62,9 +62,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # what is no checkpoint makes torch raise UnpicklingError, RuntimeError, AttributeError, ...
-        raise ValueError(f"{path} is no checkpoint of a run: overwrite=true starts the run anew") from error
+        raise ValueError(f"{path} is not a checkpoint of a run: set overwrite=true to start the run again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is no checkpoint of a run: overwrite=true starts the run anew")
+        raise ValueError(f"{path} is not a checkpoint of a run: set overwrite=true to start the run again")
     return content
 
 
@@ -90,7 +90,7 @@ class Last(Checkpoint):
     def obey(self, trainer: L.Trainer) -> None:
         """Raise Preempted if any process was told to stop."""
         if trainer.strategy.reduce_boolean_decision(self.request.asked, all=False):
-            say(trainer, "Told to stop: all is saved, the same command goes on from here.")
+            say(trainer, "Stopped: the run is saved, and the same command continues it.")
             raise Preempted
 
     # -- saving

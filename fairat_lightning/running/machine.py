@@ -42,10 +42,10 @@ def slow_precision(cfg: Any) -> str | None:
         asked, word = f"attack.precision={crafted}", "attack.precision=float32"
     elif not low:
         return None
-    instead = "; a processor has no 16-mixed, bf16-mixed is in its place" if (precision, low) == ("16-mixed", True) else ""
+    instead = "; on a CPU, bf16-mixed is used instead of 16-mixed" if (precision, low) == ("16-mixed", True) else ""
     if best_precision(accelerator) == "bf16-mixed":
         return f"warning: {asked}{instead}" if instead else None
-    return f"warning: {asked}, but this machine has no bf16 and is 2 to 3 times slower with it than with {word}{instead}"
+    return f"warning: {asked}, but this machine has no bf16 hardware and is 2 to 3 times slower with it than with {word}{instead}"
 
 
 def _cpu_flags() -> set[str]:
@@ -110,7 +110,7 @@ def largest_batch(step: Callable[[int], Any], *, least: int = 64, most: int = 81
             break
     torch.cuda.empty_cache()  # not while the error holds what did not fit
     if not size:
-        raise ValueError(f"batch_size=auto: not even {least} images fit the memory, give a smaller batch_size")
+        raise ValueError(f"batch_size=auto: not even {least} images fit into the memory; set a smaller batch_size")
     return size
 
 

@@ -43,7 +43,9 @@ def check_strategy(strategy: Any) -> None:
         name = strategy.get("_target_") if isinstance(strategy, Mapping) else strategy
         fits = name in STRATEGIES or str(name).rpartition(".")[2] in {kind.__name__ for kind in TYPES}
     if not fits:
-        raise ValueError(f"trainer.strategy={name} is not supported: choose auto or ddp, where every process has all the weights")
+        raise ValueError(
+            f"trainer.strategy={name} is not supported: choose auto or ddp, with which every process holds all the weights"
+        )
 
 
 def join(trainer: L.Trainer) -> None:

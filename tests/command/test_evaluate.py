@@ -103,9 +103,9 @@ def test_validation_and_training_images_can_be_judged_and_are_never_taken_for_te
     if split == "val":
         assert load(place)["clean"]["average"] == pytest.approx(float(kept["val/clean"]))
     assert sum(load(place)["clean"]["counts"].values()) == (20 if split == "val" else 64)
-    assert f"These are {split} images and no test images." in capsys.readouterr().out
+    assert f"These are {split} images, not test images." in capsys.readouterr().out
     found = read_run(run)
-    assert "fgsm" not in found.summaries and any(f"{split} images and no test images" in note for note in found.notes)
+    assert "fgsm" not in found.summaries and any(f"{split} images, not test images" in note for note in found.notes)
 
 
 def test_an_evaluation_of_before_is_found_finished(run, capsys):
@@ -149,7 +149,7 @@ def test_another_process_is_told_to_wait(run, capsys):
 def test_figures_without_their_images_are_not_taken_for_these(run, capsys):
     evaluate(f"checkpoint={run}")
     (run / "evaluation" / "quick" / "samples.jsonl").unlink()
-    assert "has figures and no samples.jsonl" in refused(capsys, f"checkpoint={run}", "attack.eps=0.01")
+    assert "has figures but no samples.jsonl" in refused(capsys, f"checkpoint={run}", "attack.eps=0.01")
     assert load(run / "evaluation" / "quick")["pgd20"]
 
 
@@ -267,7 +267,7 @@ def test_an_audit_of_timms_own_network(tmp_path, monkeypatch):
 
 
 WRONG = {
-    "": "checkpoint=PATH must be given",
+    "": "set checkpoint=PATH",
     "checkpoint=nowhere": "nowhere does not exist",
     "checkpoint={run} suite=slow": "suite=slow is unknown",
     "checkpoint={run} suite.steps=3": "suite.steps",

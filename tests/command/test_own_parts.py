@@ -196,11 +196,11 @@ def test_the_logits_of_a_network_that_returns_more_are_found_or_said(here, monke
     code, out, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=tuple", "hydra.run.dir=two")
     assert (code, err) == (0, "") and "those at 1 are taken" in out
     code, _, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=tuple", "model.logits=0", "hydra.run.dir=not")
-    refused(code, err, "for 2 images: logits (images, 4) are needed; set model.logits= to their index or key")
+    refused(code, err, "for 2 images: it must return logits (images, 4); set model.logits= to their index or key")
     code, out, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=tuple", "model.logits=1", "hydra.run.dir=said")
     assert (code, err) == (0, "") and "are taken" not in out
     code, _, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=wide", "hydra.run.dir=three")
-    refused(code, err, "returns (2, 8) for 2 images: logits (images, 4) are needed")
+    refused(code, err, "returns (2, 8) for 2 images: it must return logits (images, 4)")
     for run in ("run", "two", "said"):
         assert other(monkeypatch, capsys, here, "export", f"checkpoint={run}", f"to=out_{run}", ALLOW) == (0, "")
 
@@ -320,7 +320,10 @@ LIGHTNINGS = "lightning.pytorch.callbacks"
     [
         (("callbacks=[mine.Mine]",), "callbacks._target_=mine.Mine is not allowed"),
         ((f"callbacks=[{LIGHTNINGS}.LearningRateMonitor]",), "add logger=tensorboard or logger=wandb"),
-        ((f"callbacks=[{{_target_: {LIGHTNINGS}.EarlyStopping, monitor: val/robus}}]",), "monitor=val/robus, which no run logs"),
+        (
+            (f"callbacks=[{{_target_: {LIGHTNINGS}.EarlyStopping, monitor: val/robus}}]",),
+            "monitor=val/robus, which is not logged",
+        ),
         ((f"callbacks=[{LIGHTNINGS}.EarlyStoping]",), "did you mean EarlyStopping?"),
         (("+logger.mine._target_=mine.Logg", ALLOW), "mine has no Logg; did you mean Log?"),
         (("method._target_=fairat_lightning.methods.FALL",), "did you mean FAAL?"),

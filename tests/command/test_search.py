@@ -101,7 +101,10 @@ def test_wrong_words_are_one_line(here, words, said):
     "words,said",
     [
         (["method.radius=-1,-2"], "method.radius=-"),
-        ([RADIUS, "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"], "a sweep or search over several processes"),
+        (
+            [RADIUS, "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"],
+            "a sweep or search cannot use several processes",
+        ),
     ],
 )
 def test_a_trial_that_the_run_refuses_ends_the_search(here, capsys, words, said):

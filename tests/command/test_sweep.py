@@ -64,7 +64,10 @@ def test_told_to_stop_while_it_prepares_a_sweep_begins_nothing(tmp_path, monkeyp
     monkeypatch.setattr(sweep, "THIS", sweep.Worker())
     code, out, err = call(monkeypatch, capsys, tmp_path, "-m", *SMALL, "seed=0,1")
     assert code == 75 and "2 runs, 0 of them finished" in out and out.count("   stopped  seed=") == 2
-    assert err.splitlines() == ["error: seed=0: told to stop: the same command goes on", "error: 2 of 2 runs are not finished"]
+    assert err.splitlines() == [
+        "error: seed=0: stopped by a signal: the same command continues",
+        "error: 2 of 2 runs are not finished",
+    ]
     assert not list((tmp_path / "runs").glob("*/*"))
 
 

@@ -286,12 +286,12 @@ class Odd(Net):
         (lambda x: x, {}, "net is of type function: give a torch.nn.Module"),
         (Odd("detached"), {}, "no gradient by its images"),
         (Odd("random"), {}, "random in eval mode"),
-        (Odd("several"), {}, r"several tensors, \(2, 6\) at 0, \(2, 3\) at 1: say which are its logits, with logits="),
-        (Net(), {"classes": ["a", "b", "a"]}, "a is there twice"),
+        (Odd("several"), {}, r"several tensors, \(2, 6\) at 0, \(2, 3\) at 1: set logits= to the index or key of its logits"),
+        (Net(), {"classes": ["a", "b", "a"]}, "a occurs twice"),
         (Net(), {"device": "gpu"}, "device=gpu is unknown"),
         (Net(), {"batch_size": 0}, "batch_size=0 must be a whole number"),
         (Net(), {"data": (X[:0], Y[:0])}, "there is none"),
-        (Net(), {"data": (X, ["a"] * 6)}, "cannot be read: give pictures and numbers, no words"),
+        (Net(), {"data": (X, ["a"] * 6)}, "cannot be read: give images and numbers, not text"),
         (Net(), {"data": (torch.rand(6, 8, 8, 4), Y)}, "convert them to RGB"),
         (Net(), {"data": (X + 0.5, Y)}, "must lie in"),
     ],
@@ -392,9 +392,13 @@ def test_a_run_from_python_hears_what_the_command_line_hears(tmp_path, monkeypat
 @pytest.mark.parametrize(
     "net, given, said",
     [
-        (nn.Sequential(nn.Flatten(), nn.Linear(16, 5)), {}, r"returns \(8, 5\) for 8 images: logits \(images, 3\) are needed"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(16, 5)),
+            {},
+            r"returns \(8, 5\) for 8 images: it must return logits \(images, 3\)",
+        ),
         (Odd("several"), {"logits": 0}, r"returns \(8, 6\)"),
-        (Net("odd"), {}, "without 0: say where its logits are"),
+        (Net("odd"), {}, "without 0: set logits= to the index"),
         (lambda x: x, {}, "give a torch.nn.Module"),
     ],
 )

@@ -21,7 +21,7 @@ from fairat_lightning.record.reader import read_config, read_facts, read_history
 
 IMAGES = ("in_full", "classes")
 # The advice at the end of a message that does not apply here.
-OTHERWISE = r"(; to go on with it: .*|; for a new run choose another.*|: (choose another|overwrite=true).*)"
+OTHERWISE = r"(; to continue it: .*|; for a new run choose another.*|[:;] (choose another|set overwrite=true).*)"
 
 
 class Held(Exception):

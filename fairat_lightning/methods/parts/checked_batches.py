@@ -28,7 +28,7 @@ class CheckedBatches(L.LightningModule):
         x, y = check_batch(batch, self.num_classes)
         if not x.is_floating_point() and not isinstance(module, DataModule):  # which scales after its augmentation
             if not self.said:
-                print("The loader's images are bytes, 0 to 255: they are divided by 255.", flush=True)
+                print("The loader's images are bytes from 0 to 255, and are divided by 255.", flush=True)
             self.said, x = True, as_float(x)
         return (x, y, *batch[2:])
 

@@ -87,7 +87,7 @@ def test_generated_ones_depend_on_the_image_alone(audit, images):
     "change,words",
     [
         (lambda root: (root / "labels.npy").unlink(), "labels.npy is missing"),
-        (lambda root: np.save(root / "labels.npy", np.zeros(5 * N)), "not those of this test set"),
+        (lambda root: np.save(root / "labels.npy", np.zeros(5 * N)), "not those of the data's test set"),
         (lambda root: (root / "labels.npy").write_bytes(b"x"), "labels.npy is missing or damaged"),
     ],
 )

@@ -150,7 +150,7 @@ def test_a_refusal_names_every_differing_key_with_both_values_and_the_command_th
         "method is AdversarialTraining",
     ):
         assert said in err, err
-    assert "radius" not in err and "to go on with it: python -m fairat_lightning" in err
+    assert "radius" not in err and "to continue it: python -m fairat_lightning" in err
 
 
 CONSTANT = ("optim=sgd", "schedule=constant", "hydra.run.dir=mine")
@@ -167,10 +167,10 @@ def test_a_run_with_a_constant_learning_rate_may_be_made_longer_and_is_the_run_t
 @pytest.mark.parametrize(
     "words, reason",
     [
-        (("hydra.run.dir=mine",), "optim (multistep) was laid out for 1 epochs"),
-        (("optim=sgd", "hydra.run.dir=mine"), "schedule was laid out"),
-        ((*CONSTANT, "method=dafa"), "method.warmup was laid out"),
-        ((*CONSTANT, "averaging=swa"), "averaging.start was laid out"),
+        (("hydra.run.dir=mine",), "optim (multistep) depends on the number of epochs"),
+        (("optim=sgd", "hydra.run.dir=mine"), "schedule depends on"),
+        ((*CONSTANT, "method=dafa"), "method.warmup depends on"),
+        ((*CONSTANT, "averaging=swa"), "averaging.start depends on"),
     ],
 )
 def test_another_run_cannot_be_made_longer_and_the_line_says_how_to_follow_it(tmp_path, monkeypatch, capsys, words, reason):
@@ -188,7 +188,7 @@ def test_an_unfinished_run_goes_on_on_another_machine_with_one_line(tmp_path, mo
     facts["hardware"]["cpu"] = "Another"
     (tmp_path / "mine" / "run.json").write_text(json.dumps(facts))
     code, out, err = call(monkeypatch, capsys, tmp_path, *words, "trainer=auto", "trainer.precision=32-true")
-    assert (code, err) == (0, "") and out.count("not to the same bits") == 1, out + err
+    assert (code, err) == (0, "") and out.count("not with the same bits") == 1, out + err
 
 
 @pytest.mark.parametrize("here", ["bf16-mixed", "32-true"])
@@ -219,8 +219,8 @@ def test_the_command_that_goes_on_is_the_last_one(tmp_path, monkeypatch, capsys)
     for epochs in (1, 2):
         assert call(monkeypatch, capsys, tmp_path, *words, *CONSTANT, f"trainer.max_epochs={epochs}")[0] == 0
     code, _, err = call(monkeypatch, capsys, tmp_path, *words, *CONSTANT, "trainer.max_epochs=1")
-    refused(code, err, "trainer.max_epochs is 2 there and 1 here; to go on with it: python -m fairat_lightning")
-    assert "trainer.max_epochs=2" in err.partition("to go on with it")[2]
+    refused(code, err, "trainer.max_epochs is 2 there and 1 here; to continue it: python -m fairat_lightning")
+    assert "trainer.max_epochs=2" in err.partition("to continue it")[2]
 
 
 def test_a_run_that_a_longer_one_could_go_on_from_is_named(tmp_path, monkeypatch, capsys):
@@ -241,4 +241,4 @@ def test_another_number_of_processes_is_said_as_another_device_is(tmp_path, monk
     (tmp_path / "mine" / "run.json").write_text(json.dumps(facts | {"processes": 2}))
     (tmp_path / "mine" / "metrics.json").unlink()
     code, out, _ = call(monkeypatch, capsys, tmp_path, *words)
-    assert code == 0 and out.count("not to the same bits") == 1
+    assert code == 0 and out.count("not with the same bits") == 1
