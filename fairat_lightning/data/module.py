@@ -109,9 +109,7 @@ class DataModule(LightningDataModule):
             first, last = int(images.targets.min()), int(images.targets.max())
             if first < 0 or last >= self.num_classes:
                 wrong = first if first < 0 else last
-                raise ValueError(
-                    f"data: a {name} image has the label {wrong}, but the {self.num_classes} classes are 0 to {self.num_classes - 1}"
-                )
+                raise ValueError(f"data: a {name} image has the label {wrong}, but the classes are 0 to {self.num_classes - 1}")
             if images.pixels.shape[1:] != train.pixels.shape[1:]:
                 sizes = " and ".join(str(tuple(part.pixels.shape[1:])) for part in (train, images))
                 raise ValueError(f"data: training and {name} images must have one shape, not {sizes}")

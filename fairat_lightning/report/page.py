@@ -26,7 +26,7 @@ from fairat_lightning.report.runs import images as images_of
 LARGEST_SVG = 400_000  # characters; a larger drawing is embedded as a PNG
 SECTIONS = {
     "classes": "Class by class",
-    "confusion": "What is taken for what",
+    "confusion": "What is confused with what",
     "shift": "If the class distribution shifts",
     "eps": "As the attack grows",
     "training": "Training",
@@ -137,10 +137,10 @@ def _reading(report: Report, sections: Mapping[str, str]) -> list[str]:
     return [
         "<b>Accuracy.</b> The share of the images that are classified right, after the attack where one is named. Every table "
         "and figure shows accuracies, and higher is better.",
-        "<b>Worst class.</b> The accuracy of the weakest class, in each run for itself"
+        "<b>Worst class.</b> The accuracy of the weakest class, computed in each run"
         + ("; over seeds, the mean of these." if report.seeds else ".")
         + (" One row is called fairer than another if its worst class is better." if len(report.groups) > 1 else ""),
-        f"<b>Interval.</b> {' '.join(kinds)}" + (" Neither knows of the other." if len(kinds) > 1 else ""),
+        f"<b>Interval.</b> {' '.join(kinds)}" + (" Neither includes the other." if len(kinds) > 1 else ""),
         *(
             [f"<b>Bold.</b> Better than every other row, each at p &lt; .05, {escape(tables.tested_by(report))}."]
             if len(report.groups) > 1

@@ -28,7 +28,7 @@ ATTACKS = ("clean", "pgd", "pgd20", "cw20", "autoattack")
 GAIN = "pgd20"  # what a gain under an attack that its source does not name is set beside: judged on all test images
 PUBLISHED, DIFFERENCE = "published: ", "difference"
 CAPTION = (
-    "Accuracy in percent. Published figures are quoted, not measured here. Difference: ours less the published one; ≈ where the "
+    "Accuracy in percent. Published figures are quoted, not measured here. The difference is ours minus theirs; ≈ where the "
     "published one lies within the 95 % interval of ours, over three seeds or more, or over the test images of one run."
 )
 

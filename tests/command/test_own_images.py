@@ -298,7 +298,7 @@ def test_a_folder_of_any_name_runs_and_is_shown(monkeypatch, capsys, tmp_path):
 
 
 IDX = {
-    "label": (np.arange(20) % 11, "the label 10, but the 10 classes are 0 to 9"),
+    "label": (np.arange(20) % 11, "the label 10, but the classes are 0 to 9"),
     "count": (np.arange(19) % 10, "targets"),
     "missing": (np.arange(20) % 9, "class 'Ankle boot', which has 0 in all"),
     "empty": (np.arange(0), "no training images"),

@@ -83,7 +83,9 @@ def test_a_table_is_run_bases_first_judged_and_rendered_and_then_skipped(tables,
     text, page = (report / "published.md").read_text(), (report / "index.html").read_text()
     assert "| **PGD-AT** |" in text and "| published: FAAL-AT from PGD-AT, FAAL, CVPR 2024, authors' logs |" in text
     assert "1 epochs, published 110 epochs" in text and 'id="published"' in page and "Beside the published figures" in page
-    assert "synthetic, published cifar10" in text and "its worst class sought among 2, the weakest on validation" in text
+    assert (
+        "synthetic, published cifar10" in text and "the worst class is the worst of 2 classes, the weakest on validation" in text
+    )
     rows = json.loads((report / "table.json").read_text())["rows"]
     shown = [line for line in text.splitlines() if line.startswith("| difference")][0].split("|")[-3:-1]
     ours = [100 * rows[0][f"autoattack_{figure}"]["mean"] for figure in ("average", "worst")]

@@ -43,7 +43,7 @@ LIGHT = {  # a mistyped word, and usage errors -> what is said of them
         ("chekpoint=x", "chekpoint"),
         ("to=x", "set checkpoint=PATH"),
         ("checkpoint=nowhere to=x", "nowhere does not exist"),
-        (PRETRAINED, "to=FOLDER must be given"),
+        (PRETRAINED, "set to=FOLDER"),
     ],
     ".search": [("optim.lr=interval(0.1,0.2) metod=faal", "metod")],
     ".balance": [
