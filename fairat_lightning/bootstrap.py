@@ -1,7 +1,7 @@
 """How far a class-wise figure can be trusted on a test set of this size: intervals, and a paired test.
 
 Efron and Tibshirani, "An Introduction to the Bootstrap", 1993. Images are resampled within their class, so that only counts
-matter: the number of correct images of class k is drawn anew from Binomial(n_k, r_k), and for two classifiers on the same
+matter: the number of correct images of class k is drawn again from Binomial(n_k, r_k), and for two classifiers on the same
 images the four cells (both right, only A, only B, none) from a multinomial; of several seeds, the cells of all of them at once.
 
 Average: the basic bootstrap interval, [2t - q(.975), 2t - q(.025)] with t the figure and q the quantiles of its bootstrap values.
@@ -117,16 +117,16 @@ def compare(
     """Whether A's figure is above B's on the same images: whether each is right (N,), (N,), and their labels (N,).
 
     With several seeds of both, (S,N) and (S,N), the difference is the mean over s of figure(A_s) - figure(B_s). An image is
-    drawn for all seeds at once, since all were given the same ones. nan stands for an image that A_s and B_s did not judge: it
+    drawn for all seeds at once, since all were given the same ones. nan marks an image that A_s and B_s were not given: it
     takes no part in seed s, and a class without images in seed s takes no part in that seed's figure.
 
-    Drawn anew are, within each class, the images that the same seeds have judged, so that every seed keeps its number of them.
+    Drawn again are, within each class, the images that the same seeds have, so that every seed keeps its number of them.
     What was not seen on a few images is not impossible: in each such set the four cells in which all seeds agree (none right,
     only B, only A, both) get a quarter of an image more. For one seed these are all cells that there are.
 
     The worst 10 % are a tenth of `classes`, where only some of these were judged; None: of those judged.
 
-    ValueError for arrays of different shapes, for a seed in which A and B have judged other images, or none.
+    ValueError for arrays of different shapes, for a seed in which A and B have different images, or none.
     """
     first, second = (np.atleast_2d(np.asarray(right, dtype=np.float64)) for right in (a, b))
     labels = np.asarray(y).astype(np.int64)
@@ -139,7 +139,7 @@ def compare(
             "a paired comparison needs the same images: in each seed, A and B must have been evaluated on the same ones"
         )
     seeds = len(first)
-    # Of one image in one seed: 0 not judged, 1 none right, 2 only B, 3 only A, 4 both; of all seeds, the digits to base 5.
+    # Of one image in one seed: 0 not evaluated, 1 none right, 2 only B, 3 only A, 4 both; of all seeds, the digits to base 5.
     state = np.where(np.isnan(first), 0, 1 + 2 * (first != 0) + (second != 0))
     found, counts = np.unique(labels * 5**seeds + 5 ** np.arange(seeds) @ state, return_counts=True)
     return _compared(tuple(found.tolist()), tuple(counts.tolist()), seeds, classes, draws, seed)[figure]

@@ -66,7 +66,7 @@ def _has_no_reader(stream: Any) -> bool:
 
 def refuse(error: Exception | str, folder: Path | None = None, keys: Iterable[str] = ()) -> NoReturn:
     """One line on stderr, exit code 2, and no empty folder left behind. `keys`: those of the command itself."""
-    with suppress(OSError):  # it is not empty, not there, or not ours
+    with suppress(OSError):  # it is not empty, does not exist, or may not be removed
         if folder is not None:
             folder.rmdir()
     raise Stop(2, explanation(error, keys)) from None

@@ -1,4 +1,4 @@
-"""Any classifier, for the commands that evaluate or export one: a run of ours, or a network and a file with its weights.
+"""Any classifier, for the commands that evaluate or export one: a run of this package, or a network and a file with its weights.
 
 `checkpoint=RUN` brings the run's own model, data and threat model, and so does `checkpoint=pretrained:NAME`; settings of the
 command change them. Any other file needs `model=` and `data=`. `model._target_` names any other function or class: of
@@ -42,7 +42,9 @@ class Classifier:
     cfg: DictConfig
     run: Path | None
     logits: list[float]  # of the first test images, to three digits: what the weights alone do not say of a network
-    facts: dict[str, Any] = field(default_factory=dict)  # of a file of others, for the record: what was taken out of it, and how
+    facts: dict[str, Any] = field(
+        default_factory=dict
+    )  # of weights from elsewhere, for the record: what was read from the file, and how
     warning: str | None = None  # what may be wrong with such a file
 
 

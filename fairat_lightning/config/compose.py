@@ -49,7 +49,7 @@ def as_begun(cfg: DictConfig, folder: Path, choices: Mapping[str, str], *, say: 
     same run. So is that of a run that 0.1 named with its logger.
     """
     if cfg.overwrite:
-        return cfg, folder  # a run anew
+        return cfg, folder  # start again
     automatic = OmegaConf.is_interpolation(cfg.trainer, "precision")
     usual, named = cfg.trainer.precision, folder.name == name_of(cfg, choices)
     for precision in (usual, *(other for other in AUTOMATIC if automatic and other != usual)):

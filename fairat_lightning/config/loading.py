@@ -1,8 +1,8 @@
 """A trained network's weights into a network of a configuration, with the normalisation that they were trained under.
 
-A file of ours says it. For a file of others that does not, and where the command does not either, the clean accuracy under each
-usual one decides, on validation images; it is said, and the caller keeps it where later readings find it. A file of others whose
-clean accuracy is near chance gets a warning: the file fits the network by its names and shapes, and may still mean another one.
+A file of this package says it. Where a file from elsewhere does not say it, and the command does not either, the clean accuracy
+under each usual one decides, on validation images; the choice is printed, and the caller records it. A file from elsewhere whose
+clean accuracy is near chance gets a warning: it fits the network by its names and shapes, but may be of another one.
 """
 
 import os
@@ -29,7 +29,7 @@ IMAGES = 500  # of the validation split, as many of each class
 
 @dataclass
 class Loaded:
-    """What came of a file: lines for the user, facts for the record (none for a file of ours), and a warning if there is one.
+    """The result of loading: lines for the user, facts for the record (none for a file of this package), and perhaps a warning.
 
     `normalisation` is what the configuration of the network has to say from now on; None where it stays as it is.
     """
@@ -53,7 +53,7 @@ def load_trained(
 ) -> Loaded:
     """Load the weights at `path` into `net`, which `cfg.model` has built, and settle its normalisation.
 
-    `given`: the command or the file's run has said the normalisation that `net` has; a file of ours must agree.
+    `given`: the command or the file's run sets the normalisation that `net` has; a file of this package must agree.
     `judge=False`: the clean accuracy was looked at before. `check` is called when the weights are in. Raises ValueError as
     `load_weights` does, and for a network that does not take the images.
     """

@@ -81,7 +81,7 @@ def _refuse_missing(target: str, where: str) -> None:
 def stored(run: Path, groups: Sequence[str], allow: Sequence[str] = ()) -> dict[str, Any]:
     """These groups of the configuration in a run's folder.
 
-    ValueError where it is damaged or lacks one, asks for anything to be computed, or names what is not ours.
+    ValueError where it is damaged or lacks one, asks for anything to be computed, or names a class of another package.
     """
     place = run / "config.yaml"
     try:

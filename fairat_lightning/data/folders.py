@@ -109,7 +109,7 @@ def _is_part(place: Path) -> bool:
 
 
 def _by_class(place: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
-    """The pictures of each class, both in the order of their names; hidden folders are no classes."""
+    """The images of each class, both in the order of their names; hidden folders are not classes."""
     found = sorted(place.iterdir())
     names = [path.name for path in found if path.is_dir() and not path.name.startswith(".")]
     skipped.update(_why(path, f"of no class in {place}") for path in found if path.name not in names)
@@ -177,7 +177,7 @@ def _read_all(by_class: dict[str, list[Path]], size: int) -> Images:
     sizes = torch.tensor([len(group) for group in by_class.values()])
     try:
         pixels = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
-    except RuntimeError as error:  # torch's word for too little memory
+    except RuntimeError as error:  # how torch reports too little memory
         raise ValueError(
             f"data.image_size={size}: {len(paths)} images of this size do not fit into the memory; set a smaller one"
         ) from error

@@ -20,7 +20,7 @@ NORMALISED = "give the images before normalisation, and set normalisation= to wh
 
 
 class WrongBatch(ValueError):
-    """What is wrong with a batch of a loader that is not ours."""
+    """What is wrong with a batch of a foreign loader."""
 
 
 def read_images(data: Any) -> tuple[Tensor, Tensor, list[str] | None]:

@@ -1,6 +1,6 @@
 """An audit: attacks ("stages") on the test images of one classifier, batch by batch, with every verdict in a journal.
 
-A stage that the journal already holds is not run again, in whole or in part, so that an audit goes on exactly where it
+A stage that the journal already holds is not run again, in whole or in part, so that an audit continues exactly where it
 was stopped. The suites (`suites.py`, `autoattack.py`, `corruptions.py`) say which stages there are and what follows from them.
 """
 
@@ -52,7 +52,7 @@ class Suite(ABC):
     versions: dict[str, str] = {}  # of libraries that verdicts depend on
 
     def check(self, pixels: Tensor, labels: Tensor, index: Tensor) -> None:
-        """Raise ValueError, before anything is written, where these images cannot be judged so."""
+        """Raise ValueError, before anything is written, where the suite cannot be run on these images."""
         return
 
     @abstractmethod

@@ -73,7 +73,7 @@ def kept_as_it_is(net: nn.Module, device: str) -> Iterator[None]:
 
 
 def benchmark(cfg: DictConfig, net: nn.Module, pixels: Tensor, labels: Tensor, classes: list[str], device: str) -> Result:
-    """Judge `net` on `pixels` (N,C,H,W), `labels` (N,) by the suite and threat model of `cfg`, an evaluation's configuration."""
+    """Evaluate `net` on `pixels` (N,C,H,W), `labels` (N,) by the suite and threat model of `cfg`, an evaluation's."""
     suite: Suite = build_part(cfg, "suite")
     index = torch.arange(len(labels))
     suite.check(pixels, labels, index)

@@ -1,4 +1,4 @@
-"""DecoSAM: the last layer of a trained network learns anew, the more sharply attacked the weaker the class.
+"""DecoSAM: the last layer of a trained network is trained again, the more sharply attacked the weaker the class.
 
 An anonymous ICLR 2026 submission, which we know from a reading note only: adversarial training gives the rows w_k of the last
 layer norms that go with the classes' robustness. All but those rows stays as it is, the biases and the batch norms' statistics

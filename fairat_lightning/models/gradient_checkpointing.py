@@ -1,4 +1,4 @@
-"""Activation checkpointing (Chen, Xu, Zhang and Guestrin, 2016, arXiv 1604.06174): a block's activations are computed anew in the
+"""Activation checkpointing (Chen, Xu, Zhang and Guestrin, 2016, arXiv 1604.06174): a block's activations are recomputed in the
 backward pass: about half more work in adversarial training (34 F to 23 F, `docs/performance.md`) for a fraction of the memory.
 
 Computed twice, a batch norm would take each batch into its running statistics twice; the second time counts for nothing here.

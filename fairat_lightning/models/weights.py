@@ -1,7 +1,7 @@
 """The weights of a network out of a file, and nothing else of it.
 
 Read are a run folder (its `checkpoints/best.ckpt`), an exported one (its `model.safetensors`), a network of the package
-(`pretrained:NAME`), a Lightning checkpoint of ours or of anybody, a plain state dict (.pt, .pth) and .safetensors. The weights
+(`pretrained:NAME`), any Lightning checkpoint, a plain state dict (.pt, .pth) and .safetensors. The weights
 may be under any keys of the file and behind any prefix (`weight_sets.py`).
 Reading is always weights-only: a pickle that holds more than tensors, plain containers and what `ALSO_READ` lists is refused.
 """
@@ -35,7 +35,7 @@ from fairat_lightning.models.weight_sets import (
 from fairat_lightning.record.reader import weights_file
 
 SCALAR = np.float64(0).__reduce__()[0]
-ALSO_READ: list[Any] = [  # found beside the weights of others; no code of theirs runs when these are read
+ALSO_READ: list[Any] = [  # found beside weights from elsewhere; reading these runs no code of the file
     argparse.Namespace,
     *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     np.dtype,

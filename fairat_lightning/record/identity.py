@@ -22,9 +22,9 @@ ADDED_WITHIN: dict[str, dict[str, Any]] = {
     "objective": {"crafting": "ce"},
     "method": {"margins": True, "cfp_factor": 1.0, "multiplied": False},
 }  # the same of keys within a group
-IDLE = {"logger": {}, "save_minutes": 10}  # change no bit; in the names of runs they stand at the default of 0.1
+IDLE = {"logger": {}, "save_minutes": 10}  # change no bit; the names of runs are made with their defaults of 0.1
 IDLE_OF_TRAINER = ("enable_progress_bar", "log_every_n_steps")
-MACHINE = ("devices", "num_nodes", "accelerator", "strategy")  # of the trainer: where an unfinished run goes on
+MACHINE = ("devices", "num_nodes", "accelerator", "strategy")  # of the trainer: where an unfinished run continues
 SHOWN = 12  # differences that a line can hold
 SHARES = ("warmup", "start", "milestones")  # keys that are shares of all epochs
 

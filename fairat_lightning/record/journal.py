@@ -1,4 +1,4 @@
-"""The verdict on every test image: one append-only file, `samples.jsonl`, from which all figures can be derived anew.
+"""The verdict on every test image: one append-only file, `samples.jsonl`, from which all figures can be computed again.
 
 The first line says what was evaluated. Every other line is one finished batch of one stage, an attack or none ("clean"):
 
@@ -41,7 +41,7 @@ class Batch:
 
 
 class Journal:
-    """The file at `path`: opened anew with `header`, or continued; `batches` holds what is finished.
+    """The file at `path`: begun with `header`, or continued; `batches` holds what is finished.
 
     ValueError, one line with the path, for a damaged file and for one with another header.
     """

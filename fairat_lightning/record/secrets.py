@@ -7,7 +7,7 @@ SECRET = r"\w*(?:api_?key|access_?key|auth|token|passw\w+|secret|credential)s?"
 
 
 def redacted(text: str) -> str:
-    """A word of a command without what follows a key such as api_key= or token=, and an address without its credentials."""
+    """An argument of a command without what follows a key such as api_key= or token=, and an address without its credentials."""
     text = re.sub(r"//[^\s'\"]*@", "//***@", text)
     if found := re.match(rf"(?i)([+~]*[\w./@]*(?:{SECRET})[\w.]*=).", text):
         return f"{found[1]}***"

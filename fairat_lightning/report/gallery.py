@@ -1,4 +1,4 @@
-"""Which figures a report has, with the words that go with each."""
+"""Which figures a report has, with the caption of each."""
 
 from collections.abc import Iterator
 from re import sub
@@ -15,7 +15,7 @@ MOST_ROWS = 12  # that get a figure of their own for what is shown row by row
 
 
 class Picture(NamedTuple):
-    """A figure, the name of its files, the section of the page it stands in, and what it shows in words."""
+    """A figure, the name of its files, its section of the page, and its caption."""
 
     name: str
     section: str

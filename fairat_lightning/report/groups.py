@@ -22,7 +22,7 @@ class Report:
     """The rows in the order of the command, and the attacks: `keys` those worth a column, `main` the one that figures show.
 
     `titles` say an attack in full, `heads` as short as the head of a column; `swept` are the keys of a sweep over eps, and
-    `others` those of `keys` that stand in a second table: an attack under another eps than in training.
+    `others` those of `keys` that go to a second table: an attack under another eps than in training.
     """
 
     groups: list[Group]
@@ -113,7 +113,7 @@ def report_of(groups: list[Group]) -> Report:
     swept = list(dict.fromkeys(key for run in runs for curve in run.curves.values() for _, key in sorted(curve.items())))
     usual = [key for key in present if key.partition("@")[0] in ("pgd20", "cw20") and key not in swept]
     asked = [*usual, *(key for run in runs for key in run.headline if key in present)]
-    alone = [key for run in runs if (key := own_eps(run))]  # the eps of a sweep that stand for it where nothing else does
+    alone = [key for run in runs if (key := own_eps(run))]  # the eps of a sweep, where there is nothing else
     columns = in_order(asked or alone, runs) or present
     keys = list(dict.fromkeys(key for key in ("clean", *columns) if key in present))
     titles = {key: TITLES.get(key.partition("@")[0], key) for key in present}

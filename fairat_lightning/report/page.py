@@ -38,7 +38,7 @@ NOT_SHOWN = ("label", "started", "resumed", "suite", "threat", *LAYOUT)
 def page(
     report: Report, rows: Sequence[Mapping[str, Any]], pictures: Sequence[Picture], lines: Sequence[published.Beside] = ()
 ) -> str:
-    """The HTML of the report, with ours beside published figures where there are `lines`."""
+    """The HTML of the report, with our figures beside the published ones where there are `lines`."""
     rules, script = (files(__package__).joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
@@ -128,7 +128,7 @@ def _section(report: Report, pictures: Sequence[Picture], name: str) -> str:
 
 
 def _reading(report: Report, sections: Mapping[str, str]) -> list[str]:
-    """What the words of this very page mean, as HTML."""
+    """Explanations of the terms on this page, as HTML."""
     of = {
         True: "With several seeds, the 95 % Student-t interval of the mean: how the training varies.",
         False: "With one run, the 95 % interval over its test images: how far a test set of this size can be trusted.",

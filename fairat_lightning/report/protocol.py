@@ -1,4 +1,4 @@
-"""What is known to differ between a run of ours and a published figure, read from both protocols."""
+"""The known differences between one of our runs and a published figure, read from both protocols."""
 
 from collections.abc import Mapping
 from pathlib import Path

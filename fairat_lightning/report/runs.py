@@ -2,7 +2,7 @@
 
 A run's folder needs one finished part: metrics.json, or evaluation/<name>/metrics.json. Everything else may be missing. Where a
 figure was measured twice, the evaluation is kept if it saw at least as many images under the same threat model. An attack under
-another threat model, and an evaluation of last.ckpt, stand beside the others, under keys of their own.
+another threat model, and an evaluation of last.ckpt, are kept beside the others, under their own keys.
 """
 
 from collections.abc import Collection, Mapping

@@ -1,6 +1,6 @@
 """Which differences between two rows are more than noise, by one of two tests that answer different questions.
 
-Paired: one or two seeds of each row, which go together by their number and have judged the same images. Images are drawn anew
+Paired: one or two seeds of each row, which are paired by their number and have the same images. Images are drawn again
 (`bootstrap.compare`), so that p speaks of these networks on other images of the same kind, and not of other trainings.
 Welch: several seeds of each row, from three on or where no images can be paired. p speaks of other trainings.
 """
@@ -66,7 +66,7 @@ def significant(found: bootstrap.Comparison | None) -> bool:
 
 
 def untested(a: Group, b: Group, key: str, figure: str = "worst") -> str:
-    """Why `difference` gives None: the one reason that holds, in words."""
+    """Why `difference` gives None: a sentence with the reason."""
     without = [group.label for group in (a, b) if not any(v is not None for v in _values(group, key, figure))]
     if without:
         return f"{' and '.join(without)} {'have' if len(without) > 1 else 'has'} no figures for it"

@@ -45,7 +45,7 @@ def caption(report: Report) -> str:
         parts.append("For a single run, brackets hold the 95 % interval over its test images.")
     if len(report.groups) > 1:
         parts.append(
-            f"Bold figures are better than every other row at p < .05 ({tested_by(report)}); figures that cannot be tested are not bold."
+            f"Bold figures are better than every other row at p < .05 ({tested_by(report)}); untested figures are not bold."
         )
     return " ".join(parts + heads.explained(report.titles, report.heads, report.keys))
 

@@ -1,6 +1,6 @@
 """What a training runs on, made fast: precision, threads and memory of the processor, and the compiled network.
 
-Every choice is a rule, measured (`docs/performance.md`) and not measured anew at each start, so that the same command on the same
+Every choice is a rule, measured once (`docs/performance.md`) and not again at each start, so that the same command on the same
 machine is the same run to the bit.
 """
 
@@ -58,7 +58,7 @@ def _cpu_flags() -> set[str]:
 
 
 def keep_memory() -> None:
-    """Let glibc keep the memory that a step frees for the next one, instead of giving pages back and clearing them anew.
+    """Let glibc keep the memory that a step frees for the next one, instead of giving pages back and clearing them again.
 
     The activations of a batch of 128 are larger than what glibc keeps by default. Nothing happens elsewhere, nor where the
     environment has settings of malloc already.

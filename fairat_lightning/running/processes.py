@@ -1,6 +1,6 @@
 """Several processes that train as one: which strategies may, how they are started, and what happens when one of them ends.
 
-The command starts the other processes of its node by its own words. When one of them dies the rest cannot go on: what was saved
+The command starts the other processes of its node by its own arguments. If one dies the rest cannot continue: what was saved
 stays, and each node says so in one line. A process that waits for a dead one in the middle of a collective would wait for half
 an hour, so everyone watches: the command its children, and they the command.
 """

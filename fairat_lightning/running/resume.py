@@ -34,7 +34,7 @@ def check_resumable(folder: Path, path: Path, state: Mapping[str, Any], first_be
     `first_best`: after how many epochs there is a best.ckpt.
     """
     best, content = folder / "checkpoints" / BEST, load_checkpoint(path)
-    # Epochs that have passed; one is taken as passed where the file is none of ours, which the loop below says.
+    # Epochs that have passed; one is taken as passed where the file is not a checkpoint, which the loop below refuses.
     begun = content["within"]["position"][0] if "within" in content else content.get("epoch", 0) + 1
     for place in [path, *([best] if begun >= first_best or best.exists() else [])]:
         if not place.exists():

@@ -82,5 +82,5 @@ class Brought:
         self.notes += [f"Warning, {name}: {loaded.warning}."] if loaded.warning else []
 
     def _key(self, path: str) -> str | None:
-        """The key goes with files of others; with a run's where there is no other, which says that it has none of this name."""
+        """The key is for weights from elsewhere; without such a file it goes to the run's, whose loading refuses it."""
         return self.key if path in self.of_others or not self.of_others else None

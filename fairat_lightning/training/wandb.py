@@ -59,7 +59,7 @@ def wandb_logger(
 
 
 class Dashboard(WandbLogger):
-    """A logger whose W&B run goes on when ours does, and stays on the disk where W&B cannot be reached."""
+    """A logger whose W&B run continues when the run does, and stays on the disk where W&B cannot be reached."""
 
     @property
     @rank_zero_experiment

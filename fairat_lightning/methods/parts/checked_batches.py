@@ -1,4 +1,4 @@
-"""Batches of a loader that is not ours are checked on the CPU, before they go to the device; ours were when they were read."""
+"""Batches of a foreign loader are checked on the CPU, before they go to the device; those of our own were checked when read."""
 
 from typing import Any
 
