@@ -64,7 +64,7 @@ class Comparison(NamedTuple):
 def interval(correct: ArrayLike, counts: ArrayLike, figure: str = "worst", *, draws: int = DRAWS, seed: int = 0) -> Interval:
     """The interval of "average" or "worst" from correct images and images per class, both (C,).
 
-    Classes without images take no part; ValueError if there are no others, and for any other figure.
+    Classes without images are left out; ValueError if there are no others, and for any other figure.
     """
     if figure not in ("average", "worst"):
         raise ValueError(f"there is no interval for {figure} itself, only for its difference: give average or worst")
@@ -88,7 +88,7 @@ def standard_error(correct: ArrayLike, counts: ArrayLike, figure: str) -> float:
     """The standard error of "average", "worst" or their "sum" from correct images and images per class, both (C,).
 
     Of the class that is worst here, whichever else might be. Each class is a binomial with p = (correct + 1) / (n + 2), the rule
-    of Laplace, after which none of a few images right is no certainty. Classes without images take no part; ValueError if there
+    of Laplace, after which none of a few images right is no certainty. Classes without images are left out; ValueError if there
     are no others, and for any other figure.
     """
     if figure not in ("average", "worst", "sum"):
@@ -118,7 +118,7 @@ def compare(
 
     With several seeds of both, (S,N) and (S,N), the difference is the mean over s of figure(A_s) - figure(B_s). An image is
     drawn for all seeds at once, since all were given the same ones. nan marks an image that A_s and B_s were not given: it
-    takes no part in seed s, and a class without images in seed s takes no part in that seed's figure.
+    is left out of seed s, and a class without images in seed s is left out of that seed's figure.
 
     Drawn again are, within each class, the images that the same seeds have, so that every seed keeps its number of them.
     What was not seen on a few images is not impossible: in each such set the four cells in which all seeds agree (none right,

@@ -32,7 +32,7 @@ class Stop(SystemExit):
 
 @contextmanager
 def ending() -> Iterator[None]:
-    """Around a command: a signal ends it with a line, and a reader of what it prints that has gone (`| head`) with none."""
+    """Around a command: a signal ends it with a line, and a closed pipe (`| head`) without one."""
     listen(_told)
     code: Any = 0 if {"-h", "--help"} & set(sys.argv) else os.EX_TEMPFAIL  # where it was stopped in the middle
     try:

@@ -69,7 +69,7 @@ def main(words: list[str]) -> None:
                 raise stop.__cause__ from None  # another worker is at this very point
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
             if stop.code == os.EX_TEMPFAIL:
-                study.enqueue_trial(trial.params)  # to be gone on with
+                study.enqueue_trial(trial.params)  # to be continued
             raise
 
     while sum(trial.state in ended for trial in study.get_trials(deepcopy=False)) < settings["trials"]:

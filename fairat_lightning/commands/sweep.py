@@ -67,7 +67,7 @@ THIS = Worker()  # a launcher hands `job` on by its name, so that what it knows 
 
 
 def sweep(words: list[str]) -> NoReturn:
-    """Run every job; exit code 0 if all are finished, else 75 if the command is to be given again, else the worst of them."""
+    """Run every job; exit code 0 if all are finished, else 75 if the same command can continue them, else the highest of them."""
     with listening():
         try:
             with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
@@ -125,7 +125,7 @@ def job(cfg: DictConfig, given: tuple[str, ...] = ()) -> Ended:
 
 
 def end(number: int, frame: Any) -> None:
-    """What a signal does in a launcher's process while no training listens to it. Of a Ctrl-C it hears twice: by itself too."""
+    """The handler of signals in a launcher's process while no training runs. A Ctrl-C reaches it twice: directly too."""
     if not THIS.told:
         THIS.told = True
         raise SystemExit(os.EX_TEMPFAIL)

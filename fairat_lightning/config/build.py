@@ -50,7 +50,7 @@ def build_part(cfg: DictConfig, group: str, instead: Mapping[str, str] | None = 
     if not node:
         raise ValueError(f"{group}=none chooses nothing: choose another option of {group}; --help lists them")
     wanted = PART_OF.get(group)
-    with suppress(ImportError, AttributeError, ValueError):  # which is named where it is called
+    with suppress(ImportError, AttributeError, ValueError):  # the error is raised where it is called
         found = pkgutil.resolve_name(str(node.get("_target_")))
         if wanted is not None and inspect.isclass(found) and not issubclass(found, wanted):
             raise TypeError(_no_subclass(group, node, found.__name__, wanted))
@@ -90,7 +90,7 @@ def _refuse_unknown(node: Mapping[Any, Any], group: str) -> None:
     try:
         takes = _keywords(pkgutil.resolve_name(str(node["_target_"])))
     except (ImportError, AttributeError, ValueError, TypeError):
-        return  # which is named where it is called
+        return  # the error is raised where it is called
     if takes is None:
         return
     if unknown := [str(key) for key in node if not str(key).startswith("_") and key not in takes]:
@@ -142,7 +142,7 @@ def foreign_network(cfg: DictConfig, data: DataModule) -> Normalized:
     front = {key: values.pop(key) for key in ("mean", "std", "logits") if key in values and key not in takes}
     try:
         net = target(**values)
-    except Exception as error:  # another's class, and whatever it raises
+    except Exception as error:  # a foreign class may raise anything
         raise ValueError(f"model: {name} cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(net, nn.Module):
         raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}, not a torch.nn.Module")

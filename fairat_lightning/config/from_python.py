@@ -33,13 +33,13 @@ def load_run(
 ) -> Normalized:
     """A trained network in eval mode: images (B,C,H,W) in [0,1] go in, logits (B,classes) come out.
 
-    Of a run folder, its checkpoint, or `pretrained:NAME`: `.classes` are the names, `.eps` and `.norm` the threat model it was
-    trained under. `allow` lists prefixes of classes of your own, as `allow=` of the commands.
+    `path` is a run folder, its checkpoint, or `pretrained:NAME`: then `.classes` are the names, `.eps` and `.norm` the threat
+    model of the training. `allow` lists packages of your own, as `allow=` of the commands does.
 
-    Any other file needs `model`, the network without its weights; `key` says which set of them, where the file holds several, and
-    `logits` where these are in what the network returns (see `benchmark`). How it normalises its images the file says, or
-    `normalisation` ("none", "cifar10", [mean, std]), or the clean accuracy on `data` (see `load_data`) decides; `.eps` and
-    `.norm` are None.
+    Any other file needs `model`, the network without its weights. `key` names the set of weights, if the file holds several, and
+    `logits` says where the logits are in what the network returns (see `benchmark`). The normalisation of the images is the one
+    that the file says, or `normalisation` ("none", "cifar10", [mean, std]), or else the one with the highest clean accuracy on
+    `data` (see `load_data`). `.eps` and `.norm` are None.
     """
     run = run_folder(path)
     if run is None:
@@ -97,7 +97,7 @@ def foreign_run(path: str, model: Any, data: Any, normalisation: Any, key: str |
 
 
 def load_data(source: str | Path | Sequence[str]) -> DataModule:
-    """The data of a run's folder, or of overrides such as ["data=cifar10", "data.root=FOLDER"]: read, and ready to iterate.
+    """The data of a run's folder, or of overrides such as ["data=cifar10", "data.root=FOLDER"], already read.
 
     `train_dataloader()`, `val_dataloader()` and `test_dataloader()` give (x uint8, y, index); `.train`, `.val` and `.test` are
     whole: `.pixels` uint8 (N,C,H,W) and `.targets` (N,).

@@ -131,7 +131,7 @@ class DataModule(LightningDataModule):
         self.prepare()
 
     def check_shares(self, world: int) -> None:
-        """ValueError where `world` processes cannot share the batches; without this a loader would say it within the training."""
+        """ValueError where `world` processes cannot share the batches: checked here, before the training begins."""
         for split, size in (("train", self.batch_size), ("val", self.eval_batch_size), ("test", self.eval_batch_size)):
             images = getattr(self, split)
             Batches(len(images), size, shuffle=False, seed=0, rank=0, world=world, drop_last=split == "train")

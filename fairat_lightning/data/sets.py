@@ -134,7 +134,7 @@ def _official(name: str, root: Path | None, files: Sequence[str], read: Callable
 
 
 def downloads() -> Path:
-    """The folder that a set is looked for in, and downloaded into, where no `root` is given."""
+    """The folder where a data set is looked for, and downloaded to, if no `root` is given."""
     return Path(os.environ.get("FAIRAT_LIGHTNING_DATA") or "~/.cache/fairat_lightning").expanduser()
 
 

@@ -162,7 +162,7 @@ class APGD(Ensemble):
 def attack(
     name: str, audit: Audit, x: Tensor, y: Tensor, *, steps: int = STEPS, queries: int = QUERIES, targets: int = TARGETS
 ) -> Tensor:
-    """The classes (B,), on the CPU, that images (B,C,H,W) with labels (B,) are taken for after one of STAGES."""
+    """The predicted classes (B,), on the CPU, of images (B,C,H,W) with labels (B,) after one of STAGES."""
     from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
     from pyautoattack.fab_pt import FABAttack_PT
     from pyautoattack.square import SquareAttack

@@ -29,7 +29,7 @@ DOUBT = (
 
 
 def width_of(net: nn.Module, pixels: Tensor, device: str) -> int:
-    """How many classes the network tells apart; ValueError where it is no classifier of such images, or cannot be attacked."""
+    """The number of classes of the network; ValueError where it is not a classifier of such images, or cannot be attacked."""
     with torch.inference_mode(False), kept_as_it_is(net, device), torch.enable_grad():
         x = as_float(pixels[:2].clone().to(device))
         width = tried(net.to(device), x, hint=", see logits=").shape[1]
@@ -58,7 +58,7 @@ class InTypeOf(nn.Module):
 
 @contextmanager
 def kept_as_it_is(net: nn.Module, device: str) -> Iterator[None]:
-    """The network is its user's: its modes, its device and which of its weights have gradients are given back."""
+    """Afterwards the user's network has its modes, its device and its weights' `requires_grad` back."""
     modes = [(module, module.training) for module in net.modules()]
     before = next((weight.device for weight in net.parameters()), torch.device(device))
     gradients = [(weight, weight.requires_grad) for weight in net.parameters()]

@@ -61,7 +61,7 @@ class Result:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader must know of it."""
+        """The notes of the evaluation, which a reader must know."""
         failed = [check for check in self.facts.get("checks", []) if check.get("passed") is False]
         return [*(f"FAILED {check['name']}: {check['detail']}" for check in failed), *self.facts.get("notes", [])]
 

@@ -135,7 +135,7 @@ def _brought(judged: Classifier) -> dict[str, Any]:
 
 
 def device_of(cfg: DictConfig) -> str:
-    """The device that `device=` means; ValueError for one that is unknown, or not here."""
+    """The device that `device=` means; ValueError for one that is unknown, or missing on this machine."""
     one_of("device", cfg.device, ("auto", "cpu", "cuda"))
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda: torch finds no CUDA on this machine; set device=cpu or device=auto")
@@ -143,7 +143,7 @@ def device_of(cfg: DictConfig) -> str:
 
 
 def run_suite(audit: Audit, suite: Suite) -> Findings:
-    """What the suite finds; what it is about is printed first, and on a terminal how far it is."""
+    """The findings of the suite; prints first what it evaluates, and on a terminal its progress."""
     size, eps = len(audit.labels), audit.threat.eps
     print(f"{size:,} images, {audit.threat.norm} eps {eps:.4g}, batches of {audit.batch_size}, {audit.device}", flush=True)
     if audit.journal.batches:

@@ -231,7 +231,7 @@ class Method(CheckedBatches):
         split_errors(self.results)
 
     def keepsakes(self, pixels: Tensor) -> dict[str, Tensor]:
-        """What else a finished run leaves, by name, from the training images uint8 (N,C,H,W); nothing unless a method says so."""
+        """What else a finished run saves, by name, from the training images uint8 (N,C,H,W); nothing by default."""
         return {}
 
     def log_classes(self, key: str, values: Tensor) -> None:

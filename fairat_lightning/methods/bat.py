@@ -28,7 +28,7 @@ from fairat_lightning.settings import within
 
 
 class BAT(Method):
-    """`entropy`, 0 or more: the weight of both terms that ask for uniform predictions. Takes `objective=trades` only."""
+    """`entropy`, 0 or more: the weight of both terms that ask for uniform predictions. Needs `objective=trades`."""
 
     def __init__(self, *args: Any, entropy: float, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -68,7 +68,7 @@ class Boundary:
         self.before: Tensor | None = None
 
     def watch(self, net: nn.Module, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
-        """KL(p(x) || p(x')) (B,) of an image x' (B,C,H,W), which is looked at on the way."""
+        """KL(p(x) || p(x')) (B,) of an image x' (B,C,H,W), which is recorded as well."""
         with torch.no_grad():
             clean = logits_of(net, x)
 

@@ -49,7 +49,7 @@ class RowAscent(AWP):
 
 
 class DecoSAM(Method):
-    """`tau`, `radius`: 0 or more. Takes `awp=none` only, and a network whose last layer is linear."""
+    """`tau`, `radius`: 0 or more. Needs `awp=none`, and a network whose last layer is linear."""
 
     def __init__(self, *args: Any, tau: float, radius: float, **kwargs: Any):
         super().__init__(*args, **kwargs)

@@ -9,7 +9,7 @@ from fairat_lightning.objectives import AT
 
 
 class Standard(Method):
-    """Minimise the cross-entropy of clean images. Takes `objective=at awp=none` only."""
+    """Minimise the cross-entropy of clean images. Needs `objective=at awp=none`."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

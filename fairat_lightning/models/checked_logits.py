@@ -33,8 +33,8 @@ def check_shape(logits: object, count: int, num_classes: int | None, hint: str =
 
 @torch.no_grad()
 def tried(net: nn.Module, images: Tensor, num_classes: int | None = None, *, hint: str = "", steady: bool = True) -> Tensor:
-    """The logits of some images in [0,1] in eval mode, (B,C); the network's mode stays. ValueError for what is no classifier of
-    such images, and where `steady`, for one that answers differently when it is asked twice.
+    """The logits of some images in [0,1] in eval mode, (B,C); the network's mode stays. ValueError for what is not a classifier
+    of such images, and where `steady`, for one whose logits differ between two passes.
     """
     training = net.training
     try:

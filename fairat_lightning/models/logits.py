@@ -15,7 +15,7 @@ class Pick:
     """A forward hook that hands on the logits alone: at an index, under a key or attribute, or as a function finds them.
 
     With `place` None they are found under "logits", else at the first index that holds (B, num_classes), or at index 0 where the
-    number of classes is not known. `found` says where, None while nothing had to be picked.
+    number of classes is not known. `found` says where, None as long as nothing had to be picked.
     """
 
     def __init__(self, place: Place = None, num_classes: int | None = None):

@@ -30,7 +30,7 @@ SHARES = ("warmup", "start", "milestones")  # keys that are shares of all epochs
 
 
 def identity(config: Any, *, machine: bool = True) -> Any:
-    """A resolved configuration without what changes no bit, and without the keys of ADDED at their default.
+    """A resolved configuration without the keys that change no bit of the result, and without the keys of ADDED at their default.
 
     With `machine=False` also without the keys of MACHINE. Classes have the names that they had at first.
     """

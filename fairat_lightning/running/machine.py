@@ -73,14 +73,14 @@ def keep_memory() -> None:
 
 
 def threads_for(net: nn.Module, batch: torch.Tensor) -> int:
-    """One for a network too small for two, else all there are, unless OMP_NUM_THREADS says otherwise. `batch` (B,C,H,W)."""
+    """The number of threads: one for a network too small for two, else all, unless OMP_NUM_THREADS is set. `batch` (B,C,H,W)."""
     small = "OMP_NUM_THREADS" not in os.environ and len(batch) * flops(net, batch[:1]) < ONE_THREAD
     return 1 if small else torch.get_num_threads()
 
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """So many threads within, and afterwards as many as before: the runs of a sweep share a process."""
+    """Use this number of threads within the block, and the former number afterwards: the runs of a sweep share a process."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

@@ -139,12 +139,12 @@ def together(trainer: L.Trainer) -> Iterator[None]:
 
 
 def is_loss(error: RuntimeError) -> bool:
-    """Whether a collective has failed because another process is no more."""
+    """Whether a collective has failed because another process has ended."""
     return (isinstance(error, dist.DistError) or "gloo" in str(error)) and ENDED.search(str(error)) is not None
 
 
 def orphaned() -> bool:
-    """Whether the command that started this process is no more."""
+    """Whether the command that started this process has ended."""
     return os.getppid() != int(os.environ[PARENT])
 
 

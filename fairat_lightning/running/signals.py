@@ -33,7 +33,7 @@ class Preempted(SystemExit):
 def listen(handler: Callable[[int, Any], Any], more: tuple[int, ...] = ()) -> dict[int, Any]:
     """Let `handler` answer the signals, and `more` of them; what answered each before.
 
-    Where Ctrl-C is ignored it stays so: a command in the background of a script is not meant by the Ctrl-C of another.
+    Where Ctrl-C is ignored it stays ignored: a command in the background of a script must not end by the Ctrl-C for another.
     """
     numbers = [n for n in (*SIGNALS, *more) if n != signal.SIGINT or signal.getsignal(n) is not signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in numbers}
@@ -67,7 +67,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Remember the signals for as long as this lasts; where they cannot be heard, nothing.
+        """Remember the signals within this block; outside the main thread, where they cannot be heard, do nothing.
 
         In a job that submitit has given to SLURM, SIGUSR2 too; once all is saved, the job is queued again.
         """

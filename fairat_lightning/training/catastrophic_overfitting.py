@@ -25,7 +25,7 @@ ACTIONS = ("warn", "stop", "strengthen")
 
 
 class Collapse(Checkpoint):
-    """Watch for catastrophic overfitting each epoch: say so; `action` may also "stop", or "strengthen" the attack to PGD-10.
+    """Watch for catastrophic overfitting in each epoch and print it; `action` may also be "stop", or "strengthen" (to PGD-10).
 
     Lightning lets only Checkpoint callbacks see what a module logs at its epoch's end.
     """

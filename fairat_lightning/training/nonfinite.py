@@ -1,4 +1,4 @@
-"""The guard over numbers: no loss, gradient or weight that is nan or infinite goes unnoticed, and none is saved."""
+"""The check of numbers: every loss, gradient or weight that is nan or infinite is noticed, and none is saved."""
 
 from typing import Any
 

@@ -180,7 +180,7 @@ FOLDERS: dict[Callable[[Path], str | None], str] = {
     class_of_other_files: "photos/train/emu holds no .png, .jpg, .webp or other picture that Pillow reads, but 1 .txt",
     file_for_val: "photos/val is not a folder",
     classes_missing_in_val: "classes 'emu', 'fox' are in photos/train but not in photos/val, class 'gnu' is in photos/val",
-    more_validation_than_val_has: "data.val_per_class=4: class 'cat' has 3 validation images of its own",
+    more_validation_than_val_has: "data.val_per_class=4: class 'cat' has 3 validation images",
     text_named_as_a_bitmap: "photos/test/cat/bad.bmp",
     floating_point_pixels: "photos/train/cat/bad.tif: its pixels are floating-point",
     pixels_of_32_bits: "photos/train/cat/bad.tif: its pixels have more than 16 bits",

@@ -190,15 +190,15 @@ def test_the_logits_of_a_network_that_returns_more_are_found_or_said(here, monke
     model = ("model._target_=mine.Several", ALLOW, "hydra.run.dir=run", "trainer.max_epochs=1")
     small = [word for word in SMALL if not word.startswith(("model.", "trainer.max"))]
     code, out, err = call(monkeypatch, capsys, here, *small, *model)
-    assert (code, err) == (0, "") and "those at 'logits' are taken" in out
+    assert (code, err) == (0, "") and "those at 'logits' are used" in out
     code, err = other(monkeypatch, capsys, here, "evaluate", "checkpoint=run", "samples_per_class=1", ALLOW)
     assert (code, err) == (0, "")
     code, out, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=tuple", "hydra.run.dir=two")
-    assert (code, err) == (0, "") and "those at 1 are taken" in out
+    assert (code, err) == (0, "") and "those at 1 are used" in out
     code, _, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=tuple", "model.logits=0", "hydra.run.dir=not")
     refused(code, err, "for 2 images: it must return logits (images, 4); set model.logits= to their index or key")
     code, out, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=tuple", "model.logits=1", "hydra.run.dir=said")
-    assert (code, err) == (0, "") and "are taken" not in out
+    assert (code, err) == (0, "") and "are used" not in out
     code, _, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=wide", "hydra.run.dir=three")
     refused(code, err, "returns (2, 8) for 2 images: it must return logits (images, 4)")
     for run in ("run", "two", "said"):
@@ -226,7 +226,7 @@ def test_the_console_script_finds_them_too(here):
         (("callbacks=mine.Mine",), "must be a list"),
         (("callbacks=[3]",), "must be the name of a class"),
         (("optim._target_=mine.Net",), "optim"),
-        (("model=custom",), "model=custom needs model._target_"),
+        (("model=custom",), "model=custom needs the class, model._target_"),
         (("attack._target_=mine.other", "attack.steps=1"), "must be a subclass of fairat_lightning.attacks.PGD"),
         (("+logger.x=3",), "logger.x is not a logger"),
     ],

@@ -40,7 +40,7 @@ def test_a_trial_is_the_mean_of_its_seeds_and_the_study_goes_on(here, capsys):
     for trial in trials(here):
         assert 0.1 <= trial.params["method.radius"] <= 0.9 and trial.params["optim.lr"] in ("0.05", "0.1")
         assert sorted(trial.intermediate_values) == list(range(6))
-    with pytest.raises(ValueError, match="another search"):
+    with pytest.raises(ValueError, match="a search with other settings"):
         search.main([*WORDS, RADIUS, "trials=3"])
 
 

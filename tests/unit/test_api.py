@@ -368,7 +368,7 @@ def test_a_file_of_others_takes_data_in_memory_and_a_place_of_the_logits(tmp_pat
 
     torch.save(Two().state_dict(), tmp_path / "theirs.pt")
     found = fl.load_run(tmp_path / "theirs.pt", model=Two(), data=fl.load_data(["data=digits"]), normalisation="none")
-    assert found(torch.rand(2, 1, 8, 8)).shape == (2, 10) and "those at 1 are taken" in capsys.readouterr().out
+    assert found(torch.rand(2, 1, 8, 8)).shape == (2, 10) and "those at 1 are used" in capsys.readouterr().out
     said = fl.load_run(tmp_path / "theirs.pt", model=Two(), normalisation="none", logits=1)
     assert said(torch.rand(2, 1, 8, 8)).shape == (2, 10)
 

@@ -42,7 +42,7 @@ def check_batch(batch: Any, num_classes: int) -> tuple[Tensor, Tensor]:
 
 
 def check_first(module: DataModule) -> None:
-    """WrongBatch for the first batch of a data module whose loaders are somebody's own, before a run begins."""
+    """WrongBatch for a wrong first batch of a data module with loaders of its own, before a run begins."""
     if of_ours(module):
         return
     with torch.random.fork_rng(devices=[]):

@@ -21,7 +21,7 @@ SHOWN = 24  # images that a report shows
 
 
 class HardExamples(nn.Module):
-    """A mask over the training set, chosen again after each epoch by the clean cross-entropy, and what is done to the chosen.
+    """A mask over the training set, chosen again after each epoch by the clean cross-entropy, and the augmentation of the chosen.
 
     `num_samples`: the size of the training set. Everything is a buffer, equal on every process.
     """
