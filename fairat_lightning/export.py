@@ -1,4 +1,4 @@
-"""A trained network as a folder that needs neither this package nor Lightning.
+"""Export a trained network as a folder that needs neither this package nor Lightning.
 
   python -m fairat_lightning.export checkpoint=RUN to=FOLDER
   python -m fairat_lightning.export checkpoint=pretrained:digits_faal to=FOLDER    a network that comes with this package

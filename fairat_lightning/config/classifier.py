@@ -113,7 +113,7 @@ def places(cfg: DictConfig, data: DataModule) -> Tensor:
         counts = torch.where(among("in_full"), most, counts)
     if (counts > sizes).any():
         least = int((sizes - counts).argmin())
-        here = f"class {names[least]!r} has only {sizes[least]} {cfg.split} images, set that or less"
+        here = f"class {names[least]!r} has only {sizes[least]} {cfg.split} images; set that or less"
         raise ValueError(f"samples_per_class={cfg.samples_per_class}: {here}")
     return stratified(targets, counts[: int(targets.max()) + 1])
 

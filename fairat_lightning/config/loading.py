@@ -76,7 +76,7 @@ def load_trained(
     elif given:
         by = "the command"
         if stated is not None and not same_normalisation(net, stated):
-            loaded.lines.append(f"normalisation: as given; the file says {_words(stated)}")
+            loaded.lines.append(f"normalisation: as the command sets it; the file says {_words(stated)}")
     elif itself(net):
         by = "the network itself"
     else:

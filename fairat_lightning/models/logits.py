@@ -61,7 +61,7 @@ class Width:
         self.num_classes = num_classes
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        check_shape(output, len(inputs[0]), self.num_classes, "; set classes= to their number, and logits= to their index or key")
+        check_shape(output, len(inputs[0]), self.num_classes, "; set classes= to their number, or logits= to their index or key")
 
 
 def picking(net: nn.Module, place: Place = None, num_classes: int | None = None) -> tuple[Pick, RemovableHandle]:

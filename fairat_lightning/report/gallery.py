@@ -95,7 +95,7 @@ def _over_time(report: Report) -> Iterator[Picture]:
         )
     for name, group in _named(report, "class_weights"):
         if curves.classes_over_time(group, curves.WEIGHT):
-            text = f"{group.label}: the weight that FAAL gives each class, over the epochs; 1 is no preference."
+            text = f"{group.label}: the weight that FAAL gives each class, over the epochs; 1 means no preference."
             yield Picture(name, "training", text, curves.class_weights(group))
     for name, group in _named(report, "hard"):
         if curves.classes_over_time(group, curves.SHARE):

@@ -77,7 +77,7 @@ class Dashboard(WandbLogger):
                     raise
                 reason = " ".join(str(error).split())
                 print(
-                    f"W&B cannot be reached: the run is logged on the disk, and `wandb sync` uploads it later ({reason})",
+                    f"W&B cannot be reached: the run is logged to the disk, and `wandb sync` uploads it later ({reason})",
                     flush=True,
                 )
                 place.unlink()  # W&B does not let go of a run that it could not begin

@@ -226,7 +226,7 @@ def test_a_file_of_others_needs_its_network_and_never_a_guess(tmp_path, capsys):
     found = fl.load_run(tmp_path / "theirs.pt", model=fresh(), normalisation=[0.5, 0.25])
     assert torch.allclose(found(x), net((x - 0.5) / 0.25)) and found.eps is None
     decided = fl.load_run(tmp_path / "theirs.pt", model=fresh(), data=["data=digits"])
-    assert "taken" in capsys.readouterr().out and decided.classes[3] == "3"
+    assert "is used" in capsys.readouterr().out and decided.classes[3] == "3"
 
 
 @pytest.mark.parametrize("name", ["faal", "trades", "dafa"])
@@ -381,7 +381,7 @@ def test_a_run_from_python_hears_what_the_command_line_hears(tmp_path, monkeypat
     words = [*SMALL, "trainer.max_epochs=1", "init_from=plain.pt", "model.mean=[0.5]", "model.std=[0.25]"]
     capsys.readouterr()
     fl.train([*words, "hydra.run.dir=mine"])
-    assert "taken" not in capsys.readouterr().out.replace("weights: ", "")
+    assert "is used" not in capsys.readouterr().out.replace("weights: ", "")
     for wrong, said in (("normalisation=none", "not both"), ("overwrite=maybe", "overwrite=maybe")):
         with pytest.raises(ValueError, match=said):
             fl.train([*words, wrong, "hydra.run.dir=other"])
