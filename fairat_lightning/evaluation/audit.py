@@ -160,7 +160,7 @@ class Audit:
         """The batches of a stage that the journal holds, which must be the first of `parts`."""
         done = [batch for batch in self.journal.batches if batch.stage == name]
         if [b.index for b in done] != [self.index[part].tolist() for part in parts[: len(done)]]:
-            raise ValueError(f"{self.journal.path} has other images under {name}: set overwrite=true to start again")
+            raise ValueError(f"{self.journal.path} holds other images or batches of {name}: set overwrite=true to start again")
         return done
 
     def confusion(self, predicted: Tensor, places: Tensor | None = None) -> Tensor:
