@@ -50,7 +50,7 @@ def scheduled(
     kernel = {"fused": True} if fused and optimizer_of(optimizer) in FUSED else {}
     made = optimizer(parameters, **kernel)
     if not isinstance(made, Optimizer):
-        raise ValueError(f"optim._target_ gives a {type(made).__name__}: it must be a torch.optim.Optimizer")
+        raise ValueError(f"optim._target_ gives {type(made).__name__}: it must be a torch.optim.Optimizer")
     schedule_of = LambdaLR(made, schedule(epochs=epochs, steps=steps))
     return {"optimizer": made, "lr_scheduler": {"scheduler": schedule_of, "interval": "step"}}
 

@@ -62,7 +62,7 @@ def build_part(cfg: DictConfig, group: str, instead: Mapping[str, str] | None = 
 
 def _no_subclass(group: str, node: Mapping[Any, Any], name: str, wanted: type) -> str:
     what = f"{wanted.__module__}.{wanted.__name__}"
-    return f"{group}._target_={node['_target_']} gives a {name}: it must be a subclass of {what}"
+    return f"{group}._target_={node['_target_']} gives {name}: it must be a subclass of {what}"
 
 
 def build_node(node: Mapping[Any, Any], group: str, instead: Mapping[str, str] | None = None, /, **values: Any) -> Any:
@@ -202,7 +202,7 @@ def callbacks(cfg: DictConfig) -> list[Any]:
             raise ValueError(f"callbacks: {item} must be the name of a class, or {{_target_: NAME, key: value}}")
         made = build_node(node, "callbacks")
         if not isinstance(made, Callback):
-            raise ValueError(f"callbacks: {node['_target_']} gives a {type(made).__name__}: it must be a Lightning Callback")
+            raise ValueError(f"callbacks: {node['_target_']} gives {type(made).__name__}: it must be a Lightning Callback")
         found.append(made)
     return found
 

@@ -65,7 +65,7 @@ def load(cfg: DictConfig, begun: Callable[[Path | None], Path] | None = None) ->
     net = network(cfg, data)
     if not isinstance(net, Normalized):
         raise ValueError(
-            f"model._target_={cfg.model._target_} gives a {type(net).__name__}: name a function listed in conf/model/"
+            f"model._target_={cfg.model._target_} gives {type(net).__name__}: name a function listed in conf/model/"
         )
     ours = str(cfg.model.get("_target_", PACKAGE_PREFIX)).startswith(PACKAGE_PREFIX)
     takes_its_own = not ours and bool(set(KEYS) & inspect.signature(target_of(cfg)).parameters.keys())
