@@ -124,7 +124,7 @@ def compare(
     What was not seen on a few images is not impossible: in each such set the four cells in which all seeds agree (none right,
     only B, only A, both) get a quarter of an image more. For one seed these are all cells that there are.
 
-    The worst 10 % are a tenth of `classes`, where only some of these were judged; None: of those judged.
+    The worst 10 % are a tenth of `classes`, where only some of these were evaluated; None: of those with images.
 
     ValueError for arrays of different shapes, for a seed in which A and B have different images, or none.
     """
