@@ -1,4 +1,4 @@
-"""The tables of `reproduce`: which trainings a table and budget consist of, and with which evaluations each is judged.
+"""The tables of `reproduce`: which trainings a table and budget consist of, and which evaluations each has.
 
 Rows and budgets are data, `tables/*.yaml`; `tables/budgets.yaml` says what their keys mean.
 """
