@@ -166,7 +166,7 @@ def test_results_of_the_same_images_in_another_order_say_why_they_are_not_tested
     verdicts = b.runs[0].verdicts["pgd20"]
     b.runs[0].verdicts["pgd20"] = Verdicts(verdicts.image, verdicts.label[::-1], verdicts.predicted[::-1])
     report = report_of([a, b])
-    why = "their images are not the same in the same order"
+    why = "their images are not the same in the same order, as the paired test needs"
     assert not_tested(rows(report), report) == [f"Not tested: B against A under PGD-20; {why}."]
 
 
@@ -189,7 +189,7 @@ def test_the_reason_why_is_the_one_that_holds(make_run, tmp_path):
     a, b, c = (f"{name}={make_run(name, (0.5, 0.3, 0.7), seed=k)}" for k, name in enumerate("abc"))
     assert why(a, b, f"a={c[2:]}") == "b has figures of 1 run and a of 2 runs: the test over seeds needs two or more of each"
     other = make_run("other", (0.5, 0.3, 0.7), images=50)
-    assert why(a, f"o={other}") == "their images are not the same in the same order"
+    assert why(a, f"o={other}") == "their images are not the same in the same order, as the paired test needs"
     (tmp_path / "b" / "samples.jsonl").unlink()
     assert why(a, b) == "b holds no predictions of single images"
     four = make_run("four", (0.5, 0.3, 0.7, 0.5), names=("cat", "dog", "fox", "owl"))
