@@ -1,6 +1,6 @@
 """The package from Python: `import fairat_lightning as fl`, then fl.load_run, fl.benchmark, fl.compare and the others below.
 
-What a user gets wrong is a ValueError of one line.
+Wrong input raises a ValueError whose message is one line.
 """
 
 import tempfile
@@ -83,21 +83,21 @@ def benchmark(
     batch_size: int = 250,
     overrides: Sequence[str] = (),
 ) -> Result:
-    """Judge any network, class by class, under attacks within `eps` (8/255 or "8/255", in units of images in [0,1]).
+    """Evaluate any network, class by class, under attacks within `eps` (8/255 or "8/255", in units of images in [0,1]).
 
     `data`: a DataLoader, a data set, a pair (images, labels) of arrays, tensors or lists, rows that are dicts, or a `DataModule`;
     images uint8 or in [0,1]. `suite`: "quick", "standard", "apgd" or "autoattack". `classes`: their names, by default the data's.
     `normalisation`: what the network expects to be done to such images, "cifar10" or any other data set's name, or (mean, std);
     None: nothing. `logits`: where they are in what the network returns, an index, a key or a function; "logits" and index 0 are
-    found by themselves. `overrides` as `python -m fairat_lightning.evaluate` takes them, "suite.other_eps=0.5". The network is
-    left as it was.
+    found without it. `overrides` are settings of `python -m fairat_lightning.evaluate`, such as "suite.other_eps=0.5". The
+    network is not changed.
     """
     quieten()
     with _one_line():
         _network(net)
         pixels, labels, names = read_images(data)
         if pixels.dtype == torch.uint8 and not isinstance(data, DataModule):
-            print("The images are bytes, 0 to 255: they are divided by 255.", flush=True)
+            print("The images are bytes from 0 to 255, and are divided by 255.", flush=True)
         words = [f"suite={suite}", f"attack.norm={norm}", f"attack.eps={number('eps', eps)}", f"batch_size={batch_size}"]
         words += [] if suite != "standard" or any("other_eps" in word for word in overrides) else ["suite.other_eps=null"]
         cfg = compose_classifier("evaluate", [*words, f"device={device}", *overrides], check=None)
@@ -110,26 +110,28 @@ def benchmark(
         try:
             width = judging.width_of(model, pixels, place)
             if pick.found is not None and logits is None:
-                where = f"those at {pick.found} are judged; logits= says otherwise"
+                where = f"those at {pick.found} are used; logits= changes this"
                 print(f"The network returns more than its logits: {where}.", flush=True)
             named = named or [f"class_{k}" for k in range(width)]
             if len(named) != width or int(labels.max()) >= width or int(labels.min()) < 0:
                 labelled = f"labels from {int(labels.min())} to {int(labels.max())}"
                 given = f"{len(named)} classes" if len(named) != width else labelled
-                raise ValueError(f"the network has {width} logits, and the data has {given}: they do not fit")
+                raise ValueError(
+                    f"the network has {width} logits, but the data has {given}: give a network and classes= that fit the data"
+                )
             return judging.benchmark(cfg, model, pixels, labels, named, place)
         finally:
             handle.remove()
 
 
 class Comparison:
-    """Two results on the same images, class by class: `repr` is the table, `to_dict()` what was tested."""
+    """Two results on the same images, class by class: `repr` is the table, `to_dict()` gives the tested differences."""
 
     def __init__(self, found: Any, rows: Sequence[dict[str, Any]]):
         self.report, self.rows = found, rows
 
     def to_dict(self) -> dict[str, Any]:
-        """By attack, the "difference" of b less a in "average" and "worst", in [0,1], with "low", "high" and "p"."""
+        """For each attack, the "difference" b minus a in "average" and "worst", in [0,1], with "low", "high" and "p"."""
         return {key: value for key, value in self.rows[1].get("against", {}).items() if key != "label"}
 
     def __repr__(self) -> str:
@@ -148,14 +150,14 @@ class Comparison:
 
 
 def compare(a: Judged, b: Judged) -> Comparison:
-    """`b` less `a`, each a `Result` or the folder of a run or evaluation: a paired test where both saw the same images."""
+    """`b` minus `a`, each a `Result` or the folder of a run or evaluation: a paired test where both have the same images."""
     with _one_line(), _folders({"a": a, "b": b}) as words:
         found = report.gather(words)
         return Comparison(found, report.rows(found))
 
 
 def write_report(results: Mapping[str, Judged | Sequence[Judged]], folder: str | Path) -> Path:
-    """Write tables, figures and index.html into `folder`. `results`: by label a result, or a list of them, the seeds."""
+    """Write tables, figures and index.html into `folder`. `results` maps a label to a result or to a list of them, one a seed."""
     with _one_line(), _folders(results) as words:
         found = report.gather(words)
         report.publish(found, report.rows(found), Path(folder).expanduser())
@@ -163,9 +165,9 @@ def write_report(results: Mapping[str, Judged | Sequence[Judged]], folder: str |
 
 
 def train(overrides: Sequence[str]) -> Result:
-    """A run by the same overrides as the command line's: train(["method=faal", "data=cifar10"]). One that is finished is read.
+    """Train by the same overrides as on the command line: train(["method=faal", "data=cifar10"]). A finished run is only read.
 
-    `.folder` is the run's. What the command ends with an exit code for is raised: ValueError for wrong input.
+    `.folder` is the run's. Errors that end the command with an exit code are raised here: ValueError for wrong input.
     """
     with _one_line():
         words = _words("train", overrides)
@@ -196,10 +198,10 @@ def method(
     """A method as a `LightningModule` for a `Trainer` of your own: method("faal", net, classes=10, eps="8/255").
 
     `net` maps images (B,C,H,W) in [0,1] to logits; `logits` says where these are in what it returns, see `benchmark`. Batches are
-    (x, y, index), see `fairat_lightning.data.Indexed`. What is not given is filled in from `conf/` as for the command;
-    `overrides` change it: ["method.radius=1", "optim.lr=0.01"]. `teacher` is for those that distil. FRL, WAT and FAWA's gate need
-    a validation loader. FairAT, FLOOR and CSR look at the whole training set between epochs, and CFOL draws from it: they need a
-    `DataModule` (`load_data`), and FairAT and FLOOR its size, `num_samples`.
+    (x, y, index), see `fairat_lightning.data.Indexed`. All other values come from `conf/`, as for the command;
+    `overrides` change them: ["method.radius=1", "optim.lr=0.01"]. `teacher` is for methods that distil. FRL, WAT and FAWA's
+    gate need a validation loader. FairAT, FLOOR and CSR read the whole training set between epochs, and CFOL draws from it: they
+    need a `DataModule` (`load_data`), and FairAT and FLOOR also its size, `num_samples`.
     """
     with _one_line():
         _network(net)
@@ -216,20 +218,20 @@ def method(
 
 def _network(net: Any) -> None:
     if not isinstance(net, nn.Module):
-        raise ValueError(f"net is of type {type(net).__name__}: a torch.nn.Module is needed")
+        raise ValueError(f"net is of type {type(net).__name__}: give a torch.nn.Module")
 
 
 def _names(classes: int | Sequence[str]) -> list[str]:
-    """The names of the classes, each another; 0, 1, 2 and so on for their number."""
+    """The names of the classes, all different; 0, 1, 2 and so on where only their number is given."""
     names = [str(k) for k in range(classes)] if isinstance(classes, int) else list(map(str, classes))
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"classes: {twice[0]} is there twice, and each class needs a name of its own")
+        raise ValueError(f"classes: {twice[0]} occurs twice, but each class needs a name of its own")
     return names
 
 
 def _words(function: str, overrides: Sequence[str]) -> list[str]:
     if isinstance(overrides, str) or not all(isinstance(word, str) for word in overrides):
-        raise ValueError(f'{function}: overrides are a list of words such as ["optim.lr=0.01"]')
+        raise ValueError(f'{function}: overrides must be a list of settings, such as ["optim.lr=0.01"]')
     return with_config_dir(expanded(overrides))
 
 
@@ -241,15 +243,15 @@ def _normalise(normalisation: Any, channels: int) -> nn.Module:
 def _folders(results: Mapping[str, Any]) -> Iterator[list[str]]:
     """Each result as LABEL=FOLDER, in a folder of its own where it has none yet."""
     if not isinstance(results, Mapping) or not results:
-        raise ValueError("results are a dictionary, a result or a list of results by label: {'mine': result}")
+        raise ValueError("results must be a dictionary from labels to a result or a list of results: {'mine': result}")
     with tempfile.TemporaryDirectory() as place:
         words: list[str] = []
         for label, given in results.items():
             if not str(label).strip():
-                raise ValueError("a label of the results is empty: give each a name")
+                raise ValueError("a label of the results is empty: give each result a name")
             for one in given if isinstance(given, list | tuple) else [given]:
                 if not isinstance(one, Result | str | Path):
-                    raise ValueError(f"{label} is of type {type(one).__name__}: a result, or the folder of one, is needed")
+                    raise ValueError(f"{label} is of type {type(one).__name__}: give a result or the folder of one")
                 folder = one if isinstance(one, str | Path) else one.folder or one.save(Path(place) / str(len(words)))
                 words.append(f"{label}={folder}")
         yield words

@@ -95,7 +95,7 @@ class PGD:
         object.__setattr__(self, "step", step)
         one_of("attack.norm", self.norm, NORMS)
         if eps < 0 or (self.norm == "linf" and eps > 1):
-            raise ValueError(f"attack.eps={self.eps} is out of range: pixels run from 0 to 1, write 8/255 for 8 grey levels")
+            raise ValueError(f"attack.eps={self.eps} is out of range: pixels are from 0 to 1, so write 8/255 for 8 grey levels")
         if step < 0:
             raise ValueError(f"attack.step={self.step} is negative")
         whole("attack.steps", self.steps, least=0)
@@ -108,7 +108,9 @@ class PGD:
         if self.noise is not None:
             object.__setattr__(self, "noise", number("attack.noise", self.noise))
             if self.noise < 0 or self.start != "uniform":
-                raise ValueError(f"attack.noise={self.noise} is the reach of attack.start=uniform in eps: 0 or more, or null")
+                raise ValueError(
+                    f"attack.noise={self.noise} must be null, or 0 or more: the radius of attack.start=uniform in eps"
+                )
 
     def _step(self, eps: float) -> float:
         if self.step is None:

@@ -1,7 +1,7 @@
 """How far a class-wise figure can be trusted on a test set of this size: intervals, and a paired test.
 
 Efron and Tibshirani, "An Introduction to the Bootstrap", 1993. Images are resampled within their class, so that only counts
-matter: the number of correct images of class k is drawn anew from Binomial(n_k, r_k), and for two classifiers on the same
+matter: the number of correct images of class k is drawn again from Binomial(n_k, r_k), and for two classifiers on the same
 images the four cells (both right, only A, only B, none) from a multinomial; of several seeds, the cells of all of them at once.
 
 Average: the basic bootstrap interval, [2t - q(.975), 2t - q(.025)] with t the figure and q the quantiles of its bootstrap values.
@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 DRAWS, LEVEL = 2000, 0.95
-NOTHING = "no class has an image: there is nothing to estimate"
+NOTHING = "no class has an image, so that nothing can be estimated"
 Rates = NDArray[np.float64]
 FIGURES: dict[str, Callable[[Rates], Any]] = {
     "average": lambda rates: rates.mean(-1),
@@ -64,10 +64,10 @@ class Comparison(NamedTuple):
 def interval(correct: ArrayLike, counts: ArrayLike, figure: str = "worst", *, draws: int = DRAWS, seed: int = 0) -> Interval:
     """The interval of "average" or "worst" from correct images and images per class, both (C,).
 
-    Classes without images take no part; ValueError if there are no others, and for any other figure.
+    Classes without images are left out; ValueError if there are no others, and for any other figure.
     """
     if figure not in ("average", "worst"):
-        raise ValueError(f"there is no interval of {figure} alone, only of its difference: give average or worst")
+        raise ValueError(f"there is no interval for {figure} itself, only for its difference: give average or worst")
     right, n = np.asarray(correct), np.asarray(counts)
     right, n = right[n > 0], n[n > 0]
     if not len(n):
@@ -88,7 +88,7 @@ def standard_error(correct: ArrayLike, counts: ArrayLike, figure: str) -> float:
     """The standard error of "average", "worst" or their "sum" from correct images and images per class, both (C,).
 
     Of the class that is worst here, whichever else might be. Each class is a binomial with p = (correct + 1) / (n + 2), the rule
-    of Laplace, after which none of a few images right is no certainty. Classes without images take no part; ValueError if there
+    of Laplace, after which none of a few images right is no certainty. Classes without images are left out; ValueError if there
     are no others, and for any other figure.
     """
     if figure not in ("average", "worst", "sum"):
@@ -117,25 +117,29 @@ def compare(
     """Whether A's figure is above B's on the same images: whether each is right (N,), (N,), and their labels (N,).
 
     With several seeds of both, (S,N) and (S,N), the difference is the mean over s of figure(A_s) - figure(B_s). An image is
-    drawn for all seeds at once, since all were given the same ones. nan stands for an image that A_s and B_s did not judge: it
-    takes no part in seed s, and a class without images in seed s takes no part in that seed's figure.
+    drawn for all seeds at once, since all were given the same ones. nan marks an image that A_s and B_s were not given: it
+    is left out of seed s, and a class without images in seed s is left out of that seed's figure.
 
-    Drawn anew are, within each class, the images that the same seeds have judged, so that every seed keeps its number of them.
+    Drawn again are, within each class, the images that the same seeds have, so that every seed keeps its number of them.
     What was not seen on a few images is not impossible: in each such set the four cells in which all seeds agree (none right,
     only B, only A, both) get a quarter of an image more. For one seed these are all cells that there are.
 
-    The worst 10 % are a tenth of `classes`, where only some of these were judged; None: of those judged.
+    The worst 10 % are a tenth of `classes`, where only some of these were evaluated; None: of those with images.
 
-    ValueError for arrays of different shapes, for a seed in which A and B have judged other images, or none.
+    ValueError for arrays of different shapes, for a seed in which A and B have different images, or none.
     """
     first, second = (np.atleast_2d(np.asarray(right, dtype=np.float64)) for right in (a, b))
     labels = np.asarray(y).astype(np.int64)
     if not first.shape[1] == second.shape[1] == len(labels):
-        raise ValueError(f"{first.shape[1]}, {second.shape[1]} and {len(labels)} images: a paired comparison needs the same ones")
+        raise ValueError(
+            f"{first.shape[1]}, {second.shape[1]} and {len(labels)} images: a paired comparison needs the same images"
+        )
     if first.shape != second.shape or (np.isnan(first) != np.isnan(second)).any():
-        raise ValueError("in each seed, A and B must have judged the same images: a paired comparison needs the same ones")
+        raise ValueError(
+            "a paired comparison needs the same images: in each seed, A and B must have been evaluated on the same ones"
+        )
     seeds = len(first)
-    # Of one image in one seed: 0 not judged, 1 none right, 2 only B, 3 only A, 4 both; of all seeds, the digits to base 5.
+    # Of one image in one seed: 0 not evaluated, 1 none right, 2 only B, 3 only A, 4 both; of all seeds, the digits to base 5.
     state = np.where(np.isnan(first), 0, 1 + 2 * (first != 0) + (second != 0))
     found, counts = np.unique(labels * 5**seeds + 5 ** np.arange(seeds) @ state, return_counts=True)
     return _compared(tuple(found.tolist()), tuple(counts.tolist()), seeds, classes, draws, seed)[figure]

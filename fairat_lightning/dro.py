@@ -50,7 +50,7 @@ def kl_worst_weights(scores: Tensor, radius: float) -> Tensor:
     if isnan(radius) or radius < 0:
         raise ValueError(f"radius={radius} must be 0 or more")
     if not scores.is_floating_point():
-        raise ValueError(f"scores of type {scores.dtype}: they must be floating")
+        raise ValueError(f"scores of type {scores.dtype}: they must be floating point")
     a = scores.double() / 2  # half, so that no gap overflows; the scale changes nothing
     present = ~a.isnan()
     count = present.sum()
@@ -92,7 +92,7 @@ def chi2_worst_weights(scores: Tensor, radius: float) -> Tensor:
     if not 0 <= radius < inf:
         raise ValueError(f"radius={radius} must be a finite number, 0 or more")
     if not scores.is_floating_point():
-        raise ValueError(f"scores of type {scores.dtype}: they must be floating")
+        raise ValueError(f"scores of type {scores.dtype}: they must be floating point")
     a = scores.double()
     present = ~a.isnan()
     count = present.sum().double()  # of an integer, torch would make float32

@@ -59,9 +59,11 @@ def last_layer(net: nn.Module, num_classes: int, user: str = "head=balanced") ->
     layers = [module for module in net.modules() if isinstance(module, nn.Linear)]
     heads = [layer for layer in layers if layer.out_features == num_classes]
     if not layers or layers[-1].out_features != num_classes:
-        raise ValueError(f"{user} needs a last nn.Linear with {num_classes} outputs: this network has none")
+        raise ValueError(
+            f"{user} needs a network whose last layer is an nn.Linear with {num_classes} outputs, and this one has none"
+        )
     if len(heads) > 1:
-        raise ValueError(f"{user} needs one nn.Linear with {num_classes} outputs, this network has {len(heads)}")
+        raise ValueError(f"{user} needs a network with one nn.Linear of {num_classes} outputs, and this one has {len(heads)}")
     return layers[-1]
 
 

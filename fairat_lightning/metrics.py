@@ -196,7 +196,7 @@ def summary(confusion: Tensor, classes: Sequence[str], class_loss: Tensor | None
 def worst_among(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """A `summary` whose worst class, with its interval and bias, is sought among the classes `names` alone: "worst_of".
 
-    For classes that were chosen before the images were looked at, and of which more were judged than of the others. The other
+    For classes chosen without looking at these images, of which more images were evaluated than of the others. The other
     figures stay those of all classes.
     """
     accuracy, counts = ([record[part][name] for name in names] for part in ("per_class", "counts"))

@@ -109,7 +109,9 @@ def triangle(*, epochs: int, steps: int, warmup: float) -> Callable[[int], float
 def _rise(epochs: int, steps: int, warmup_epochs: float) -> float:
     """The steps of the warm-up."""
     if isinstance(warmup_epochs, bool) or not isinstance(warmup_epochs, int | float) or not 0 <= warmup_epochs < epochs:
-        raise ValueError(f"schedule.warmup_epochs={warmup_epochs} must be a number of epochs, from 0 to less than all {epochs}")
+        raise ValueError(
+            f"schedule.warmup_epochs={warmup_epochs} must be a number of epochs from 0 to less than trainer.max_epochs={epochs}"
+        )
     return warmup_epochs * steps / epochs
 
 
@@ -119,7 +121,7 @@ def _risen(step: int, rise: float) -> float:
 
 def _steps(group: str, milestones: Any, gamma: Any) -> None:
     if not isinstance(milestones, list | tuple) or not all(isinstance(m, int | float) and 0 < m <= 1 for m in milestones):
-        raise ValueError(f"{group}.milestones={milestones} must be a list of shares of the training, each in (0, 1]")
+        raise ValueError(f"{group}.milestones={milestones} must be a list of fractions of the training, each in (0, 1]")
     within(f"{group}.gamma", gamma, "(0, 1]")
 
 

@@ -1,4 +1,4 @@
-"""The checks of a setting: a number, true or false, a seed, a path. And what a mistyped word was perhaps meant to be.
+"""The checks of a setting: a number, true or false, a seed, a path. And the name that a mistyped word may have been meant as.
 
 Each check raises ValueError with one line that names the setting.
 """
@@ -45,7 +45,7 @@ def reachable(path: str | os.PathLike[str]) -> Path:
     try:
         place = Path(path).expanduser()
         place.exists()
-    except (OSError, RuntimeError) as error:  # too long, not ours to enter, or the home of somebody unknown
+    except (OSError, RuntimeError) as error:  # too long, without permission, or the home of an unknown user
         raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return place
 
@@ -58,7 +58,7 @@ def one_of(name: str, value: Any, known: Collection[Any], more: str = "") -> Non
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
-    """What goes behind the line that refuses `word`: "; did you mean NAME?", or "" where none of `names` is like it."""
+    """The end of a line that refuses `word`: "; did you mean NAME?", or "" where none of `names` is like it."""
     return asked(_like(word, names))
 
 
@@ -101,9 +101,9 @@ def number(name: str, value: float | str) -> float:
             raise TypeError
         result = float(Fraction(value)) if isinstance(value, str) and "/" in value else float(value)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
-        raise ValueError(f"{name}={value} is not a number or a fraction such as 8/255") from None
+        raise ValueError(f"{name}={value} must be a number or a fraction such as 8/255") from None
     if not isfinite(result):
-        raise ValueError(f"{name}={value} is not finite")
+        raise ValueError(f"{name}={value} must be a finite number")
     return result
 
 

@@ -1,4 +1,4 @@
-"""Balance the last layer of a trained classifier: check the words, and hand them to `training/balance.py`."""
+"""Balance the last layer of a trained classifier: check the settings, and hand them to `training/balance.py`."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from fairat_lightning.settings import SCORES, one_of, reachable, switch
 
 
 def main(words: list[str]) -> None:
-    """Write the balanced weights that the words name. Raises what `compose.WRONG_INPUT` lists."""
+    """Write the balanced weights that the settings name. Raises what `compose.WRONG_INPUT` lists."""
     cfg = compose_classifier("balance", words, _destination)
     from fairat_lightning.training.balance import balance  # torch takes seconds to import
 
@@ -20,7 +20,7 @@ def main(words: list[str]) -> None:
 
 
 def _destination(cfg: DictConfig) -> Path:
-    """The file to write: a new one, or another than the checkpoint that may be replaced. ValueError for wrong words."""
+    """The file to write: a new one, or one other than the checkpoint that may be replaced. ValueError for wrong settings."""
     one_of("select", cfg.select, SCORES)
     switch("overwrite", cfg.overwrite)
     if cfg.to is not None and (not isinstance(cfg.to, str) or not cfg.to):
@@ -31,13 +31,13 @@ def _destination(cfg: DictConfig) -> Path:
     elif run is not None:
         to = run / "checkpoints" / "balanced.ckpt"
     else:
-        raise ValueError("to=FILE must be given: this checkpoint belongs to no run")
+        raise ValueError("set to=FILE, the file to write: this checkpoint does not belong to a run")
     if to.is_dir() or not to.absolute().parent.is_dir():
         raise ValueError(f"to={to} must be a file in a folder that exists")
     if to.resolve() == weights_file(cfg.checkpoint).resolve():
         raise ValueError(f"to={to} is the checkpoint itself: name another file")
     if to.exists() and not cfg.overwrite:
-        raise ValueError(f"to={to} exists: name another file, or overwrite=true")
+        raise ValueError(f"to={to} exists: name another file, or set overwrite=true to replace it")
     try:
         try_place(to)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""From the words of a line to a command that runs; and `fairat`, which opens every command."""
+"""From the arguments of a command line to a command that runs; and `fairat`, which opens every command."""
 
 import runpy
 import sys
@@ -11,18 +11,18 @@ from fairat_lightning.settings import nearest
 
 COMMANDS = {
     "train": "train a classifier, or a sweep of them with -m",
-    "evaluate": "judge a classifier class by class, by attacks up to AutoAttack",
+    "evaluate": "evaluate a classifier class by class, by attacks up to AutoAttack",
     "report": "compare finished runs: tables, figures, one page",
     "export": "write a trained network as a folder that needs neither this package nor Lightning",
-    "search": "search for hyper-parameters by the validation split",
-    "balance": "balance the last layer of a trained classifier",
-    "reproduce": "reproduce a table of the papers",
+    "search": "search for hyper-parameters on the validation split",
+    "balance": "balance the last layer of a trained classifier between the classes",
+    "reproduce": "reproduce a published table",
 }
 
 
 @ending()
 def start(command: str | Callable[[list[str]], None], text: str) -> None:
-    """Run a command that takes key=value, by the words of its line: the module beside this one that has the name, or a function.
+    """Run a command that takes key=value, with the arguments of its line: the module of that name in this folder, or a function.
 
     `text` is its help.
     """
@@ -40,10 +40,10 @@ def start(command: str | Callable[[list[str]], None], text: str) -> None:
             refuse(error)
     if asked:
         if len(words) > 1 and own:
-            print(f"\nof your own folder: {'  '.join(own)}")
+            print(f"\nOptions in your own folder: {'  '.join(own)}")
         raise SystemExit(0 if words else 2)
     if flags := [word for word in words if word.startswith("-")]:
-        refuse(f"there is no flag {flags[0]}: this command takes key=value, --config-dir FOLDER and --help")
+        refuse(f"there is no flag {flags[0]}: this command accepts key=value, --config-dir FOLDER and --help")
     from fairat_lightning.config.compose import WRONG_INPUT
     from fairat_lightning.config.home import expanded
 
@@ -61,7 +61,7 @@ def start(command: str | Callable[[list[str]], None], text: str) -> None:
 
 @ending()
 def fairat() -> None:
-    """The console script: `fairat COMMAND WORDS` is `python -m fairat_lightning.COMMAND WORDS`."""
+    """The console script: `fairat COMMAND ...` is `python -m fairat_lightning.COMMAND ...`."""
     name, words = sys.argv[1] if len(sys.argv) > 1 else "", sys.argv[2:]
     if name in COMMANDS:
         sys.argv[1:] = words
@@ -74,6 +74,6 @@ def fairat() -> None:
     print("fairat COMMAND [key=value ...]: image classifiers that are adversarially robust for every class\n")
     for command, what in COMMANDS.items():
         print(f"  fairat {command:10} {what}")
-    print("\n`fairat COMMAND --help` says more.")
+    print("\n`fairat COMMAND --help` explains each command.")
     print("`python -m fairat_lightning.COMMAND` is the same, and `python -m fairat_lightning` trains.")
     raise SystemExit(0 if name else 2)

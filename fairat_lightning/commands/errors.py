@@ -1,6 +1,6 @@
-"""An error of a command, a signal or a reader that has gone, as at most one line and an exit code.
+"""Every error, signal or closed pipe of a command becomes at most one line and an exit code.
 
-Exit codes: 0 done, 1 it could not be done, 2 wrong input, 75 stopped: the same command goes on.
+Exit codes: 0 done, 1 failed, 2 wrong input, 75 stopped (the same command continues).
 """
 
 import os
@@ -32,7 +32,7 @@ class Stop(SystemExit):
 
 @contextmanager
 def ending() -> Iterator[None]:
-    """Around a command: a signal ends it with a line, and a reader of what it prints that has gone (`| head`) with none."""
+    """Around a command: a signal ends it with a line, and a closed pipe (`| head`) without one."""
     listen(_told)
     code: Any = 0 if {"-h", "--help"} & set(sys.argv) else os.EX_TEMPFAIL  # where it was stopped in the middle
     try:
@@ -66,29 +66,29 @@ def _has_no_reader(stream: Any) -> bool:
 
 def refuse(error: Exception | str, folder: Path | None = None, keys: Iterable[str] = ()) -> NoReturn:
     """One line on stderr, exit code 2, and no empty folder left behind. `keys`: those of the command itself."""
-    with suppress(OSError):  # it is not empty, not there, or not ours
+    with suppress(OSError):  # it is not empty, does not exist, or may not be removed
         if folder is not None:
             folder.rmdir()
     raise Stop(2, explanation(error, keys)) from None
 
 
 def explanation(error: Exception | str, keys: Iterable[str] = ()) -> str:
-    """The line that says what was wrong with the input, and what was perhaps meant."""
+    """The line that says what was wrong with the input, and what the user may have meant."""
     error = behind(error) if isinstance(error, Exception) else error
     line = reworded(str(error))
     if found := re.match(r"Could not override '(.+?)'", str(error)):
         group, _, name = found[1].partition(".")
         if group == "trainer" and (instead := (UNSUPPORTED | INSTEAD).get(name)):
-            return f"{found[1]} is not yours to set: {instead}"
+            return f"{found[1]} cannot be set: {instead}"
         if options := _options_with(found[1]):
-            return f"there is no key {found[1]} here: it goes with {', '.join(options)}"
+            return f"there is no key {found[1]} in this configuration: it belongs to {', '.join(options)}"
         cause = getattr(error, "__cause__", None)  # OmegaConf's, which knows the configuration
         line += nearest_key(found[1], [*keys, *_keys(getattr(cause, "parent_node", None))])
     return line
 
 
 def _options_with(key: str) -> list[str]:
-    """The options of its group that have a key, as words of the command."""
+    """The options of its group that have a key, as settings of the command."""
     group, _, name = key.partition(".")
     files = sorted((CONF / group).glob("*.yaml")) if group.isidentifier() else []
     if group == "logger":  # each logger has its own place there
@@ -116,7 +116,7 @@ def _keys(node: Any) -> list[str]:
 
 
 def behind(error: Exception) -> Exception:
-    """What Hydra met when it built a part, instead of its own words for that."""
+    """The error that Hydra met when it built a part, instead of Hydra's own message about it."""
     from hydra.errors import InstantiationException
 
     while isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
@@ -125,9 +125,9 @@ def behind(error: Exception) -> Exception:
 
 
 def reworded(text: str) -> str:
-    """Our own errors are one line already; Hydra's and OmegaConf's say it in several, with their own affairs below."""
+    """Our own errors are one line already; those of Hydra and OmegaConf have several, with internal details at the end."""
     if found := re.match(r"Could not override '(.+)'", text):
-        return f"there is no key {found[1]}: --help lists the usual ones"
+        return f"there is no key {found[1]}: --help lists the usual keys"
     if found := re.match(r"(?s).*?Could not find '(\S+)/(\S+)'.*?Available options in '\S+':(.+?)(Config search path|$)", text):
         options = found[3].split()
         missing = tuple(name for name in ("joblib", "submitit") if name not in found[3])
@@ -138,10 +138,12 @@ def reworded(text: str) -> str:
         options = sorted(file.stem for file in (CONF / found[1]).glob("*.yaml"))
         return f"{found[1]}: {found[2]} is unknown: choose one of {', '.join(options)}{nearest(found[2], options)}"
     if found := re.match(r"(?s)Could not append to config. An item is already at '(.+?)'", text):
-        return f"{found[1]} has a value: set it without the +"
+        return f"{found[1]} is already a key: set it without the +"
     if re.match(r"Config group override must be a string|argument of type '\w+' is not iterable", text):
-        return "a group was given something else than the name of one of its options, group=NAME: --help lists them"
+        return "a group was not set to the name of one of its options: write group=NAME; --help lists the options"
     if "override_grammar" in text:
-        return f"cannot read the words of the command, each must be key=value: {' '.join(text.splitlines()[0].split())}"
+        return (
+            f"cannot read the settings of the command, each must be written key=value: {' '.join(text.splitlines()[0].split())}"
+        )
     affairs = r"^.* raised while resolving interpolation: |\n +(full_key|object_type|reference_type)[:=].*"
     return " ".join(re.sub(affairs, "", text).split())

@@ -1,4 +1,4 @@
-"""Judge a classifier class by class: check the words, and hand them to `evaluation/run.py`."""
+"""Evaluate a classifier class by class: check the settings, and hand them to `evaluation/run.py`."""
 
 from omegaconf import DictConfig
 
@@ -9,7 +9,7 @@ SPLITS = ("test", "val", "train")
 
 
 def main(words: list[str]) -> None:
-    """Evaluate what the words say, or show the evaluation if it is finished. Raises what `compose.WRONG_INPUT` lists."""
+    """Evaluate as the settings say, or show the evaluation if it is finished. Raises what `compose.WRONG_INPUT` lists."""
     cfg = compose_classifier("evaluate", words, _check)
     from fairat_lightning.evaluation.run import evaluate  # torch takes seconds to import
 
@@ -26,14 +26,16 @@ def _check(cfg: DictConfig) -> None:
     switch("overwrite", cfg.overwrite)
     for key in ("classes", "in_full"):
         if cfg[key] is not None and (isinstance(cfg[key], str | int | float) or not len(cfg[key])):
-            raise ValueError(f"{key}={cfg[key]} must be a list of names: {key}=[cat,dog]")
+            raise ValueError(f"{key}={cfg[key]} must be a list of names, such as {key}=[cat,dog]")
     if cfg.in_full is not None and (cfg.samples_per_class is None or cfg.classes is not None):
-        raise ValueError("in_full goes with samples_per_class and without classes: it adds to a sample of every class")
+        raise ValueError("in_full needs samples_per_class=N and no classes=: it adds images to a sample of every class")
     if cfg.samples_in_full is not None and (cfg.in_full is None or cfg.samples_in_full < cfg.samples_per_class):
-        raise ValueError("samples_in_full goes with in_full: so many images of each of its classes, samples_per_class or more")
+        raise ValueError(
+            "samples_in_full needs in_full=[NAME]: it is the number of images of each of these classes, samples_per_class or more"
+        )
     one_of("split", cfg.split, SPLITS)
     if cfg.to is not None and (not isinstance(cfg.to, str) or not cfg.to):
         raise ValueError(f"to={cfg.to} must be a path")
     if not isinstance(cfg.name, str) or not cfg.name or "/" in cfg.name or cfg.name.startswith(".") or len(cfg.name) > 100:
-        raise ValueError(f"name={cfg.name} must be a plain name, of 100 letters at most")
+        raise ValueError(f"name={cfg.name} must be the name of a folder, without / and of 100 letters at most")
     one_of("device", cfg.device, ("auto", "cpu", "cuda"))

@@ -1,4 +1,4 @@
-"""Export a trained network: check the words, and hand it to `standalone/export.py`."""
+"""Export a trained network: check the settings, and hand it to `standalone/export.py`."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from fairat_lightning.standalone.folder import destination
 
 
 def main(words: list[str]) -> None:
-    """Write the folder that the words name, proven, or nothing. Raises what `compose.WRONG_INPUT` lists."""
+    """Write the folder that the settings name once it is verified, or nothing. Raises what `compose.WRONG_INPUT` lists."""
     cfg = compose_classifier("classifier", words, _destination)
     from fairat_lightning.config.classifier import load  # torch takes seconds to import
     from fairat_lightning.standalone.export import export

@@ -1,4 +1,4 @@
-"""One run of a composed configuration, for every command that trains: what goes wrong is one line and an exit code."""
+"""One run of a composed configuration, for every command that trains: every error is one line and an exit code."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ MEAN = ("model.mean=", "model.std=")
 
 
 def prepared(cfg: DictConfig, folder: Path, words: Iterable[str], command: str | None = None) -> Any:
-    """The training of the composed configuration in `folder`, as `training.run.prepare` gives it; `words` are the user's own."""
+    """The training of the composed configuration in `folder`, see `training.run.prepare`; `words` are the user's overrides."""
     from fairat_lightning.running.machine import slow_precision
     from fairat_lightning.running.terminal import say
     from fairat_lightning.training import run as runs  # torch and Lightning take seconds to import: not for --help
@@ -27,7 +27,9 @@ def prepared(cfg: DictConfig, folder: Path, words: Iterable[str], command: str |
     given = any(word.lstrip("+").startswith(MEAN) for word in words)
     whole = OmegaConf.create(resolved(cfg))
     if (begun := shorter(folder, resolved(cfg))) is not None:
-        print(f"{begun} is this run with fewer epochs: hydra.run.dir={begun} would go on from there. This one begins anew.")
+        print(
+            f"{begun} is this run with fewer epochs: hydra.run.dir={begun} would continue it. This run starts from the beginning."
+        )
     training = runs.prepare(whole, folder, overwrite=cfg.overwrite, mean_given=given, command=command)
     if training is not None and training.resume is None and (warning := slow_precision(cfg)) is not None:
         say(training.trainer, warning)  # a run that has begun keeps its precision
@@ -45,19 +47,19 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequen
         training = prepared(cfg, folder, words)
         if training is not None and sweep and training.trainer.world_size > 1:
             raise ValueError(
-                "a sweep or search over several processes would begin every training in each: run its jobs one by one"
+                "a sweep or search cannot use several processes for one training: run each job by a command of its own"
             )
     except WRONG_INPUT as error:
         refuse(error, folder)
     if training is None:
-        print("This run is finished: overwrite=true runs it anew.\n")
+        print("This run is finished. Set overwrite=true to run it again.\n")
         runs.show(folder)
         return
     cast(Any, training.trainer).callbacks.extend(callbacks)
     try:
         runs.execute(training)
     except Timeout as error:
-        raise Stop(os.EX_TEMPFAIL, f"{folder} is being run by another process: wait for its end, or stop it") from error
+        raise Stop(os.EX_TEMPFAIL, f"{folder} is being trained by another process: wait until it ends, or stop it") from error
     except WrongBatch as error:
         raise Stop(2, str(error)) from error
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Compare what was judged: read the words, and hand them to `report/`."""
+"""Compare evaluated classifiers: read the arguments, and hand them to `report/`."""
 
 import argparse
 import sys
@@ -12,20 +12,25 @@ from fairat_lightning.config.home import expanded_plainly
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}: --help lists what there is\n")
+        self.exit(2, f"error: {message}: --help lists the arguments\n")
 
 
 @ending()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Gather, draw and write; SystemExit(2) after one line on stderr for wrong input."""
     parser = _Parser(
-        prog="python -m fairat_lightning.report", description="Compare finished runs class by class: tables, figures, one page."
+        prog="python -m fairat_lightning.report",
+        description="Compare finished runs class by class, in tables, figures and one HTML page.",
     )
-    what = "a finished run, one evaluation (RUN/evaluation/NAME), a saved result, an export, pretrained:NAME, or a folder with "
-    what += "runs or evaluations in it (a sweep's, RUN/evaluation); one label: seeds"
+    what = "a finished run, one evaluation (RUN/evaluation/NAME), a saved result, an export, pretrained:NAME, or a folder that "
+    what += "holds runs or evaluations (such as a sweep's, or RUN/evaluation); folders with the same LABEL are seeds of one row"
     parser.add_argument("runs", nargs="+", metavar="[LABEL=]FOLDER", help=what)
-    parser.add_argument("--sort", action="store_true", help="highest worst class first; the first run stays the baseline")
-    parser.add_argument("--to", type=Path, default=Path("report"), metavar="FOLDER", help="where the report goes (report)")
+    parser.add_argument(
+        "--sort", action="store_true", help="sort the rows by worst class, highest first; the first run stays the baseline"
+    )
+    parser.add_argument(
+        "--to", type=Path, default=Path("report"), metavar="FOLDER", help="the folder to write to (default: report)"
+    )
     try:
         options = parser.parse_args(expanded_plainly(sys.argv[1:] if arguments is None else arguments))
     except ValueError as error:

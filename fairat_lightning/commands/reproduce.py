@@ -1,4 +1,4 @@
-"""Reproduce a table of the papers: check the words, run what they ask for (`tables/queue.py`), show ours beside theirs."""
+"""Reproduce a published table: check the settings, run what they ask for (`tables/queue.py`), and show both tables."""
 
 from fairat_lightning.commands.errors import Stop
 from fairat_lightning.commands.tables.recipes import OWN, parse
@@ -9,13 +9,13 @@ __all__ = ["OWN", "main"]
 
 
 def main(words: list[str]) -> None:
-    """Run what the words of the command say; ValueError for wrong ones, SystemExit(1) where a row could not be run."""
+    """Run what the settings of the command say; ValueError for wrong ones, SystemExit(1) where a row could not be run."""
     plan = parse(words)
     to = reachable(plan.settings.get("to") or plan.place / "report")
     if to.exists() and not to.is_dir():
         raise ValueError(f"to={to} is a file: name a folder")
     if plan.place.exists() and not plan.place.is_dir():
-        raise ValueError(f"{plan.place} is a file: runs=FOLDER names another folder for the runs")
+        raise ValueError(f"{plan.place} is a file: set runs=FOLDER to another folder for the runs")
     jobs = {job: compose_training(job.words)[0] for job in plan.jobs()}  # all of them before hours of training
     about = f"budget {plan.budget['name']}: {plan.budget['about']}"
     from fairat_lightning.commands.tables.queue import Queue, render  # torch takes seconds to import

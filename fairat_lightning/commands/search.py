@@ -29,8 +29,8 @@ SCORE = "val/select"
 
 
 def main(words: list[str]) -> None:
-    """Search as the words of the command say; ValueError for wrong ones."""
-    verbatim = tuple(f"{key}=" for key in VERBATIM)  # an address is no Hydra word
+    """Search as the settings of the command say; ValueError for wrong ones."""
+    verbatim = tuple(f"{key}=" for key in VERBATIM)  # Hydra cannot read an address
     plain = dict(word.split("=", 1) for word in words if word.startswith(verbatim))
     overrides = OverridesParser.create().parse_overrides([word for word in words if not word.startswith(verbatim)])
     settings = _settings([o for o in overrides if o.key_or_group in DEFAULTS]) | plain
@@ -41,9 +41,9 @@ def main(words: list[str]) -> None:
         if first_part(key) not in roots("config"):
             raise ValueError(f"there is no key {key}{meant_root(key, [*OWN, *roots('config')])}")
     if not varied:
-        raise ValueError("nothing varies: give a key a range, such as 'method.radius=interval(0.05,1)'")
+        raise ValueError("there is nothing to search: give a key a range, such as 'method.radius=interval(0.05,1)'")
     if taken := next((o.key_or_group for o in rest if o.key_or_group in ("seed", "overwrite", "hydra.run.dir")), None):
-        raise ValueError(f"{taken} cannot be set in a search: seeds=[0,1,2] trains these, each in a folder of its own")
+        raise ValueError(f"{taken} cannot be set in a search: set seeds=[0,1,2], which are trained in folders of their own")
     compose_training([*fixed, *(f"{key}={first_of(override)}" for key, override in varied.items())], say=False)  # or a refusal
     try:
         import optuna
@@ -69,7 +69,7 @@ def main(words: list[str]) -> None:
                 raise stop.__cause__ from None  # another worker is at this very point
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
             if stop.code == os.EX_TEMPFAIL:
-                study.enqueue_trial(trial.params)  # to be gone on with
+                study.enqueue_trial(trial.params)  # to be continued
             raise
 
     while sum(trial.state in ended for trial in study.get_trials(deepcopy=False)) < settings["trials"]:
@@ -95,7 +95,7 @@ def first_of(override: Override) -> Any:
         return values.start
     if isinstance(values, ChoiceSweep | RangeSweep):
         return next(iter(override.sweep_string_iterator()))
-    raise ValueError(f"{override.input_line} cannot be searched: give interval(a,b), range(a,b,step) or choice(a,b)")
+    raise ValueError(f"{override.input_line} cannot be searched: write interval(a,b), range(a,b,step) or choice(a,b)")
 
 
 def _run(words: list[str], seen: Any) -> float:
@@ -148,7 +148,7 @@ def _study(optuna: Any, settings: dict[str, Any]) -> Any:
 def _is_of(study: Any, what: dict[str, Any]) -> None:
     """Raise ValueError where the study is of another search."""
     if study.user_attrs.get("search", what) != what:
-        raise ValueError(f"study={study.study_name} is of another search, with other words: choose another study=NAME")
+        raise ValueError(f"study={study.study_name} belongs to a search with other settings: choose another study=NAME")
     study.set_user_attr("search", what)
 
 
@@ -158,6 +158,6 @@ def _assigned(point: dict[str, Any]) -> list[str]:
 
 def _show(study: Any, complete: Any) -> None:
     done = sorted((t for t in study.trials if t.state == complete), key=lambda t: -t.value)
-    print(f"\n{len(study.trials)} trials of study {study.study_name}, {len(done)} of them to their end; the best on validation:")
+    print(f"\n{len(study.trials)} trials of study {study.study_name}, {len(done)} of them complete; the best on validation:")
     for trial in done[:5]:
         print(f"  {trial.value:.4f}   {'  '.join(_assigned(trial.params))}")

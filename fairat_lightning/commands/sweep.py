@@ -1,7 +1,7 @@
 """Many runs by one command: Hydra's sweep (-m), in this process or through a launcher.
 
-Each job is the run of its own folder, so that a sweep started again skips what is finished and goes on with the rest, and
-several sweeps may share one grid. A job that fails leaves the others alone. The last that is printed is a table of all jobs.
+Each job is the run of its own folder, so that a sweep started again skips what is finished and continues with the rest, and
+several sweeps may share one grid. A job that fails does not stop the others. At the end a table of all jobs is printed.
 """
 
 import multiprocessing
@@ -37,16 +37,16 @@ from fairat_lightning.running.terminal import short
 if os.environ.get("SUBMITIT_EXECUTOR") == "local":  # which hides the GPUs from its jobs, or gives all of them the first
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
 
-TRACEBACK = "traceback.txt"  # in the folder of a run that a fault of this package has ended
+TRACEBACK = "traceback.txt"  # in the folder of a run that an error of this package has ended
 LOST = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "FailedJobError")  # of the launchers' libraries
-HEAD = """In percent. Validation: robust average + worst class, in the kept epoch.
+HEAD = """In percent. Validation: robust average + worst class, in the epoch that was kept.
 
             test   PGD-20   PGD-20
 validation  clean  average  worst   run"""
 
 
 class Ended(NamedTuple):
-    """A job: the words that are its own, its exit code and the line that goes with it, its folder, and where more is written."""
+    """A job: its own overrides, its exit code and error line, its folder, and the file with more about it."""
 
     words: str
     code: int
@@ -57,7 +57,7 @@ class Ended(NamedTuple):
 
 @dataclass
 class Worker:
-    """What the process of a sweep, or of one of its launcher's, knows from job to job."""
+    """What a process of a sweep remembers from job to job."""
 
     told: bool = False  # to stop: no further job begins
     held: list[FileLock] = field(default_factory=list)  # its GPU
@@ -67,7 +67,7 @@ THIS = Worker()  # a launcher hands `job` on by its name, so that what it knows 
 
 
 def sweep(words: list[str]) -> NoReturn:
-    """Run every job; exit code 0 if all are finished, else 75 if the command is to be given again, else the worst of them."""
+    """Run every job; exit code 0 if all are finished, else 75 if the same command can continue them, else the highest of them."""
     with listening():
         try:
             with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
@@ -79,19 +79,19 @@ def sweep(words: list[str]) -> NoReturn:
             if THIS.told:
                 raise Stop(os.EX_TEMPFAIL, TOLD) from None  # a launcher misses a process that ended between two jobs
             if type(error).__name__ in LOST:
-                why = "a process of the launcher has been killed, perhaps for want of memory"
-                raise Stop(1, f"{why}: the same command skips what is finished and goes on with the rest") from None
+                why = "a process of the launcher has been killed, perhaps because the memory was full"
+                raise Stop(1, f"{why}: the same command skips what is finished and continues with the rest") from None
             raise
     jobs = [result.return_value for batch in batches for result in batch]
     show(jobs)
     codes = [ended.code for ended in jobs if ended.code]
     if codes:
-        print(f"error: {len(codes)} of {len(jobs)} runs not finished", file=sys.stderr)
+        print(f"error: {len(codes)} of {len(jobs)} runs are not finished", file=sys.stderr)
     raise SystemExit(os.EX_TEMPFAIL if os.EX_TEMPFAIL in codes else max(codes, default=0))
 
 
 def job(cfg: DictConfig, given: tuple[str, ...] = ()) -> Ended:
-    """One job, in whatever process its launcher has put it; `given` are the words of the sweep's command."""
+    """One job, in whatever process its launcher has put it; `given` are the overrides of the sweep's command."""
     settings = HydraConfig.get()
     words = " ".join(word for word in settings.overrides.task if word not in given) or " ".join(given)
     if THIS.told:
@@ -113,7 +113,7 @@ def job(cfg: DictConfig, given: tuple[str, ...] = ()) -> Ended:
         line = stop.line if isinstance(stop, Stop) else TOLD
         THIS.told = THIS.told or not isinstance(stop, Stop)
         return Ended(words, int(stop.code or 0), line, folder, log(folder))
-    except Exception as error:  # a fault of this package, which the other jobs may not have
+    except Exception as error:  # an error of this package, which the other jobs may not have
         line = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"{traceback.format_exc()}error: {Stop.of}{line}", file=sys.stderr, flush=True)
         with suppress(OSError):
@@ -125,14 +125,14 @@ def job(cfg: DictConfig, given: tuple[str, ...] = ()) -> Ended:
 
 
 def end(number: int, frame: Any) -> None:
-    """What a signal does in a launcher's process while no training listens to it. Of a Ctrl-C it hears twice: by itself too."""
+    """The handler of signals in a launcher's process while no training runs. A Ctrl-C reaches it twice: directly too."""
     if not THIS.told:
         THIS.told = True
         raise SystemExit(os.EX_TEMPFAIL)
 
 
 def log(folder: Path) -> Path | None:
-    """Where more is written of a job than its line: what submitit has caught, or the traceback."""
+    """The file that says more about a job than its line: the log of submitit, or the traceback."""
     if "SUBMITIT_EXECUTOR" in os.environ:
         from submitit import JobEnvironment
 
@@ -155,7 +155,7 @@ def show(jobs: Sequence[Ended]) -> None:
         more = f" (log: {short(ended.log)})" if ended.log else f" (in {short(there)})" if there else ""
         print(f"{state:>10}  {ended.words}: {ended.line.removeprefix(f'{ended.words}: ')}{more}")
     if len(done) > 1 and (first := done[0][-1].folder):
-        print(f"The first run of the table: {short(first)}")
+        print(f"The first run of the table is {short(first)}")
     sys.stdout.flush()
 
 
@@ -204,7 +204,7 @@ def listening() -> Iterator[None]:
             os.kill(child, signal.SIGTERM if number == signal.SIGINT else number)  # a terminal's Ctrl-C has reached them too
         if number == signal.SIGINT:
             leave_next()
-        if not children:  # no training of this process listens, or its jobs stand in other places and go on
+        if not children:  # no training of this process listens, or its jobs run elsewhere and continue
             raise Stop(os.EX_TEMPFAIL, TOLD)
         if number == signal.SIGINT:
             say_saving()

@@ -31,7 +31,7 @@ def main() -> None:
     if unknown := [flag for flag in flags if flag.partition("=")[0] not in FLAGS]:
         key, given, value = unknown[0].lstrip("-").partition("=")
         like = f"; did you mean {key}={value if given else 'VALUE'}?" if key in roots("config") else nearest(unknown[0], FLAGS)
-        refuse(f"there is no flag {unknown[0]}: --help and --hydra-help list them; a value is given as key=value{like}")
+        refuse(f"there is no flag {unknown[0]}: --help and --hydra-help list the flags; set a value by key=value{like}")
     try:
         words = expanded(sys.argv[1:])
         if not {"-h", "--help"} & set(words):  # Hydra lists the options of its own flag alone
@@ -45,7 +45,7 @@ def main() -> None:
         sweep([word for word in words if word not in flags])
     try:
         if flags:
-            # Hydra reads a sweep's -m only where no word stands before it.
+            # Hydra reads a sweep's -m only where no other argument is before it.
             many = [word for word in words if word in ("-m", "--multirun")]
             sys.argv[1:] = many + [word for word in words if word not in many]
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_job)()

@@ -1,4 +1,4 @@
-"""From the words of a command to the parts of a run: compose, check what may be named, build."""
+"""From the overrides of a command to the parts of a run: compose, check what may be named, build."""
 
 from fairat_lightning.config import normalisation  # every configuration may ask its resolver
 

@@ -48,9 +48,9 @@ def build_part(cfg: DictConfig, group: str, instead: Mapping[str, str] | None = 
     """Call what `cfg[group]._target_` names, see `build_node`."""
     node = {key: value for key, value in (cfg[group] or {}).items() if key not in OURS}
     if not node:
-        raise ValueError(f"{group}=none chooses nothing: choose an option of {group}")
+        raise ValueError(f"{group}=none chooses nothing: choose another option of {group}; --help lists them")
     wanted = PART_OF.get(group)
-    with suppress(ImportError, AttributeError, ValueError):  # which is named where it is called
+    with suppress(ImportError, AttributeError, ValueError):  # the error is raised where it is called
         found = pkgutil.resolve_name(str(node.get("_target_")))
         if wanted is not None and inspect.isclass(found) and not issubclass(found, wanted):
             raise TypeError(_no_subclass(group, node, found.__name__, wanted))
@@ -72,13 +72,13 @@ def build_node(node: Mapping[Any, Any], group: str, instead: Mapping[str, str] |
     something else than `values`; `instead` says for a key what to set then.
     """
     if "_target_" not in node:
-        raise ValueError(f"{group}.{next(iter(node))} is set, but the chosen option of {group} takes none: a recipe's leftover?")
+        raise ValueError(f"{group}.{next(iter(node))} is set, but the chosen option of {group} has no keys: remove it")
     if clash := [key for key in values if key not in PATHS and node.get(key) not in (None, values[key])]:
         key, here = clash[0], values[clash[0]]
-        way_out = f": here it is {here}" if isinstance(here, bool | int | str | Path) else ""
+        way_out = f": its value here is {here}" if isinstance(here, bool | int | str | Path) else ""
         if instead and key in instead:
             way_out = f": {instead[key]}"
-        raise ValueError(f"{group}.{key}={node[key]} is not yours to set{way_out}")
+        raise ValueError(f"{group}.{key}={node[key]} cannot be set{way_out}")
     with naming(group):
         rest = {key: value for key, value in node.items() if key not in PATHS}
         _refuse_unknown(rest, group)
@@ -86,16 +86,16 @@ def build_node(node: Mapping[Any, Any], group: str, instead: Mapping[str, str] |
 
 
 def _refuse_unknown(node: Mapping[Any, Any], group: str) -> None:
-    """ValueError for a key that the constructor does not take, with the one that was perhaps meant."""
+    """ValueError for a key that the constructor does not accept, with the one that the user may have meant."""
     try:
         takes = _keywords(pkgutil.resolve_name(str(node["_target_"])))
     except (ImportError, AttributeError, ValueError, TypeError):
-        return  # which is named where it is called
+        return  # the error is raised where it is called
     if takes is None:
         return
     if unknown := [str(key) for key in node if not str(key).startswith("_") and key not in takes]:
         like = nearest(unknown[0], takes).replace("mean ", f"mean {group}.")
-        raise ValueError(f"{group}.{unknown[0]} is no key of {node['_target_']}{like}")
+        raise ValueError(f"{group}.{unknown[0]} is not a parameter of {node['_target_']}{like}")
 
 
 def _keywords(target: Any) -> set[str] | None:
@@ -142,15 +142,15 @@ def foreign_network(cfg: DictConfig, data: DataModule) -> Normalized:
     front = {key: values.pop(key) for key in ("mean", "std", "logits") if key in values and key not in takes}
     try:
         net = target(**values)
-    except Exception as error:  # another's class, and whatever it raises
+    except Exception as error:  # a foreign class may raise anything
         raise ValueError(f"model: {name} cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(net, nn.Module):
         raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}, not a torch.nn.Module")
     pick, _ = picking(net, front.get("logits"), data.num_classes)
     whole = Normalized(net.float(), front.get("mean", [0.0]), front.get("std", [1.0]), in_channels=data.channels)
-    tried(whole, as_float(data.test.pixels[:2]), data.num_classes, hint="; model.logits= says where they are", steady=False)
+    tried(whole, as_float(data.test.pixels[:2]), data.num_classes, hint="; set model.logits= to their index or key", steady=False)
     if pick.found is not None and "logits" not in front:
-        print(f"The network returns more than logits: those at {pick.found} are taken; model.logits= says otherwise.", flush=True)
+        print(f"The network returns more than logits: those at {pick.found} are used; model.logits= changes this.", flush=True)
     return whole
 
 
@@ -159,9 +159,11 @@ def optimiser(cfg: DictConfig) -> Any:
     recipe, has_schedule = str(cfg.optim._target_) in RECIPES, bool(cfg.get("schedule"))
     if recipe and has_schedule:
         own = str(cfg.optim._target_).rpartition(".")[2]
-        raise ValueError(f"schedule= goes with optim=sgd, optim=adamw or an optimiser of your own: optim={own} has its schedule")
+        raise ValueError(f"schedule= needs optim=sgd, optim=adamw or an optimiser of your own: optim={own} has its own schedule")
     if not recipe and not has_schedule:
-        raise ValueError("schedule=none with an optimiser that has none: choose constant, cosine, multistep or onecycle")
+        raise ValueError(
+            "schedule=none, but this optimiser has no schedule of its own: choose constant, cosine, multistep or onecycle"
+        )
     for key in NUMBERS & cfg.optim.keys():
         number(f"optim.{key}", cfg.optim[key])
     optim = instantiate(cfg.optim, _partial_=True, _convert_="all")
@@ -176,7 +178,7 @@ def loggers(cfg: DictConfig, folder: Path) -> list[Any]:
     found = []
     for name, node in (cfg.get("logger") or {}).items():
         if not OmegaConf.is_dict(node) or "_target_" not in node:
-            raise ValueError(f"logger.{name} is no logger: logger.NAME.key=value sets the values of logger=NAME")
+            raise ValueError(f"logger.{name} is not a logger: choose logger=NAME, and set its values by logger.NAME.key=value")
         try:
             takes = inspect.signature(pkgutil.resolve_name(str(node._target_))).parameters
         except (ImportError, AttributeError, ValueError, TypeError) as error:
@@ -192,7 +194,7 @@ def callbacks(cfg: DictConfig) -> list[Any]:
     """The callbacks of `cfg.callbacks`: names of classes, or `_target_` with their values. ValueError for anything else."""
     listed = cfg.get("callbacks")
     if not OmegaConf.is_list(listed):
-        raise ValueError(f"callbacks={listed} must be a list: callbacks=[mypackage.Mine]")
+        raise ValueError(f"callbacks={listed} must be a list, such as callbacks=[mypackage.Mine]")
     found = []
     for item in listed:
         node = {"_target_": item} if isinstance(item, str) else item
@@ -235,7 +237,7 @@ def naming(group: str) -> Iterator[None]:
     try:
         yield
     except TypeError as error:
-        where = f"; see the keys of each option in conf/{group}/, and what a recipe sets" if (CONF / group).is_dir() else ""
+        where = f"; conf/{group}/ lists the keys of each option; a recipe may set one" if (CONF / group).is_dir() else ""
         raise ValueError(f"{group}: {error}{where}") from error
     except ModuleNotFoundError as error:
         if "tensorboard" in str(error):
@@ -243,5 +245,5 @@ def naming(group: str) -> Iterator[None]:
         raise
     except MisconfigurationException as error:  # of Lightning's Trainer
         raise ValueError(str(error)) from error
-    except (RuntimeError, MemoryError, OverflowError) as error:  # torch's and NumPy's words for a number that is far too large
+    except (RuntimeError, MemoryError, OverflowError) as error:  # how torch and NumPy report a number that is far too large
         raise ValueError(f"{group} cannot be built: {(str(error).splitlines() or [type(error).__name__])[0]}") from error

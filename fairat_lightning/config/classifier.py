@@ -1,11 +1,11 @@
-"""Any classifier, for the commands that judge or export one: a run of ours, or a network and a file with its weights.
+"""Any classifier, for the commands that evaluate or export one: a run of this package, or a network and a file with its weights.
 
-`checkpoint=RUN` brings the run's own model, data and threat model, and so does `checkpoint=pretrained:NAME`; words of the command
-change them. Any other file needs `model=` and `data=`. `model._target_` names any other function or class: of torchvision or
-timm, or with `allow=[mypackage.]` of one's own. It is called with the `model.*` words alone, and with `num_classes` and
-`in_channels` where it takes them; `model.mean` and `model.std`, where it does not take them, are put in front of it, because
-images are in [0,1]. Where neither the command nor the file with the weights says them, the clean accuracy under each usual one
-decides (`loading.py`), or `normalisation=` does.
+`checkpoint=RUN` brings the run's own model, data and threat model, and so does `checkpoint=pretrained:NAME`; settings of the
+command change them. Any other file needs `model=` and `data=`. `model._target_` names any other function or class: of
+torchvision or timm, or with `allow=[mypackage.]` of one's own. It is called with the `model.*` settings alone, and with
+`num_classes` and `in_channels` where it takes them; `model.mean` and `model.std`, where it does not take them, are put in front
+of it, because images are in [0,1]. Where neither the command nor the file with the weights says them, the clean accuracy under
+each usual one decides (`loading.py`), or `normalisation=` does.
 """
 
 import inspect
@@ -42,7 +42,9 @@ class Classifier:
     cfg: DictConfig
     run: Path | None
     logits: list[float]  # of the first test images, to three digits: what the weights alone do not say of a network
-    facts: dict[str, Any] = field(default_factory=dict)  # of a file of others, for the record: what was taken out of it, and how
+    facts: dict[str, Any] = field(
+        default_factory=dict
+    )  # of weights from elsewhere, for the record: what was read from the file, and how
     warning: str | None = None  # what may be wrong with such a file
 
 
@@ -62,7 +64,9 @@ def load(cfg: DictConfig, begun: Callable[[Path | None], Path] | None = None) ->
     data.prepare()
     net = network(cfg, data)
     if not isinstance(net, Normalized):
-        raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}: name one of conf/model's functions")
+        raise ValueError(
+            f"model._target_={cfg.model._target_} gives {type(net).__name__}: name a function listed in conf/model/"
+        )
     ours = str(cfg.model.get("_target_", PACKAGE_PREFIX)).startswith(PACKAGE_PREFIX)
     takes_its_own = not ours and bool(set(KEYS) & inspect.signature(target_of(cfg)).parameters.keys())
     given = given or of_run or takes_its_own
@@ -76,18 +80,18 @@ def load(cfg: DictConfig, begun: Callable[[Path | None], Path] | None = None) ->
 
 
 def _said(cfg: DictConfig, of_run: bool) -> bool:
-    """Whether the command says the normalisation; its word, if it gave one, becomes `model.mean` and `model.std`."""
+    """Whether the command sets the normalisation; `normalisation=`, if it is given, becomes `model.mean` and `model.std`."""
     word, given = cfg.pop("normalisation", None), cfg.pop("mean_given", False)
     if word is None:
         return bool(given)
     if given and not of_run:
-        raise ValueError("normalisation= sets model.mean and model.std: give it or these, not both")
+        raise ValueError("normalisation= sets model.mean and model.std: set either it or these, not both")
     set_model(cfg, meant(word))
     return True
 
 
 def places(cfg: DictConfig, data: DataModule) -> Tensor:
-    """Which images of the split are judged: (n,), in their order."""
+    """Which images of the split are evaluated: (n,), in their order."""
     names, targets = data.classes, getattr(data, cfg.split).targets
     sizes = targets.bincount(minlength=len(names))
 
@@ -95,9 +99,9 @@ def places(cfg: DictConfig, data: DataModule) -> Tensor:
         for name in map(str, cfg[key]):
             if name not in names:
                 few = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-                raise ValueError(f"{key}={name} is unknown: the data has {few}{nearest(name, names)}")
+                raise ValueError(f"{key}={name} is unknown: the classes of the data are {few}{nearest(name, names)}")
             if not sizes[names.index(name)]:
-                raise ValueError(f"{key}={name}: there is no {cfg.split} image of this class")
+                raise ValueError(f"{key}={name}: the {cfg.split} split has no image of this class; leave it out")
         return torch.tensor([name in map(str, cfg[key]) for name in names])
 
     wanted = (sizes > 0) if cfg.classes is None else among("classes")
@@ -109,7 +113,7 @@ def places(cfg: DictConfig, data: DataModule) -> Tensor:
         counts = torch.where(among("in_full"), most, counts)
     if (counts > sizes).any():
         least = int((sizes - counts).argmin())
-        here = f"class {names[least]!r} has only {sizes[least]} {cfg.split} images"
+        here = f"class {names[least]!r} has only {sizes[least]} {cfg.split} images; set that or less"
         raise ValueError(f"samples_per_class={cfg.samples_per_class}: {here}")
     return stratified(targets, counts[: int(targets.max()) + 1])
 

@@ -1,7 +1,7 @@
-"""From the words of a command to a configuration, by Hydra.
+"""From the overrides of a command to a configuration, by Hydra.
 
 A run's folder is named by its resolved configuration, never by the clock, so that the same command finds its run again. Nothing
-here imports torch: a mistyped word is refused at once.
+here imports torch, so that a mistyped override is refused at once.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ from fairat_lightning.settings import nearest_key, seed_number
 NOT_IDENTITY = ("hydra", "overwrite")
 AUTOMATIC = ("32-true", "bf16-mixed")  # the precisions that `precision` chooses from
 TRAINED = "a run folder, checkpoint, state dict or pretrained:NAME"
-GROUPS = ("model", "data", "attack")  # what a run brings to the commands that judge or export it
+GROUPS = ("model", "data", "attack")  # what a run brings to the commands that evaluate or export it
 WRONG_INPUT = (ValueError, TypeError, ModuleNotFoundError, InstantiationException, HydraException, OmegaConfBaseException)
 
 
 def compose_training(words: Sequence[str], *, say: bool = True) -> tuple[DictConfig, Path]:
-    """The configuration that the words of a run's command say, and its folder. Raises Hydra's and OmegaConf's errors.
+    """The configuration that the overrides of a run's command give, and its folder. Raises Hydra's and OmegaConf's errors.
 
     `say`: print a line where the run began in another precision than this machine would choose.
     """
@@ -49,7 +49,7 @@ def as_begun(cfg: DictConfig, folder: Path, choices: Mapping[str, str], *, say: 
     same run. So is that of a run that 0.1 named with its logger.
     """
     if cfg.overwrite:
-        return cfg, folder  # a run anew
+        return cfg, folder  # start again
     automatic = OmegaConf.is_interpolation(cfg.trainer, "precision")
     usual, named = cfg.trainer.precision, folder.name == name_of(cfg, choices)
     for precision in (usual, *(other for other in AUTOMATIC if automatic and other != usual)):
@@ -60,8 +60,8 @@ def as_begun(cfg: DictConfig, folder: Path, choices: Mapping[str, str], *, say: 
             if (found := begun_with(place)) is None or (automatic and found != precision):
                 continue
             if say and precision != usual and not (place / "metrics.json").exists():
-                here = f"a new one here would have {usual}"
-                print(f"This run began with trainer.precision={precision} and goes on with it; {here}.", flush=True)
+                here = f"a new run on this machine would have {usual}"
+                print(f"This run began with trainer.precision={precision} and keeps it; {here}.", flush=True)
             with suppress(OSError):  # an empty folder that Hydra has made for a job of a sweep
                 if place != folder:
                     folder.rmdir()
@@ -80,7 +80,7 @@ def begun_with(folder: Path) -> Any:
 def compose_classifier(
     name: str, words: Sequence[str], check: Callable[[DictConfig], Any] | None = lambda cfg: None
 ) -> DictConfig:
-    """`conf/<name>.yaml` with the command's words, on top of the model, data and attack of the run that `checkpoint` names.
+    """`conf/<name>.yaml` with the command's overrides, on top of the model, data and attack of the run that `checkpoint` names.
 
     `check` looks at the command's own keys before those of the run are read: to see whose these are takes torch, and seconds.
     None where there is no checkpoint, because the network is in memory.
@@ -146,7 +146,7 @@ def names_of(cfg: DictConfig, choices: Mapping[str, str]) -> list[str]:
     """The name of a run, and the one that 0.1 gave it where that was another."""
     config = resolved(cfg)
     if unset := [group for group in ("data", "model", "method", "objective", "awp", "averaging", "head") if group not in choices]:
-        raise ValueError(f"{unset[0]} must be one option of its group: {unset[0]}=NAME, --help lists them")
+        raise ValueError(f"{unset[0]} must be one option of its group: set {unset[0]}=NAME; --help lists the options")
     parts = [choices[group] for group in ("data", "model", "method", "objective")]
     parts += [choices[group] for group in ("awp", "averaging", "head") if choices[group] != "none"]
     found = []
@@ -162,13 +162,13 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def base() -> NoReturn:
-    """What a fine-tuning recipe says of `init_from`; a missing value (`???`) would leave the default, null, in place."""
-    raise ValueError(f"this recipe fine-tunes a trained base: give init_from=PATH, {TRAINED}")
+    """The error of a fine-tuning recipe without `init_from`; a missing value (`???`) would leave the default, null, in place."""
+    raise ValueError(f"this recipe fine-tunes a trained network: set init_from=PATH to {TRAINED}")
 
 
 def teacher() -> NoReturn:
-    """What a method that distils says of its teacher until one is given."""
-    raise ValueError(f"this method distils a trained teacher: give method.teacher=PATH, {TRAINED}")
+    """The error of a method that distils until its teacher is given."""
+    raise ValueError(f"this method distils a trained teacher: set method.teacher=PATH to {TRAINED}")
 
 
 def precision(accelerator: str) -> str:

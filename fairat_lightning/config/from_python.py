@@ -33,20 +33,20 @@ def load_run(
 ) -> Normalized:
     """A trained network in eval mode: images (B,C,H,W) in [0,1] go in, logits (B,classes) come out.
 
-    Of a run folder, its checkpoint, or `pretrained:NAME`: `.classes` are the names, `.eps` and `.norm` the threat model it was
-    trained under. `allow` lists prefixes of classes of your own, as `allow=` of the commands.
+    `path` is a run folder, its checkpoint, or `pretrained:NAME`: then `.classes` are the names, `.eps` and `.norm` the threat
+    model of the training. `allow` lists packages of your own, as `allow=` of the commands does.
 
-    Any other file needs `model`, the network without its weights; `key` says which set of them, where the file holds several, and
-    `logits` where these are in what the network returns (see `benchmark`). How it normalises its images the file says, or
-    `normalisation` ("none", "cifar10", [mean, std]), or the clean accuracy on `data` (see `load_data`) decides; `.eps` and
-    `.norm` are None.
+    Any other file needs `model`, the network without its weights. `key` names the set of weights, if the file holds several, and
+    `logits` says where the logits are in what the network returns (see `benchmark`). The normalisation of the images is the one
+    that the file says, or `normalisation` ("none", "cifar10", [mean, std]), or else the one with the highest clean accuracy on
+    `data` (see `load_data`). `.eps` and `.norm` are None.
     """
     run = run_folder(path)
     if run is None:
         return foreign_run(str(path), model, data, normalisation, key, logits)
     of_others = {"model": model, "data": data, "normalisation": normalisation, "key": key, "logits": logits}
     if given := [name for name, value in of_others.items() if value is not None]:
-        raise ValueError(f"{given[0]}= goes with a file of others: {path} is of fairat_lightning, which says all of it itself")
+        raise ValueError(f"{given[0]}= is only for weights from elsewhere: leave it out, since the run {path} contains it")
     cfg = OmegaConf.create(stored(run, ["model", "data", "attack"], prefixes(allow)))
     metrics = read_metrics(run)
     names = list(next(iter(metrics.values()))["per_class"]) if metrics else (read_config(run) or {}).get("classes")
@@ -64,10 +64,10 @@ def load_run(
 
 
 def foreign_run(path: str, model: Any, data: Any, normalisation: Any, key: str | None, logits: Place) -> Normalized:
-    """`load_run` of a file of others."""
+    """`load_run` of a file that this package did not write."""
     weights_file(path)
     if not isinstance(model, nn.Module):
-        raise ValueError(f"{path} is no run of fairat_lightning: give model=, the network that its weights are of")
+        raise ValueError(f"{path} is not a run of fairat_lightning: give model=, the network that the weights belong to")
     cfg = OmegaConf.create({"model": {"mean": [0.0], "std": [1.0]}, "data": {}})
     of_data = data if isinstance(data, DataModule) else None
     if of_data is not None:
@@ -90,14 +90,14 @@ def foreign_run(path: str, model: Any, data: Any, normalisation: Any, key: str |
         loaded = load_trained(net, path, cfg, of_data, key=key, given=normalisation is not None)
         print("\n".join(loaded.lines), flush=True)
     if pick.found is not None and logits is None:
-        print(f"The network returns more than its logits: those at {pick.found} are taken; logits= says otherwise.", flush=True)
+        print(f"The network returns more than its logits: those at {pick.found} are used; logits= changes this.", flush=True)
     net.classes = list(of_data.classes) if of_data is not None else None  # type: ignore[assignment]
     net.eps = net.norm = None  # type: ignore[assignment]
     return net.eval()
 
 
 def load_data(source: str | Path | Sequence[str]) -> DataModule:
-    """The data of a run's folder, or of overrides such as ["data=cifar10", "data.root=FOLDER"]: read, and ready to iterate.
+    """The data of a run's folder, or of overrides such as ["data=cifar10", "data.root=FOLDER"], already read.
 
     `train_dataloader()`, `val_dataloader()` and `test_dataloader()` give (x uint8, y, index); `.train`, `.val` and `.test` are
     whole: `.pixels` uint8 (N,C,H,W) and `.targets` (N,).
@@ -118,7 +118,7 @@ def _data_config(source: str | Path | Sequence[str]) -> Any:
         return cfg["data"]
     run = run_folder(source)
     if run is None:
-        raise ValueError(f"{source} is no run folder; overrides are a list: load_data(['data=cifar10'])")
+        raise ValueError(f"{source} is not a run folder; for overrides, give a list: load_data(['data=cifar10'])")
     return stored(run, ["data"])["data"]
 
 

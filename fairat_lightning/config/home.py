@@ -1,7 +1,7 @@
-"""`~` in the words of a command, which a shell leaves alone after most keys and Hydra's grammar refuses outside of quotes.
+"""`~` in the arguments of a command, which a shell leaves alone after most keys and Hydra's grammar refuses outside of quotes.
 
 The words are changed before Hydra reads them: a run's configuration, and with it its name, holds the whole path, as if the shell
-had expanded it; its record holds the command as it was typed. What stands in quotes stays as it is written, because names of runs
+had expanded it; its record holds the command as it was typed. What is in quotes is left as it is written, because names of runs
 were made from it: whoever reads such a path expands it then. Hydra's own paths, which are in no name, are expanded there too.
 """
 
@@ -9,19 +9,19 @@ import os
 import re
 from collections.abc import Sequence
 
-VERBATIM = ("study", "storage")  # of a search: their values are no Hydra words
+VERBATIM = ("study", "storage")  # of a search: Hydra cannot read their values
 FIRST = re.compile(r"^((?:sqlite:///)?)(~[^/]*)")  # what may stand for a home at the start of a path
 QUOTED = r"'(?:\\.|[^'\\])*'" + r'|"(?:\\.|[^"\\])*"'
 PART = re.compile(QUOTED + r"|(?:\\.|\$\{[^{}]*\}|[^\\\[\](){},'\"])+")  # of a list, a choice or a dictionary
 
 
 def expanded(words: Sequence[str]) -> list[str]:
-    """The words of a command that takes key=value, with every ~ as Hydra can read it. ValueError for the home of nobody."""
+    """The overrides of a command, with every ~ as Hydra can read it. ValueError for the home of an unknown user."""
     return [_word(word) for word in words]
 
 
 def expanded_plainly(words: Sequence[str]) -> list[str]:
-    """The same for a command whose words are no Hydra words: paths, NAME=PATH and --option=PATH."""
+    """The same for a command whose arguments Hydra does not read: paths, NAME=PATH and --option=PATH."""
     return [_plain(word) for word in words]
 
 
@@ -61,5 +61,5 @@ def _path(path: str) -> str:
         return path
     home = os.path.expanduser(found[2])
     if home == found[2]:
-        raise ValueError(f"{path}: there is no user {home[1:]} here; a name that begins with ~ is written as ./{home}")
+        raise ValueError(f"{path}: this machine has no user {home[1:]}; if the name of a file begins with ~, write ./{home}")
     return found[1] + home + path[found.end() :]

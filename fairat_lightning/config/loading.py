@@ -1,8 +1,8 @@
 """A trained network's weights into a network of a configuration, with the normalisation that they were trained under.
 
-A file of ours says it. For a file of others that does not, and where the command does not either, the clean accuracy under each
-usual one decides, on validation images; it is said, and the caller keeps it where later readings find it. A file of others whose
-clean accuracy is near chance gets a warning: the file fits the network by its names and shapes, and may still mean another one.
+A file of this package says it. Where a file from elsewhere does not say it, and the command does not either, the clean accuracy
+under each usual one decides, on validation images; the choice is printed, and the caller records it. A file from elsewhere whose
+clean accuracy is near chance gets a warning: it fits the network by its names and shapes, but may be of another one.
 """
 
 import os
@@ -29,7 +29,7 @@ IMAGES = 500  # of the validation split, as many of each class
 
 @dataclass
 class Loaded:
-    """What came of a file: lines for the user, facts for the record (none for a file of ours), and a warning if there is one.
+    """The result of loading: lines for the user, facts for the record (none for a file of this package), and perhaps a warning.
 
     `normalisation` is what the configuration of the network has to say from now on; None where it stays as it is.
     """
@@ -53,7 +53,7 @@ def load_trained(
 ) -> Loaded:
     """Load the weights at `path` into `net`, which `cfg.model` has built, and settle its normalisation.
 
-    `given`: the command or the file's run has said the normalisation that `net` has; a file of ours must agree.
+    `given`: the command or the file's run sets the normalisation that `net` has; a file of this package must agree.
     `judge=False`: the clean accuracy was looked at before. `check` is called when the weights are in. Raises ValueError as
     `load_weights` does, and for a network that does not take the images.
     """
@@ -76,7 +76,7 @@ def load_trained(
     elif given:
         by = "the command"
         if stated is not None and not same_normalisation(net, stated):
-            loaded.lines.append(f"normalisation: as given; the file says {_words(stated)}")
+            loaded.lines.append(f"normalisation: as the command sets it; the file says {_words(stated)}")
     elif itself(net):
         by = "the network itself"
     else:
@@ -128,7 +128,7 @@ def answers(net: nn.Module, images: Images, data: DataModule) -> Tensor:
         raise
     except Exception as error:  # whatever its layers raise
         shape, reason = tuple(images.pixels.shape[1:]), (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"the network does not take images of shape {shape}: {reason}") from error
+        raise ValueError(f"the network does not accept images of shape {shape}: {reason}") from error
     finally:
         net.to("cpu").train(training)
     return torch.cat(found) == images.targets
@@ -152,14 +152,14 @@ def _decide(
     best = max(candidates, key=lambda name: (int(correct[name].sum()), name == _own(cfg)))
     set_normalisation(net, candidates[best])
     accuracies = {name: float(right.double().mean()) for name, right in correct.items()}
-    line = f"normalisation: {', '.join(f'{name} {100 * value:.1f} %' for name, value in accuracies.items())}: taken {best}"
+    line = f"normalisation: {', '.join(f'{name} {100 * value:.1f} %' for name, value in accuracies.items())}: {best} is used"
     if close := [name for name in candidates if name != best and _close(correct[best], correct[name])]:
-        line += f", and {' or '.join(close)} may be as good: normalisation= says which"
+        line += f", but {' or '.join(close)} may be right too: set normalisation= if you know it"
     return candidates[best], correct[best], line, accuracies
 
 
 def _candidates(cfg: DictConfig, data: DataModule) -> dict[str, Normalisation]:
-    """The usual ones, each once, by what to call them."""
+    """The usual normalisations, each once, by name."""
     suggests: Any = cfg.data.get("suggests") or {}
     found = {"none": NONE}
     if "mean" in suggests and "std" in suggests:

@@ -1,8 +1,8 @@
-"""The word `normalisation=`: by which mean and standard deviation a network normalises its images.
+"""The key `normalisation`: by which mean and standard deviation a network normalises its images.
 
 `none`, the name of a data set (`cifar10`: what `conf/data/cifar10.yaml` suggests), `imagenet`, or a list of two, mean and
 standard deviation, each one number for all channels or a list of one a channel: [[0.49,0.48,0.45],[0.25,0.24,0.26]], [0.5,0.5].
-The word sets `model.mean` and `model.std`. Left out, the file with the weights says it, or else their clean accuracy decides.
+It sets `model.mean` and `model.std`. Left out, the file with the weights decides, or else their clean accuracy.
 """
 
 from contextlib import suppress
@@ -21,7 +21,7 @@ KEYS = ("mean", "std")
 
 
 def meant(word: Any) -> Normalisation:
-    """Mean and standard deviation that the word says. ValueError for any other."""
+    """Mean and standard deviation that a value of `normalisation` means; ValueError for an unknown one."""
     from fairat_lightning.config.compose import CONF  # Hydra takes its time
 
     node = OmegaConf.to_container(word) if OmegaConf.is_config(word) else word
@@ -37,10 +37,12 @@ def meant(word: Any) -> Normalisation:
         suggests = OmegaConf.load(CONF / "data" / f"{names[node]}.yaml").suggests
         return list(suggests.mean), list(suggests.std)
     if not isinstance(node, list) or len(node) != 2:
-        raise ValueError(f"normalisation={node} must be none, a data set's name, or two values, [MEAN,STD]: [0.5,0.5]")
+        raise ValueError(f"normalisation={node} must be none, a data set's name, or two values [MEAN,STD], such as [0.5,0.5]")
     mean, std = ([number("normalisation", v) for v in (part if isinstance(part, list) else [part])] for part in node)
     if not mean or not std or min(std) <= 0:
-        raise ValueError(f"normalisation={node} must have a mean and a standard deviation above 0: images are divided by it")
+        raise ValueError(
+            f"normalisation={node} must have a mean and a standard deviation above 0: images are divided by the latter"
+        )
     return mean, std
 
 
@@ -51,14 +53,14 @@ def of_model(cfg: DictConfig) -> Normalisation:
 
 
 def set_model(cfg: DictConfig, normalisation: Normalisation) -> None:
-    """Let `model.mean` and `model.std` say it; without a model, which is another's to refuse, nothing."""
+    """Let `model.mean` and `model.std` say it; without a model, which is refused elsewhere, nothing."""
     if OmegaConf.is_dict(cfg.model):
         cfg.model.mean, cfg.model.std = normalisation
 
 
 def normalised_as_begun(cfg: DictConfig, folder: Path, source: str) -> bool:
     """Whether what is in `folder` began with the same `source` of weights; its mean and standard deviation are then `cfg`'s."""
-    with suppress(OSError, ValueError, AttributeError):  # a damaged configuration is another's to refuse
+    with suppress(OSError, ValueError, AttributeError):  # a damaged configuration is refused elsewhere
         begun = read_config(folder) or {}
         model = begun.get("model") or {}
         if begun.get(source) == cfg[source] and all(key in model for key in KEYS):

@@ -55,8 +55,8 @@ def _check_target(target: str, prefixes: tuple[str, ...], where: str) -> None:
         others = sorted({prefix.rstrip(".") for prefix in prefixes if prefix not in (*OURS_TO_CALL, *LIGHTNING)})
         parts = ", ".join(["a part of fairat_lightning", *(["Lightning's"] if LIGHTNING[0] in prefixes else []), *others])
         package = target.partition(".")[0]
-        own = f"; allow=[{package}.] allows your own" if package != "fairat_lightning" else ""
-        raise ValueError(f"{where}={target} is not allowed here: it must be {parts}{own}")
+        own = f"; to allow a class of your own, add allow=[{package}.]" if package != "fairat_lightning" else ""
+        raise ValueError(f"{where}={target} is not allowed here: it must name {parts}{own}")
     try:
         found = pkgutil.resolve_name(target)
     except Exception:  # the import of whatever is named
@@ -64,7 +64,7 @@ def _check_target(target: str, prefixes: tuple[str, ...], where: str) -> None:
         return
     home = getattr(found, "__module__", None) or type(found).__module__
     if home.partition(".")[0] != target.partition(".")[0]:
-        raise ValueError(f"{where}={target} is not allowed: it is of {home}, which that module has only imported")
+        raise ValueError(f"{where}={target} is not allowed: it is only imported there; name it in {home}, where it is defined")
 
 
 def _refuse_missing(target: str, where: str) -> None:
@@ -81,7 +81,7 @@ def _refuse_missing(target: str, where: str) -> None:
 def stored(run: Path, groups: Sequence[str], allow: Sequence[str] = ()) -> dict[str, Any]:
     """These groups of the configuration in a run's folder.
 
-    ValueError where it is damaged or lacks one, asks for anything to be computed, or names what is not ours.
+    ValueError where it is damaged or lacks one, asks for anything to be computed, or names a class of another package.
     """
     place = run / "config.yaml"
     try:
@@ -89,9 +89,9 @@ def stored(run: Path, groups: Sequence[str], allow: Sequence[str] = ()) -> dict[
     except ValueError:
         found = None
     if found is None or "${" in str(found):
-        raise ValueError(f"{place} cannot be read: it is no configuration of a run")
+        raise ValueError(f"{place} cannot be read: it is not the configuration of a run")
     if missing := next((group for group in groups if not isinstance(found.get(group), dict)), None):
-        raise ValueError(f"{place} has no {missing}: it is no configuration of a run")
+        raise ValueError(f"{place} has no {missing}: it is not the configuration of a run")
     found = {group: found[group] for group in groups}
     try:
         check_targets(found, allow, base=OURS_TO_CALL)
@@ -109,7 +109,7 @@ def prefixes(allow: Any) -> list[str]:
     """`allow`, a list of prefixes that end in a dot; ValueError for anything else: a text would be a list of letters."""
     listed = OmegaConf.is_list(allow) or isinstance(allow, list | tuple)
     if not listed or not all(isinstance(prefix, str) and prefix.endswith(".") for prefix in allow):
-        raise ValueError(f"allow={allow} must be a list of prefixes that end in a dot: allow=[mypackage.]")
+        raise ValueError(f"allow={allow} must be a list of prefixes that end in a dot, such as allow=[mypackage.]")
     if allow and os.getcwd() not in sys.path:  # the console script's own folder is there instead
         sys.path.append(os.getcwd())
     return list(allow)

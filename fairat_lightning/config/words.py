@@ -1,4 +1,4 @@
-"""The words of a command before Hydra composes them: own folders of options, and own parts."""
+"""The overrides of a command before Hydra composes them: folders of the user's own options, and the user's own classes."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ WITH_CUSTOM = (
 
 
 def with_config_dir(words: Sequence[str]) -> list[str]:
-    """`--config-dir FOLDER` as Hydra's own word for it; ValueError where there is no such folder."""
+    """`--config-dir FOLDER` as Hydra's own setting for it; ValueError where there is no such folder."""
     folders, rest = _taken_out(words)
     return [*rest, *(f"hydra.searchpath=['file://{folder.absolute()}']" for folder in folders)]
 
@@ -51,7 +51,7 @@ def _taken_out(words: Sequence[str]) -> tuple[list[Path], list[str]]:
             continue
         folders.append(folder := Path(value if given else next(rest, "")).expanduser())
         if not folder.is_dir() or str(folder) == ".":
-            raise ValueError(f"{flag} {folder} must be a folder that holds options in folders: FOLDER/method/mine.yaml")
+            raise ValueError(f"{flag} {folder} must be a folder with a folder for each group of options: FOLDER/method/mine.yaml")
     return folders, others
 
 
@@ -59,20 +59,20 @@ def with_own_parts(words: Sequence[str], name: str = "config") -> list[str]:
     """Where GROUP._target_ is given and no option of GROUP: the option `custom`, which has no values but those that are given.
 
     `model._target_=mypackage.Net model.depth=3` is `model=custom model._target_=mypackage.Net ++model.depth=3`. ValueError for
-    a key that `+` adds to `conf/NAME.yaml` where nobody reads it.
+    a key that `+` adds to `conf/NAME.yaml` although it is never read.
     """
     _refuse_unreadable(words)
     _refuse_unread(words, name)
     own = [group for group in WITH_CUSTOM if any(re.match(rf"\+*{group}\._target_=", word) for word in words)]
     if unnamed := [group for group in WITH_CUSTOM if f"{group}=custom" in words and group not in own]:
-        raise ValueError(f"{unnamed[0]}=custom needs {unnamed[0]}._target_=mypackage.Name, and allow=[mypackage.]")
+        raise ValueError(f"{unnamed[0]}=custom needs the class, {unnamed[0]}._target_=mypackage.Name, and allow=[mypackage.]")
     own = [group for group in own if not any(re.match(rf"\+?{group}=", word) for word in words)]
     new = re.compile(rf"({'|'.join(own)})\.[^=]+=")
     return [*(f"{group}=custom" for group in own), *(f"++{word}" if own and new.match(word) else word for word in words)]
 
 
 def _refuse_unreadable(words: Sequence[str]) -> None:
-    """ValueError that names the word which Hydra's grammar does not take, and how it is written."""
+    """ValueError that names the setting which Hydra's grammar does not accept, and how to write it."""
     for before, word in zip(["", *words], words, strict=False):
         key, given, value = word.partition("=")
         if word.startswith(("-", "~")) or before.startswith("-"):  # a flag, or its value
@@ -81,9 +81,9 @@ def _refuse_unreadable(words: Sequence[str]) -> None:
             OverridesParser.create().parse_override(word)
         except HydraException as error:
             if not given or not key or not value and key == word:
-                how = "each word must be key=value, without spaces around the ="
+                how = "each setting must be written key=value, without spaces around the ="
             elif re.search(r"[^\w./:%+@~-]", value) and not value.startswith(("'", '"', "[", "{")):
-                how = f"a value with such letters is put into quotes, which the shell must leave: '{key}=\"{value}\"'"
+                how = f"put a value with special characters into quotes, and all into the shell's: '{key}=\"{value}\"'"
             else:
                 how = " ".join(str(error).split())
             raise ValueError(f"cannot read {word}: {how}") from error
@@ -95,16 +95,16 @@ def _refuse_unread(words: Sequence[str], name: str) -> None:
         key = word.partition("=")[0]
         first = first_part(key)
         if key.startswith("+") and first not in roots(name) and not (own_groups and first == key.lstrip("+")):
-            raise ValueError(f"{word} adds a key that nobody reads: there is no {first} here{meant_root(key, roots(name))}")
+            raise ValueError(f"{word} adds a key that is never read: this command has no {first}{meant_root(key, roots(name))}")
 
 
 def first_part(key: str) -> str:
-    """What stands before the first dot of a key: its group, or itself."""
+    """The part of a key before its first dot: its group, or the key itself."""
     return re.split(r"[.@/]", key.lstrip("+"))[0]
 
 
 def meant_root(key: str, known: Iterable[str]) -> str:
-    """The end of a line that refuses a key for its first part: the key that was perhaps meant."""
+    """The end of a line that refuses a key for its first part: the key that the user may have meant."""
     rest = key.lstrip("+").removeprefix(first_part(key))
     return nearest(first_part(key), known).replace("?", f"{rest}?")
 
@@ -127,7 +127,7 @@ def parse_word(word: str) -> Override:
     try:
         override = OverridesParser.create().parse_override(word)
     except HydraException as error:
-        raise ValueError(f"cannot read {word}, each word must be key=value: {error}") from error
+        raise ValueError(f"cannot read {word}, each setting must be written key=value: {error}") from error
     if override.is_sweep_override():
-        raise ValueError(f"{word}: this command takes one value a key, write a list as [a,b]")
+        raise ValueError(f"{word}: this command takes one value for each key; write a list as [a,b]")
     return override

@@ -96,7 +96,7 @@ class DrawnBatches(Batches):
             chosen = random.choice(len(chances), size, p=chances / chances.sum())
             starts, ends = (np.searchsorted(self.classes, chosen, side) for side in ("left", "right"))
             if (starts == ends).any():
-                raise ValueError("a class without images was drawn: give it chance 0")
+                raise ValueError("a class without images was drawn: give it the probability 0")
             images = self.by_class[starts + (random.random_sample(size) * (ends - starts)).astype(np.int64)]
             yield images[self.rank :: self.num_replicas].tolist()
 

@@ -26,7 +26,7 @@ NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 FORMATS = sorted(set(Image.OPEN) - NO_PICTURES)
 SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
 TINY = "tiny-imagenet-200"
-LAYOUT = "train/<class>/ with pictures, and val/<class>/ and test/<class>/ likewise if there are such sets"
+LAYOUT = "train/<class>/ with images, and, if there are such sets, val/<class>/ and test/<class>/"
 SETS = ("train", "val", "test")
 
 
@@ -40,9 +40,9 @@ def folder(root: Path | None, *, image_size: int | None = None) -> Parts:
     empty or not in every part, and an image that cannot be read.
     """
     if root is None:
-        raise ValueError(f"data.root is not set: the folder set needs a folder that holds {LAYOUT}")
+        raise ValueError(f"data.root is not set: data=folder needs data.root=FOLDER, a folder that holds {LAYOUT}")
     if image_size is None:
-        raise ValueError("data.image_size is not set: give the side in pixels that every image is brought to")
+        raise ValueError("data.image_size is not set: set it to the side, in pixels, to which every image is resized")
     if not root.exists():
         raise ValueError(f"data.root={root} does not exist{nearest_path(root)}")
     if not (root / "train").is_dir():
@@ -51,17 +51,17 @@ def folder(root: Path | None, *, image_size: int | None = None) -> Parts:
     parts = {name: _by_class(root / name, skipped) for name in SETS if _is_part(root / name)}
     train = parts["train"]
     if len(train) < 2:
-        raise ValueError(f"{root / 'train'} has {len(train)} folders of classes: at least 2 are needed")
+        raise ValueError(f"{root / 'train'} has {len(train)} class folders: at least 2 are needed")
     _check_classes(root, parts)
     notes = [f"{root / 'val'} is the validation set"] if "val" in parts else []
     if skipped:
         notes.append(f"{root}: skipped {_counted(skipped)}")
     others = (path.name for path in root.iterdir() if path.is_dir() and path.name not in SETS and path.name[0] != ".")
     if unused := sorted(others):
-        notes.append(f"{root}: not used {', '.join(unused[:5])}: the folders of sets are train, val and test")
+        notes.append(f"{root}: {', '.join(unused[:5])} will not be used: the folders of the splits are named train, val and test")
     if "test" not in parts:
         if single := next((name for name, paths in train.items() if len(paths) == 1), None):
-            here = f"class {single!r} has 1 image, none to spare for testing"
+            here = f"class {single!r} has only 1 image, and testing needs another"
             raise ValueError(f"{here}: add images or a folder {root / 'test'}")
         notes.append(f"{root / 'train'}: a fifth of each class is the test set, there is no {root / 'test'}")
     images = {name: _read_all(part, image_size) for name, part in parts.items()}
@@ -78,13 +78,13 @@ def tiny_imagenet(root: Path | None) -> Splits:
     """
     if root is None:
         raise ValueError(
-            f"data.root is not set: unpack http://cs231n.stanford.edu/{TINY}.zip and give the folder with {TINY} in it"
+            f"data.root is not set: unpack http://cs231n.stanford.edu/{TINY}.zip and set it to the folder with {TINY} in it"
         )
     base = root / TINY
     annotations = base / "val" / "val_annotations.txt"
     for path in (base / "wnids.txt", base / "words.txt", annotations):
         if not path.is_file():
-            raise ValueError(f"data.root={root} does not hold Tiny ImageNet: no {path.relative_to(root)} in it")
+            raise ValueError(f"data.root={root} does not hold Tiny ImageNet: there is no {path.relative_to(root)} in it")
     wnids = sorted((base / "wnids.txt").read_text().split())
     words = dict(line.split("\t", 1) for line in (base / "words.txt").read_text().splitlines() if "\t" in line)
     names = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
@@ -104,17 +104,17 @@ def _is_part(place: Path) -> bool:
     if place.is_dir():
         return True
     if place.exists() or place.is_symlink():
-        raise ValueError(f"{place} is no folder: it must hold {place.name}/<class>/, or be absent")
+        raise ValueError(f"{place} is not a folder: it must be a folder that holds {place.name}/<class>/, or not exist")
     return False
 
 
 def _by_class(place: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
-    """The pictures of each class, both in the order of their names; hidden folders are no classes."""
+    """The images of each class, both in the order of their names; hidden folders are not classes."""
     found = sorted(place.iterdir())
     names = [path.name for path in found if path.is_dir() and not path.name.startswith(".")]
     skipped.update(_why(path, f"of no class in {place}") for path in found if path.name not in names)
     if wrong := [name for name in names if any("\ud800" <= letter <= "\udfff" for letter in name)]:  # Python's for other bytes
-        raise ValueError(f"{place} has a class whose name is no UTF-8, {ascii(wrong[0])}: rename its folder")
+        raise ValueError(f"{place} has a class whose name is not valid UTF-8, {ascii(wrong[0])}: rename its folder")
     return {name: _pictures(place / name, skipped) for name in names}
 
 
@@ -177,8 +177,10 @@ def _read_all(by_class: dict[str, list[Path]], size: int) -> Images:
     sizes = torch.tensor([len(group) for group in by_class.values()])
     try:
         pixels = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
-    except RuntimeError as error:  # torch's word for too little memory
-        raise ValueError(f"data.image_size={size}: {len(paths)} images of this size do not fit the memory") from error
+    except RuntimeError as error:  # how torch reports too little memory
+        raise ValueError(
+            f"data.image_size={size}: {len(paths)} images of this size do not fit into the memory; set a smaller one"
+        ) from error
     with ThreadPoolExecutor() as pool:  # PIL decodes outside Python's lock
         for i, picture in enumerate(pool.map(partial(_read, size=size), paths)):
             pixels[i] = picture
@@ -188,7 +190,7 @@ def _read_all(by_class: dict[str, list[Path]], size: int) -> Images:
 def _read(path: Path, size: int) -> Tensor:
     """The picture as uint8 (3,size,size)."""
     if not path.is_file():  # a pipe would keep us waiting
-        raise ValueError(f"cannot read the image {path}: it is no file, or a link to none: replace or remove it")
+        raise ValueError(f"cannot read the image {path}: it is not a file, or a link to a missing file; replace or remove it")
     try:
         with Image.open(path, formats=FORMATS) as file:
             picture = ImageOps.exif_transpose(file)
@@ -198,9 +200,9 @@ def _read(path: Path, size: int) -> Tensor:
                     raise ValueError("its pixels have more than 16 bits")
                 picture = Image.fromarray((values >> 8).astype(np.uint8))
             if picture.mode == "F":
-                raise ValueError("its pixels are floating-point numbers of an unknown range, save it with 8 or 16 bits")
+                raise ValueError("its pixels are floating-point numbers of an unknown range; save it with 8 or 16 bits")
             picture = ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
     # PIL reports broken files as any of these.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read the image {path}: {error}: replace or remove it") from error
+        raise ValueError(f"cannot read the image {path}: {error}; replace or remove it") from error
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)

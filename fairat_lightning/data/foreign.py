@@ -16,11 +16,11 @@ from fairat_lightning.data.module import DataModule
 
 IMAGE, LABEL = ("image", "img", "pixel_values", "x", "images"), ("label", "labels", "fine_label", "y", "target", "targets")
 ROUNDING = 1e-5  # of a division by 255, or of a resizing
-NORMALISED = "pass the images as they were before that, and normalisation= to say what the network expects"
+NORMALISED = "give the images before normalisation, and set normalisation= to what the network expects"
 
 
 class WrongBatch(ValueError):
-    """What is wrong with a batch of a loader that is not ours."""
+    """What is wrong with a batch of a foreign loader."""
 
 
 def read_images(data: Any) -> tuple[Tensor, Tensor, list[str] | None]:
@@ -56,7 +56,7 @@ def read_images(data: Any) -> tuple[Tensor, Tensor, list[str] | None]:
         raise ValueError("the data holds no image")
     shapes = {tuple(x.shape[1:]) for x in images}
     if len(shapes) > 1:
-        raise ValueError(f"images of different shapes, {' and '.join(map(str, sorted(shapes)[:2]))}: bring them to one")
+        raise ValueError(f"images of different shapes, {' and '.join(map(str, sorted(shapes)[:2]))}: resize them to one shape")
     return (*check_images(torch.cat(images), torch.cat(labels)), names)
 
 
@@ -66,11 +66,11 @@ def check_images(x: Tensor, y: Tensor, num_classes: int | None = None) -> tuple[
     Images (B,H,W,C) of NumPy's are turned, labels of other whole numbers become int64.
     """
     if x.ndim != 4:
-        raise ValueError(f"images of shape {tuple(x.shape)}: (images, channels, height, width) is needed")
+        raise ValueError(f"images of shape {tuple(x.shape)}: give the shape (images, channels, height, width)")
     if x.shape[1] not in (1, 3) and x.shape[-1] in (1, 3):
         x = x.permute(0, 3, 1, 2).contiguous()
     if not x.numel():
-        raise ValueError(f"images of shape {tuple(x.shape)}: there is none")
+        raise ValueError(f"images of shape {tuple(x.shape)}: give one image or more")
     if x.shape[1] not in (1, 2, 3, 4) and x.shape[-1] == 4:
         raise ValueError("images of four channels, the last for transparency: convert them to RGB")
     if x.dtype != torch.uint8:
@@ -78,18 +78,18 @@ def check_images(x: Tensor, y: Tensor, num_classes: int | None = None) -> tuple[
             raise ValueError(f"images of type {x.dtype}: give uint8 in 0..255 or floating point in [0,1]")
         x = _in_range(x.float())
     if y.is_floating_point() or y.dtype == torch.bool:
-        raise ValueError(f"labels of type {y.dtype}: whole numbers are needed, one class an image")
+        raise ValueError(f"labels of type {y.dtype}: give whole numbers, one class for each image")
     if y.ndim == 2 and y.shape[1] > 1:
         raise ValueError(
-            f"labels of shape {tuple(y.shape)}: one number an image is needed; for one-hot labels give labels.argmax(1)"
+            f"labels of shape {tuple(y.shape)}: give one number for each image; for one-hot labels, labels.argmax(1)"
         )
     y = y.flatten().long()
     if len(x) != len(y):
-        raise ValueError(f"{len(x)} images and {len(y)} labels: as many are needed")
+        raise ValueError(f"{len(x)} images and {len(y)} labels: give one label for each image")
     low_label, high_label = (int(value) for value in torch.aminmax(y))
     if low_label < 0 or (num_classes is not None and high_label >= num_classes):
         limit = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
-        raise ValueError(f"labels from {low_label} to {high_label}: {limit} is needed")
+        raise ValueError(f"labels from {low_label} to {high_label}: they must be {limit}")
     return x, y
 
 
@@ -102,7 +102,7 @@ def _in_range(x: Tensor) -> Tensor:
         return x.clamp(0, 1)
     finite = abs(low) < float("inf") and abs(high) < float("inf")  # not so for nan
     which = f"from {low:.6g} to {high:.6g}" if finite else "nan or infinite"
-    raise ValueError(f"images are {which}, and must lie in [0,1]; where they were normalised, {NORMALISED}")
+    raise ValueError(f"images are {which}, and must lie in [0,1]; if they were normalised, {NORMALISED}")
 
 
 def _columns(data: Sequence[Any]) -> bool:
@@ -119,11 +119,11 @@ def _pair(item: Any) -> tuple[Any, Any]:
     if isinstance(item, Mapping):
         found = [next((item[key] for key in keys if key in item), None) for keys in (IMAGE, LABEL)]
         if any(part is None for part in found):
-            raise ValueError(f"a row has {', '.join(map(str, item))}: an image ({IMAGE[0]}) and a label ({LABEL[0]}) are needed")
+            raise ValueError(f"a row has {', '.join(map(str, item))}: give an image ({IMAGE[0]}) and a label ({LABEL[0]})")
         return found[0], found[1]
     if isinstance(item, Sequence) and len(item) >= 2:
         return item[0], item[1]
-    raise ValueError(f"a batch or row of type {type(item).__name__}: (images, labels) or a dict is needed")
+    raise ValueError(f"a batch or row of type {type(item).__name__}: give (images, labels) or a dict")
 
 
 def _tensor(value: Any) -> Tensor:
@@ -134,7 +134,7 @@ def _tensor(value: Any) -> Tensor:
         return torch.stack([_tensor(part) for part in value])
     array = np.array(value, order="C")
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"{type(value).__name__} of {array.dtype} cannot be read: give pictures and numbers, no words")
+        raise ValueError(f"{type(value).__name__} of {array.dtype} cannot be read: give images and numbers, not text")
     found = torch.from_numpy(array)
     if hasattr(value, "getbands"):  # Pillow's
         found = found[None] if found.ndim == 2 else found.permute(2, 0, 1)

@@ -61,7 +61,7 @@ class Splits(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What a loader may return instead: `val`, where the set has validation images of its own, and `notes`, lines to be said."""
+    """What a loader may return instead: `val`, where the set has its own validation images, and `notes`, lines to be printed."""
 
     train: Images
     test: Images

@@ -67,7 +67,7 @@ class DataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         if not callable(load):
-            raise ValueError(f"data.load={load} must name a function that reads a set: data.load._target_")
+            raise ValueError(f"data.load={load} must name a function that reads a data set, by data.load._target_")
         _check("batch_size", batch_size)
         _check("eval_batch_size", eval_batch_size)
         _check("padding", padding, least=0)
@@ -98,22 +98,24 @@ class DataModule(LightningDataModule):
         except OSError as error:
             raise ValueError(f"data.root={self.root} cannot be read: {error}") from error
         except MemoryError as error:
-            raise ValueError("data: the images do not fit the memory: choose a smaller data.image_size or set") from error
+            raise ValueError(
+                "data: the images do not fit into the memory: choose a smaller data.image_size or a smaller data set"
+            ) from error
         self.num_classes = len(self.classes)
         own = (("validation", val),) if val is not None else ()
         for name, images in (("training", train), ("test", test), *own):
             if not len(images):
-                raise ValueError(f"data: the set has no {name} images")
+                raise ValueError(f"data: the data set has no {name} images; add some")
             first, last = int(images.targets.min()), int(images.targets.max())
             if first < 0 or last >= self.num_classes:
                 wrong = first if first < 0 else last
-                raise ValueError(f"data: a {name} image has the label {wrong}, which is none of the {self.num_classes} classes")
+                raise ValueError(f"data: a {name} image has the label {wrong}, but the classes are 0 to {self.num_classes - 1}")
             if images.pixels.shape[1:] != train.pixels.shape[1:]:
                 sizes = " and ".join(str(tuple(part.pixels.shape[1:])) for part in (train, images))
-                raise ValueError(f"data: training and {name} images must have one shape, these have {sizes}")
+                raise ValueError(f"data: training and {name} images must have one shape, not {sizes}")
         self.channels, self.image_size = train.pixels.shape[1:3]
         if self.padding > self.image_size:
-            raise ValueError(f"data.padding={self.padding} must be at most the images' side, {self.image_size}")
+            raise ValueError(f"data.padding={self.padding} must be at most the side of the images, {self.image_size}")
         if val is None:
             self.val, train = train.split(stratified(train.targets, self._val_counts(train)))
         else:
@@ -129,7 +131,7 @@ class DataModule(LightningDataModule):
         self.prepare()
 
     def check_shares(self, world: int) -> None:
-        """ValueError where `world` processes cannot share the batches; without this a loader would say it within the training."""
+        """ValueError where `world` processes cannot share the batches: checked here, before the training begins."""
         for split, size in (("train", self.batch_size), ("val", self.eval_batch_size), ("test", self.eval_batch_size)):
             images = getattr(self, split)
             Batches(len(images), size, shuffle=False, seed=0, rank=0, world=world, drop_last=split == "train")
@@ -168,7 +170,7 @@ class DataModule(LightningDataModule):
 
     def _loader(self, split: str, batch_size: int, *, training: bool = False) -> Loader:
         if getattr(self.trainer, "overfit_batches", 0):
-            raise ValueError("trainer.overfit_batches is not supported: data.train_size=N trains on N images")
+            raise ValueError("trainer.overfit_batches is not supported: set data.train_size=N to train on N images")
         images = self._resident(split)
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         if training and self.draw is not None:
@@ -201,8 +203,8 @@ class DataModule(LightningDataModule):
         """`count` images of each class of the set's own validation images."""
         sizes = val.targets.bincount(minlength=self.num_classes)
         if sizes.min() < count:
-            few = f"class {self.classes[int(sizes.argmin())]!r} has {sizes.min()} validation images of its own"
-            raise ValueError(f"data.val_per_class={count}: {few}, choose fewer or null for all of them")
+            few = f"class {self.classes[int(sizes.argmin())]!r} has {sizes.min()} validation images"
+            raise ValueError(f"data.val_per_class={count}: {few}; choose fewer, or null for all of them")
         return val.subset(stratified(val.targets, count))
 
     def _reduced(self, images: Images, key: str, size: int | None) -> Images:

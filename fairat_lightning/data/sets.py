@@ -37,7 +37,7 @@ __all__ = ["cifar10", "cifar100", "digits", "fashion_mnist", "folder", "stl10", 
 def digits(root: Path | None = None) -> Splits:
     """1,797 grey 8x8 digits, 100 of each class to train on and the others to test on; a `root` raises ValueError."""
     if root is not None:
-        raise ValueError(f"data.root={root}: the digits come with scikit-learn, not from a folder")
+        raise ValueError(f"data.root={root}: the digits come with scikit-learn and not from a folder; leave data.root out")
     from sklearn.datasets import load_digits
 
     grey, targets = load_digits(return_X_y=True)
@@ -116,7 +116,7 @@ def _official(name: str, root: Path | None, files: Sequence[str], read: Callable
     if root is not None:
         missing = next((file for file in files if not (root / file).is_file()), None)
         if missing is not None:
-            raise ValueError(f"data.root={root} does not hold {name}: no {missing} in it")
+            raise ValueError(f"data.root={root} does not hold {name}: there is no {missing} in it")
         try:
             return read(root, False)
         except (RuntimeError, OSError, EOFError, zlib.error) as error:
@@ -129,12 +129,12 @@ def _official(name: str, root: Path | None, files: Sequence[str], read: Callable
             return read(cache, True)
     except (RuntimeError, OSError, EOFError, zlib.error) as error:
         raise ValueError(
-            f"could not download {name} into {cache}: set data.root to a folder that holds it: {_line(error)}"
+            f"could not download {name} into {cache} ({_line(error)}): set data.root to a folder that holds it"
         ) from error
 
 
 def downloads() -> Path:
-    """The folder that a set is looked for in, and downloaded into, where no `root` is given."""
+    """The folder where a data set is looked for, and downloaded to, if no `root` is given."""
     return Path(os.environ.get("FAIRAT_LIGHTNING_DATA") or "~/.cache/fairat_lightning").expanduser()
 
 

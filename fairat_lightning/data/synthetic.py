@@ -38,7 +38,7 @@ def synthetic(
     `root`: the set is made, not read.
     """
     if root is not None:
-        raise ValueError(f"data.root={root}: the synthetic set is made, not read from a folder")
+        raise ValueError(f"data.root={root}: the synthetic set is generated and not read from a folder; leave data.root out")
     for name, value in (("num_classes", num_classes), ("train_per_class", train_per_class), ("test_per_class", test_per_class)):
         whole(f"data.load.{name}", value)
     if not 2 <= num_classes <= image_size**2:

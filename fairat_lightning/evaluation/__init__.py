@@ -1,3 +1,3 @@
-"""Judging a classifier: attacks, the suites that they make up, and a journal from which an evaluation goes on."""
+"""Evaluation of a classifier: attacks, the suites made of them, and a journal from which an evaluation continues."""
 
 __all__ = ["attacks", "audit", "autoattack", "corruptions", "progress", "run", "sanity", "suites"]

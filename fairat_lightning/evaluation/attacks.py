@@ -1,4 +1,4 @@
-"""The attacks a run is judged by, the same for every method.
+"""The attacks by which a run is evaluated, the same for every method.
 
 Under the run's threat model, its norm and eps, with step eps/4 and a random start:
 

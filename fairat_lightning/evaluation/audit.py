@@ -1,6 +1,6 @@
 """An audit: attacks ("stages") on the test images of one classifier, batch by batch, with every verdict in a journal.
 
-A stage that the journal already holds is not run again, in whole or in part, so that an audit goes on exactly where it
+A stage that the journal already holds is not run again, in whole or in part, so that an audit continues exactly where it
 was stopped. The suites (`suites.py`, `autoattack.py`, `corruptions.py`) say which stages there are and what follows from them.
 """
 
@@ -52,7 +52,7 @@ class Suite(ABC):
     versions: dict[str, str] = {}  # of libraries that verdicts depend on
 
     def check(self, pixels: Tensor, labels: Tensor, index: Tensor) -> None:
-        """Raise ValueError, before anything is written, where these images cannot be judged so."""
+        """Raise ValueError, before anything is written, where the suite cannot be run on these images."""
         return
 
     @abstractmethod
@@ -83,7 +83,9 @@ class Audit:
         device: str | torch.device = "cpu",
     ):
         if not len(pixels) == len(labels) == len(index) or not len(labels):
-            raise ValueError(f"{len(pixels)} images, {len(labels)} labels, {len(index)} indices: as many are needed, one or more")
+            raise ValueError(
+                f"{len(pixels)} images, {len(labels)} labels, {len(index)} indices: give the same number of each, one or more"
+            )
         if pixels.is_floating_point() and not (pixels.amin() >= 0 and pixels.amax() <= 1):
             raise ValueError(f"images from {pixels.amin():.3g} to {pixels.amax():.3g}: they must lie in [0,1]")
         confusion_matrix(labels, labels, len(classes))
@@ -158,7 +160,7 @@ class Audit:
         """The batches of a stage that the journal holds, which must be the first of `parts`."""
         done = [batch for batch in self.journal.batches if batch.stage == name]
         if [b.index for b in done] != [self.index[part].tolist() for part in parts[: len(done)]]:
-            raise ValueError(f"{self.journal.path} does not fit: {name} has other images; overwrite=true starts anew")
+            raise ValueError(f"{self.journal.path} holds other images or batches of {name}: set overwrite=true to start again")
         return done
 
     def confusion(self, predicted: Tensor, places: Tensor | None = None) -> Tensor:

@@ -57,7 +57,7 @@ class Ensemble(Suite):
             whole("suite.square_batch_size", square_batch_size)
         self.steps, self.queries, self.targets, self.square_batch_size = steps, queries, targets, square_batch_size
         if not available():
-            raise ValueError(f"suite={self.name}: not run, {MISSING}")
+            raise ValueError(f"suite={self.name} cannot be run: {MISSING}")
         self.versions = {"pyautoattack": version("pyautoattack")}
 
     def __call__(self, audit: Audit) -> Findings:
@@ -129,7 +129,7 @@ class AutoAttack(Ensemble):
             notes.append(f"This is not the standard AutoAttack: {', '.join(filter(None, (few, cut)))}.")
             titles[last] += " (reduced)" if cut else ""
         square = f", {self.square_batch_size} in Square" if self.square_batch_size else ""
-        notes.append(f"Batches of {audit.batch_size} images{square}, seed {audit.seed}: verdicts depend on both.")
+        notes.append(f"Batches of {audit.batch_size} images{square}, seed {audit.seed}: the results depend on both.")
         return Findings(summaries, titles, ["clean", last], notes)
 
 
@@ -153,8 +153,8 @@ class APGD(Ensemble):
         summaries["apgd"] = summaries.pop(stages[-1])
         titles = {"clean": "clean", **{name: f"after {TITLES[name]}" for name in stages[:-1]}, "apgd": title}
         notes = [
-            f"{title} is the first half of AutoAttack and not AutoAttack, whose figures are as a rule lower.",
-            f"Batches of {audit.batch_size} images, seed {audit.seed}: verdicts depend on both.",
+            f"{title} is the first half of AutoAttack, not AutoAttack itself, under which accuracies are usually lower.",
+            f"Batches of {audit.batch_size} images, seed {audit.seed}: the results depend on both.",
         ]
         return Findings(summaries, titles, ["clean", "apgd"], notes)
 
@@ -162,7 +162,7 @@ class APGD(Ensemble):
 def attack(
     name: str, audit: Audit, x: Tensor, y: Tensor, *, steps: int = STEPS, queries: int = QUERIES, targets: int = TARGETS
 ) -> Tensor:
-    """The classes (B,), on the CPU, that images (B,C,H,W) with labels (B,) are taken for after one of STAGES."""
+    """The predicted classes (B,), on the CPU, of images (B,C,H,W) with labels (B,) after one of STAGES."""
     from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
     from pyautoattack.fab_pt import FABAttack_PT
     from pyautoattack.square import SquareAttack

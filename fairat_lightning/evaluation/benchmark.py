@@ -24,12 +24,12 @@ from fairat_lightning.record.writer import open_evaluation
 NEAR_CHANCE = 1.5  # times the accuracy of guessing
 DOUBT = (
     "The clean accuracy is near that of guessing: the weights may be of another architecture, the images normalised otherwise "
-    "(normalisation=), the labels in another order, or the colours in another (RGB, BGR)."
+    "(set normalisation=), or the labels or the colours (RGB, BGR) in another order."
 )
 
 
 def width_of(net: nn.Module, pixels: Tensor, device: str) -> int:
-    """How many classes the network tells apart; ValueError where it is no classifier of such images, or cannot be attacked."""
+    """The number of classes of the network; ValueError where it is not a classifier of such images, or cannot be attacked."""
     with torch.inference_mode(False), kept_as_it_is(net, device), torch.enable_grad():
         x = as_float(pixels[:2].clone().to(device))
         width = tried(net.to(device), x, hint=", see logits=").shape[1]
@@ -38,7 +38,9 @@ def width_of(net: nn.Module, pixels: Tensor, device: str) -> int:
         except RuntimeError:
             gradient = None
         if gradient is None:
-            raise ValueError("the network's logits have no gradient by its images (is one detached?): it cannot be attacked")
+            raise ValueError(
+                "the network's logits have no gradient by its images, and so it cannot be attacked: remove detach() or no_grad()"
+            )
     return width
 
 
@@ -56,7 +58,7 @@ class InTypeOf(nn.Module):
 
 @contextmanager
 def kept_as_it_is(net: nn.Module, device: str) -> Iterator[None]:
-    """The network is its user's: its modes, its device and which of its weights have gradients are given back."""
+    """Afterwards the user's network has its modes, its device and its weights' `requires_grad` back."""
     modes = [(module, module.training) for module in net.modules()]
     before = next((weight.device for weight in net.parameters()), torch.device(device))
     gradients = [(weight, weight.requires_grad) for weight in net.parameters()]
@@ -71,7 +73,7 @@ def kept_as_it_is(net: nn.Module, device: str) -> Iterator[None]:
 
 
 def benchmark(cfg: DictConfig, net: nn.Module, pixels: Tensor, labels: Tensor, classes: list[str], device: str) -> Result:
-    """Judge `net` on `pixels` (N,C,H,W), `labels` (N,) by the suite and threat model of `cfg`, an evaluation's configuration."""
+    """Evaluate `net` on `pixels` (N,C,H,W), `labels` (N,) by the suite and threat model of `cfg`, an evaluation's."""
     suite: Suite = build_part(cfg, "suite")
     index = torch.arange(len(labels))
     suite.check(pixels, labels, index)

@@ -39,12 +39,12 @@ class Corruptions(Suite):
 
     def __init__(self, root: str | None, kinds: list[str] | None, severities: list[int]):
         if not isinstance(kinds, list | None) or not isinstance(severities, list):
-            raise ValueError(f"suite.kinds={kinds} and suite.severities={severities} must be lists: suite.kinds=[fog]")
+            raise ValueError(f"suite.kinds={kinds} and suite.severities={severities} must be lists, such as suite.kinds=[fog]")
         unknown = [kind for kind in kinds or [] if kind not in KINDS]
         if unknown:
             raise ValueError(f"suite.kinds={unknown[0]} is unknown: choose from {', '.join(KINDS)}")
         if not severities or any(s not in SEVERITIES for s in severities):
-            raise ValueError(f"suite.severities={severities} must be from 1 to 5")
+            raise ValueError(f"suite.severities={severities} must be whole numbers from 1 to 5")
         if root is not None and not isinstance(root, str):
             raise ValueError(f"suite.root={root} must be a path: the folder of CIFAR-10-C or CIFAR-100-C")
         self.root = None if root is None else reachable(root)
@@ -96,11 +96,11 @@ def _generated(pixels: Tensor) -> Source:
         from imagecorruptions import corrupt
     except ImportError:
         extra = f"{install('corruptions')}, or set suite.root to a folder of CIFAR-10-C"
-        raise ValueError(f"suite=corruptions: not run, the imagecorruptions library is missing: {extra}") from None
+        raise ValueError(f"suite=corruptions cannot be run, because the imagecorruptions library is missing: {extra}") from None
     channels, height, width = pixels.shape[1:]
     if min(height, width) < SIDE or channels not in (1, 3):
         shape = f"{channels}x{height}x{width}"
-        raise ValueError(f"suite=corruptions: images {shape} do not do, grey or colour ones of {SIDE}x{SIDE} or more are needed")
+        raise ValueError(f"suite=corruptions needs grey or colour images of {SIDE}x{SIDE} or more, and these are {shape}")
 
     def one(image: np.ndarray[Any, Any], kind: str, severity: int, index: int) -> np.ndarray[Any, Any]:
         seed = (index * len(KINDS) + KINDS.index(kind)) * len(SEVERITIES) + severity
@@ -127,12 +127,14 @@ def _read(root: Path, pixels: Tensor, targets: Tensor, places: Tensor) -> Source
         try:
             return np.load(root / name, mmap_mode="r")
         except (OSError, ValueError) as error:
-            raise ValueError(f"suite.root={root} is no folder of CIFAR-10-C: {name} is missing or damaged") from error
+            raise ValueError(
+                f"suite.root={root} is not the folder of CIFAR-10-C or CIFAR-100-C: {name} is missing or damaged"
+            ) from error
 
     labels = torch.from_numpy(np.array(load("labels.npy"))).long()
     count = len(labels) // len(SEVERITIES)
     if places.max() >= count or not torch.equal(labels[places], targets):
-        raise ValueError(f"suite.root={root}: its labels are not those of this test set")
+        raise ValueError(f"suite.root={root}: the labels are not those of the data's test set")
 
     def source(kind: str, severity: int) -> Callable[[Tensor, Tensor], Tensor]:
         images = load(f"{kind}.npy")

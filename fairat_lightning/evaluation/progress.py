@@ -32,7 +32,7 @@ class Progress:
         self.left |= dict.fromkeys(plan, images)
 
     def report(self, title: str, accuracy: Tensor) -> None:
-        """Say what every class has after a stage; of more than 20 classes the weakest ten."""
+        """Print the accuracy of every class after a stage; of more than 20 classes the weakest ten."""
         known = [(a, name) for a, name in zip(accuracy.tolist(), self.classes, strict=True) if a == a]
         shown = known if len(known) <= 20 else sorted(known)[:10]
         line = "  ".join(f"{name} {100 * a:.1f}" for a, name in shown)
@@ -51,7 +51,7 @@ class Progress:
         self.left |= {stage: min(self.left[stage], images) for stage in stages}
 
     def step(self, stage: str, images: int, seconds: float, accuracy: Tensor) -> None:
-        """`images` of `stage` took `seconds`; `accuracy` (C,) is what the classes have now, nan where nothing is known."""
+        """`images` of `stage` took `seconds`; `accuracy` (C,) is that of the classes now, nan where unknown."""
         self.left[stage] -= images
         units = images * self.plan[stage]
         self.spent += seconds

@@ -62,7 +62,7 @@ class Result:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader must know of it."""
+        """The notes of the evaluation, which a reader must know."""
         failed = [check for check in self.facts.get("checks", []) if check.get("passed") is False]
         return [*(f"FAILED {check['name']}: {check['detail']}" for check in failed), *self.facts.get("notes", [])]
 
@@ -86,7 +86,7 @@ class Result:
         """Write the record into `folder`, which `report` reads; ValueError where other files are in it."""
         place = Path(folder).expanduser()
         if place.is_file() or (place.is_dir() and {path.name for path in place.iterdir()} - set(RECORD)):
-            raise ValueError(f"{place} holds something else: name a new folder")
+            raise ValueError(f"{place} exists and holds something else: name a new folder")
         place.mkdir(parents=True, exist_ok=True)
         for name in RECORD:
             (place / name).unlink(missing_ok=True)

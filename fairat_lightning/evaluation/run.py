@@ -42,7 +42,7 @@ MARKS = {True: "[green]passed[/]", False: "[bold red]FAILED[/]", None: "[yellow]
 
 
 class Busy(ValueError):
-    """Another process is at work in the folder."""
+    """Another process is writing to the folder."""
 
 
 def evaluate(cfg: DictConfig) -> None:
@@ -62,7 +62,7 @@ def evaluate(cfg: DictConfig) -> None:
             finally:
                 (folder / ".lock").unlink(missing_ok=True)
     except Timeout:
-        raise Busy(f"{folder} is being evaluated by another process") from None
+        raise Busy(f"{folder} is being evaluated by another process: wait until it ends, or set another name=") from None
     except OSError as error:
         raise ValueError(f"{folder} cannot be written to: {error.strerror}") from error
     show(folder)
@@ -87,7 +87,7 @@ def _largest_batch(judged: Classifier, device: str, begun: Path | None) -> int:
 
 def _evaluate(cfg: DictConfig, audit: Audit, folder: Path, suite: Suite) -> None:
     if read_metrics(folder) is not None:
-        print("This evaluation is finished: overwrite=true runs it anew.\n")
+        print("This evaluation is finished. Set overwrite=true to run it again.\n")
         return
     resumed = bool(audit.journal.batches)
     findings = run_suite(audit, suite)
@@ -95,7 +95,7 @@ def _evaluate(cfg: DictConfig, audit: Audit, folder: Path, suite: Suite) -> None
 
 
 def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]:
-    """All that the verdicts depend on; what cannot be judged is refused here, before anything is written."""
+    """All that the verdicts depend on; what cannot be evaluated is refused here, before anything is written."""
     chosen = places(cfg, judged.data)
     images = getattr(judged.data, cfg.split).subset(chosen)
     suite.check(images.pixels, images.targets, chosen)
@@ -129,21 +129,21 @@ def _audit(cfg: DictConfig, judged: Classifier, folder: Path, header: dict[str, 
 
 
 def _brought(judged: Classifier) -> dict[str, Any]:
-    """What the record says of a file of others."""
+    """What the record says of weights from elsewhere."""
     warning = {"warning": judged.warning} if judged.warning else {}
     return {"checkpoint": {"path": judged.cfg.checkpoint, **judged.facts, **warning}} if judged.facts else {}
 
 
 def device_of(cfg: DictConfig) -> str:
-    """The device that `device=` means; ValueError for one that is unknown, or not here."""
+    """The device that `device=` means; ValueError for one that is unknown, or missing on this machine."""
     one_of("device", cfg.device, ("auto", "cpu", "cuda"))
     if cfg.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda: torch finds no CUDA on this machine")
+        raise ValueError("device=cuda: torch finds no CUDA on this machine; set device=cpu or device=auto")
     return str(cfg.device) if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def run_suite(audit: Audit, suite: Suite) -> Findings:
-    """What the suite finds; what it is about is printed first, and on a terminal how far it is."""
+    """The findings of the suite; prints first what it evaluates, and on a terminal its progress."""
     size, eps = len(audit.labels), audit.threat.eps
     print(f"{size:,} images, {audit.threat.norm} eps {eps:.4g}, batches of {audit.batch_size}, {audit.device}", flush=True)
     if audit.journal.batches:
@@ -160,18 +160,18 @@ def record_findings(folder: Path, cfg: DictConfig, audit: Audit, findings: Findi
 
     `seconds` is None where earlier sessions have taken some of them.
     """
-    notes = [*findings.notes, *([f"These are {cfg.split} images and no test images."] if cfg.split != "test" else [])]
+    notes = [*findings.notes, *([f"These are {cfg.split} images, not test images."] if cfg.split != "test" else [])]
     if warning := read_facts(folder).get("checkpoint", {}).get("warning"):
         notes.append(f"Warning: {warning}.")
     counts = audit.labels.bincount(minlength=len(audit.classes)).tolist()
     if empty := [name for name, count in zip(audit.classes, counts, strict=True) if not count]:
         more = f" and {len(empty) - 20} more" if len(empty) > 20 else ""
         notes.append(
-            f"No image of {', '.join(empty[:20])}{more}: {'they take' if len(empty) > 1 else 'it takes'} part in nothing."
+            f"There is no image of {', '.join(empty[:20])}{more}: no figure includes {'them' if len(empty) > 1 else 'it'}."
         )
         findings.metrics = {key: worst_tenth_of_all(found) for key, found in findings.metrics.items()}
     if cfg.samples_per_class is not None:
-        notes.append(f"{cfg.samples_per_class} image{'s' if cfg.samples_per_class > 1 else ''} of each class.")
+        notes.append(f"Only {cfg.samples_per_class} image{'s' if cfg.samples_per_class > 1 else ''} of each class.")
     if cfg.in_full is not None:
         full = [name for name in audit.classes if name in map(str, cfg.in_full)]
         findings.metrics.update({key: worst_among(found, full) for key, found in findings.metrics.items()})
@@ -210,7 +210,7 @@ def _below(findings: Findings) -> str:
     """Which other classes have less than the worst, on the few images of theirs."""
     found = findings.metrics[(findings.headline or list(findings.metrics))[-1]]
     below = [name for name, accuracy in found["per_class"].items() if accuracy is not None and accuracy < found["worst"]]
-    return f"; on their samples lower: {', '.join(below)}" if below else ""
+    return f"; lower on their smaller samples: {', '.join(below)}" if below else ""
 
 
 def show(folder: Path) -> None:
@@ -219,7 +219,9 @@ def show(folder: Path) -> None:
     assert metrics is not None
     run = read_facts(folder)
     if failed := [check for check in run["checks"] if check["passed"] is False]:
-        console.print(f"[bold red]{len(failed)} of {len(run['checks'])} sanity checks failed: do not trust this robustness")
+        console.print(
+            f"[bold red]{len(failed)} of {len(run['checks'])} sanity checks failed: do not trust these robust accuracies"
+        )
         for check in failed:
             console.print(Text(f"  {check['name']}: {check['detail']}", style="red"))
     keys = list(run["titles"]) if len(run["titles"]) <= WIDE or not run["headline"] else run["headline"]

@@ -104,7 +104,7 @@ def _black_box(audit: Audit, places: Tensor, right: dict[str, Tensor], slack: fl
     accuracy = square.double().mean().item()
     detail = (
         f"{TITLES['square']} ({SQUARE_QUERIES} queries) {100 * accuracy:.1f}, best white-box attack {100 * best:.1f}, "
-        f"{100 * missed:.1f} % fall to Square alone"
+        f"{100 * missed:.1f} % of the images are misclassified under Square alone"
     )
     return Check(name, accuracy >= best - slack and missed <= slack, detail)
 

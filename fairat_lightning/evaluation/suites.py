@@ -52,7 +52,7 @@ class StandardSuite(Suite):
             _summaries(audit, STANDARD), {name: TITLES[name] for name in STANDARD}, ["clean", "pgd20", "cw20", "multitargeted"]
         )
         if self.other_eps is None:
-            findings.notes.append(f"PGD-20 in {other} was not run: set suite.other_eps.")
+            findings.notes.append(f"PGD-20 in {other} was not run: set suite.other_eps to run it.")
         else:
             name, threat = f"pgd20_{other}", replace(audit.threat, norm=other, eps=self.other_eps, step=None)
             predicted = audit.stage(name, "pgd20", threat=threat)
@@ -61,7 +61,7 @@ class StandardSuite(Suite):
             findings.extra["threats"] = {name: {"norm": other, "eps": self.other_eps}}
         findings.checks = sanity_checks(audit, places)
         if len(audit.stage("clean", None).unique()) == 1:
-            findings.notes.append("It predicts one and the same class for every image.")
+            findings.notes.append("The network predicts the same class for every image.")
         return findings
 
 

@@ -50,13 +50,13 @@ class ABSLD(Distillation):
         within("method.share", share, "[0, 1]")
         within("method.rate", rate, "[0, inf)")
         if not isinstance(temperature_range, list | tuple) or len(temperature_range) != 2:
-            raise ValueError(f"method.temperature_range={temperature_range} must be two numbers, the least and the most")
+            raise ValueError(f"method.temperature_range={temperature_range} must be two numbers, the smallest and the largest")
         within("method.temperature_range", temperature_range[0], "(0, 1]")
         within("method.temperature_range", temperature_range[1], "[1, inf)")
         switch("method.aliased", aliased)
         one_of("method.reduction", reduction, ("sum", "mean"))
         if type(self.objective) is not AT or self.objective.label_smoothing:
-            raise ValueError("method=absld learns from its teacher alone: it takes objective=at without label smoothing only")
+            raise ValueError("method=absld learns from its teacher alone: set objective=at and objective.label_smoothing=0")
         self.objective = AT()
         self.objective.start = "gaussian"
         self.share, self.rate, self.temperature_range, self.aliased = share, rate, temperature_range, aliased

@@ -54,12 +54,12 @@ class Method(CheckedBatches):
         super().__init__()
         one_of("select", select, SELECT)
         if objective.start == "gaussian" and attack.start == "zero":
-            raise ValueError("attack.start=zero: this objective has no gradient at the image itself, set attack.start=gaussian")
+            raise ValueError("attack.start=zero: this objective has no gradient at the image itself; set attack.start=gaussian")
         self.net = net
         self.classes = [str(k) for k in range(classes)] if isinstance(classes, int) else list(classes)
         self.num_classes = len(self.classes)
         if self.num_classes < 2:
-            raise ValueError(f"classes={classes}: a classifier needs two or more")
+            raise ValueError(f"classes={classes}: a classifier needs two classes or more")
         self.attack, self.objective, self.optim, self.awp, self.select = attack, objective, optim, awp, select
         self.captured: Captured | None = None
         self.train_robust, self.train_loss = ClassMeans(self.num_classes), ClassMeans(1)
@@ -120,7 +120,7 @@ class Method(CheckedBatches):
     def compile_all(self, device: torch.device) -> None:
         """Compile the network for `device`, or say why not; on a GPU, `capture` too."""
         if (reason := compile_network(self.net, device)) is not None:
-            print(f"compile=true: not possible here, the network runs as it is written ({reason})", flush=True)
+            print(f"compile=true is not possible here: the network runs uncompiled ({reason})", flush=True)
         if device.type == "cuda":
             self.capture()
 
@@ -194,7 +194,7 @@ class Method(CheckedBatches):
         """The validation split, for rules that learn from it; ValueError where there is none."""
         loader = self.trainer.val_dataloaders
         if not loader:
-            raise ValueError(f"{type(self).__name__} learns from a validation split: give the Trainer one")
+            raise ValueError(f"{type(self).__name__} learns from a validation split: give the Trainer a validation loader")
         return cast(Iterable[Any], loader)
 
     def training_batches(self) -> Any:
@@ -202,7 +202,7 @@ class Method(CheckedBatches):
         loader = getattr(getattr(self.trainer, "datamodule", None), "scoring_dataloader", None)
         if loader is None:
             name = type(self).__name__
-            raise ValueError(f"{name} needs a datamodule with scoring_dataloader(): the clean training images in order")
+            raise ValueError(f"{name} needs a datamodule with scoring_dataloader(), the clean training images in order")
         return loader()
 
     # -- evaluation, the same for every method
@@ -231,7 +231,7 @@ class Method(CheckedBatches):
         split_errors(self.results)
 
     def keepsakes(self, pixels: Tensor) -> dict[str, Tensor]:
-        """What else a finished run leaves, by name, from the training images uint8 (N,C,H,W); nothing unless a method says so."""
+        """What else a finished run saves, by name, from the training images uint8 (N,C,H,W); nothing by default."""
         return {}
 
     def log_classes(self, key: str, values: Tensor) -> None:

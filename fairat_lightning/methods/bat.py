@@ -28,13 +28,13 @@ from fairat_lightning.settings import within
 
 
 class BAT(Method):
-    """`entropy`, 0 or more: the weight of both terms that ask for uniform predictions. Takes `objective=trades` only."""
+    """`entropy`, 0 or more: the weight of both terms that ask for uniform predictions. Needs `objective=trades`."""
 
     def __init__(self, *args: Any, entropy: float, **kwargs: Any):
         super().__init__(*args, **kwargs)
         within("method.entropy", entropy, "[0, inf)")
         if type(self.objective) is not TRADES:
-            raise ValueError("method=bat has a loss of its own, built on that of TRADES: it takes objective=trades only")
+            raise ValueError("method=bat has its own loss, which extends that of TRADES: set objective=trades")
         self.entropy = entropy
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -68,7 +68,7 @@ class Boundary:
         self.before: Tensor | None = None
 
     def watch(self, net: nn.Module, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
-        """KL(p(x) || p(x')) (B,) of an image x' (B,C,H,W), which is looked at on the way."""
+        """KL(p(x) || p(x')) (B,) of an image x' (B,C,H,W), which is recorded as well."""
         with torch.no_grad():
             clean = logits_of(net, x)
 

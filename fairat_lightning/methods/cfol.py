@@ -47,7 +47,7 @@ class CFOL(Method):
             return
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, DataModule):
-            raise ValueError("CFOL needs fairat_lightning.data.DataModule, whose batches it draws")
+            raise ValueError("CFOL draws the batches of a fairat_lightning.data.DataModule: give the Trainer one")
         counts = data.train.targets.bincount(minlength=self.num_classes).double()
         self.share.copy_(counts / counts.sum())
         data.draw = self.draw if self.sampling == "class" else None

@@ -1,4 +1,4 @@
-"""DecoSAM: the last layer of a trained network learns anew, the more sharply attacked the weaker the class.
+"""DecoSAM: the last layer of a trained network is trained again, the more sharply attacked the weaker the class.
 
 An anonymous ICLR 2026 submission, which we know from a reading note only: adversarial training gives the rows w_k of the last
 layer norms that go with the classes' robustness. All but those rows stays as it is, the biases and the batch norms' statistics
@@ -49,14 +49,14 @@ class RowAscent(AWP):
 
 
 class DecoSAM(Method):
-    """`tau`, `radius`: 0 or more. Takes `awp=none` only, and a network whose last layer is linear."""
+    """`tau`, `radius`: 0 or more. Needs `awp=none`, and a network whose last layer is linear."""
 
     def __init__(self, *args: Any, tau: float, radius: float, **kwargs: Any):
         super().__init__(*args, **kwargs)
         within("method.tau", tau, "[0, inf)")
         within("method.radius", radius, "[0, inf)")
         if self.awp is not None:
-            raise ValueError("method=decosam perturbs the last layer itself: it takes awp=none only")
+            raise ValueError("method=decosam perturbs the last layer itself: set awp=none")
         head = last_layer(self.net, self.num_classes, "method=decosam")
         self.net.requires_grad_(False)
         head.weight.requires_grad_(True)

@@ -44,7 +44,7 @@ class FairARD(Distillation):
         within("method.alpha", alpha, "[0, 1]")
         within("method.power", power, "[0, inf)")
         if not isinstance(weight_range, list | tuple) or len(weight_range) != 2:
-            raise ValueError(f"method.weight_range={weight_range} must be two numbers")
+            raise ValueError(f"method.weight_range={weight_range} must be two numbers, such as [0.83,2.5]")
         within("method.weight_range", weight_range[0], "[0, 1]")
         within("method.weight_range", weight_range[1], "[1, inf)")
         self.temperature, self.alpha, self.power, self.weight_range = temperature, alpha, power, weight_range

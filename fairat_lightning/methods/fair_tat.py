@@ -69,7 +69,7 @@ class FairTAT(Method):
     def on_train_epoch_end(self) -> None:
         self.class_robust.copy_(keep(self.train_robust.compute(), self.class_robust))
         wrong = self.errors.compute()[0]
-        # Without a single error the last epoch's shares stand.
+        # Without a single error the last epoch's shares are kept.
         self.false_share.copy_(keep(wrong / wrong.sum(), self.false_share))
         self.errors.reset()
         super().on_train_epoch_end()

@@ -52,11 +52,11 @@ class FRL(Method):
         one_of("method.mode", mode, MODES)
         for name, pair in (("tau", tau), ("eps_range", eps_range)):
             if not isinstance(pair, list | tuple) or len(pair) != 2:
-                raise ValueError(f"method.{name}={pair} must be two numbers")
+                raise ValueError(f"method.{name}={pair} must be a list of two numbers")
             for value in pair:
                 within(f"method.{name}", value, "[0, inf)")
         if eps_range[0] > eps_range[1]:
-            raise ValueError(f"method.eps_range={eps_range} must be the least and then the most")
+            raise ValueError(f"method.eps_range={eps_range} must be the smallest and then the largest factor")
         within("method.rate", rate, "[0, inf)")
         within("method.margin_rate", margin_rate, "[0, inf)")
         within("method.limit", limit, "[0, 1)")  # above it a weight could be negative

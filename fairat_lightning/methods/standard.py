@@ -9,12 +9,12 @@ from fairat_lightning.objectives import AT
 
 
 class Standard(Method):
-    """Minimise the cross-entropy of clean images. Takes `objective=at awp=none` only."""
+    """Minimise the cross-entropy of clean images. Needs `objective=at awp=none`."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if type(self.objective) is not AT or self.awp is not None:
-            raise ValueError("method=standard has no adversarial images: it takes objective=at awp=none only")
+            raise ValueError("method=standard has no adversarial images: set objective=at awp=none")
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, _ = self.unpack(batch)

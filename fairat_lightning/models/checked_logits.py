@@ -18,7 +18,7 @@ class Checked(nn.Module):
         logits = self.net(x)
         check_shape(logits, len(x), self.num_classes, self.hint)
         if not logits.isfinite().all():
-            raise ValueError("the network returns nan or infinite logits: it cannot be judged")
+            raise ValueError("the network returns nan or infinite logits: check its weights and its normalisation")
         return logits
 
 
@@ -28,13 +28,13 @@ def check_shape(logits: object, count: int, num_classes: int | None, hint: str =
     if not fits or num_classes not in (None, logits.shape[1]):  # type: ignore[attr-defined]
         what = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         needed = "classes" if num_classes is None else num_classes
-        raise ValueError(f"the network returns {what} for {count} images: logits (images, {needed}) are needed{hint}")
+        raise ValueError(f"the network returns {what} for {count} images: it must return logits (images, {needed}){hint}")
 
 
 @torch.no_grad()
 def tried(net: nn.Module, images: Tensor, num_classes: int | None = None, *, hint: str = "", steady: bool = True) -> Tensor:
-    """The logits of some images in [0,1] in eval mode, (B,C); the network's mode stays. ValueError for what is no classifier of
-    such images, and where `steady`, for one that answers differently when it is asked twice.
+    """The logits of some images in [0,1] in eval mode, (B,C); the network's mode stays. ValueError for what is not a classifier
+    of such images, and where `steady`, for one whose logits differ between two passes.
     """
     training = net.training
     try:
@@ -43,11 +43,11 @@ def tried(net: nn.Module, images: Tensor, num_classes: int | None = None, *, hin
         raise
     except Exception as error:  # whatever its layers raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"the network does not take images of shape {tuple(images.shape[1:])}: {reason}") from error
+        raise ValueError(f"the network does not accept images of shape {tuple(images.shape[1:])}: {reason}") from error
     finally:
         net.train(training)
     if steady and not torch.allclose(first, second, rtol=1e-4, atol=1e-6):
         raise ValueError(
-            "the network is random in eval mode: asked twice it answers differently, and no verdict on it would hold"
+            "the network is random in eval mode: the same images give different logits, so that it cannot be evaluated"
         )
     return first

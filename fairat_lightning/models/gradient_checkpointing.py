@@ -1,4 +1,4 @@
-"""Activation checkpointing (Chen, Xu, Zhang and Guestrin, 2016, arXiv 1604.06174): a block's activations are computed anew in the
+"""Activation checkpointing (Chen, Xu, Zhang and Guestrin, 2016, arXiv 1604.06174): a block's activations are recomputed in the
 backward pass: about half more work in adversarial training (34 F to 23 F, `docs/performance.md`) for a fraction of the memory.
 
 Computed twice, a batch norm would take each batch into its running statistics twice; the second time counts for nothing here.
@@ -23,7 +23,9 @@ def checkpoint_blocks(net: nn.Module) -> None:
     """Let the residual blocks of `net` keep only their inputs for the backward pass; ValueError where there are none."""
     blocks = [module for module in net.modules() if isinstance(module, BLOCKS)]
     if not blocks:
-        raise ValueError("checkpointing=true: this network has no residual blocks of ours")
+        raise ValueError(
+            "checkpointing=true: this network has none of the residual blocks of fairat_lightning; set checkpointing=false"
+        )
     for block in blocks:
         block.forward = partial(_checkpointed, block)  # type: ignore[method-assign]
 

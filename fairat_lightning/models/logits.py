@@ -15,7 +15,7 @@ class Pick:
     """A forward hook that hands on the logits alone: at an index, under a key or attribute, or as a function finds them.
 
     With `place` None they are found under "logits", else at the first index that holds (B, num_classes), or at index 0 where the
-    number of classes is not known. `found` says where, None while nothing had to be picked.
+    number of classes is not known. `found` says where, None as long as nothing had to be picked.
     """
 
     def __init__(self, place: Place = None, num_classes: int | None = None):
@@ -38,7 +38,7 @@ class Pick:
             return output[place]
         except (AttributeError, KeyError, IndexError, TypeError):
             raise ValueError(
-                f"the network returns a {type(output).__name__} without {place!r}: say where its logits are, with logits="
+                f"the network returns a {type(output).__name__} without {place!r}: set logits= to the index or key of its logits"
             ) from None
 
     def _usual(self, output: Any) -> int | str:
@@ -50,7 +50,7 @@ class Pick:
             return next((k for k, shape in shapes.items() if shape[1] == self.num_classes), 0)
         if len({shape[1] for shape in shapes.values()}) > 1:
             listed = ", ".join(f"{shape} at {k}" for k, shape in shapes.items())
-            raise ValueError(f"the network returns several tensors, {listed}: say which are its logits, with logits=")
+            raise ValueError(f"the network returns several tensors, {listed}: set logits= to the index or key of its logits")
         return 0
 
 
@@ -61,7 +61,7 @@ class Width:
         self.num_classes = num_classes
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        check_shape(output, len(inputs[0]), self.num_classes, "; classes= is their number, logits= says where they are")
+        check_shape(output, len(inputs[0]), self.num_classes, "; set classes= to their number, or logits= to their index or key")
 
 
 def picking(net: nn.Module, place: Place = None, num_classes: int | None = None) -> tuple[Pick, RemovableHandle]:

@@ -1,7 +1,7 @@
 """Which tensors of a file are a network's: under which keys of it, behind which prefix, and what normalises its images.
 
 A file is a dictionary of tensors, or holds some at whatever depth: "state_dict", "model_ema", "student". In each the network's
-names are sought behind one prefix: "", "module.", "backbone.", any other. A place where all of them stand is a *set* of weights.
+names are sought behind one prefix: "", "module.", "backbone.", any other. A place that has all of them is a *set* of weights.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class WeightSet:
-    """One set: where it stands, its tensors by the network's names, and the other tensors of the same dictionary."""
+    """One set: where it is, its tensors by the network's names, and the other tensors of the same dictionary."""
 
     keys: tuple[str, ...]
     prefix: tuple[str, ...]
@@ -79,7 +79,7 @@ def dictionaries(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tup
         if isinstance(value, Tensor):
             plain = ".".join(part for part in str(name).split(".") if part != COMPILED)
             if plain in tensors:
-                raise ValueError(f"holds more than one network: {plain} is there twice, save the state_dict of one alone")
+                raise ValueError(f"holds more than one network ({plain} occurs twice): save the state_dict of one alone")
             tensors[plain] = value
     if tensors:
         yield keys, tensors
@@ -121,7 +121,7 @@ def under_key(sets: list[WeightSet], key: str) -> list[WeightSet]:
 
 
 def _behind(tensors: Tensors, names: list[str]) -> dict[tuple[str, ...], set[str]]:
-    """Behind every prefix those of the names that stand there."""
+    """For every prefix, those of the names that are found behind it."""
     wanted = set(names)
     found: dict[tuple[str, ...], set[str]] = {}
     for name in tensors:

@@ -1,7 +1,7 @@
 """The weights of a network out of a file, and nothing else of it.
 
 Read are a run folder (its `checkpoints/best.ckpt`), an exported one (its `model.safetensors`), a network of the package
-(`pretrained:NAME`), a Lightning checkpoint of ours or of anybody, a plain state dict (.pt, .pth) and .safetensors. The weights
+(`pretrained:NAME`), any Lightning checkpoint, a plain state dict (.pt, .pth) and .safetensors. The weights
 may be under any keys of the file and behind any prefix (`weight_sets.py`).
 Reading is always weights-only: a pickle that holds more than tensors, plain containers and what `ALSO_READ` lists is refused.
 """
@@ -35,7 +35,7 @@ from fairat_lightning.models.weight_sets import (
 from fairat_lightning.record.reader import weights_file
 
 SCALAR = np.float64(0).__reduce__()[0]
-ALSO_READ: list[Any] = [  # found beside the weights of others; no code of theirs runs when these are read
+ALSO_READ: list[Any] = [  # found beside weights from elsewhere; reading these runs no code of the file
     argparse.Namespace,
     *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     np.dtype,
@@ -77,7 +77,7 @@ def fitted(net: nn.Module, path: str | os.PathLike[str], key: str | None = None)
             _check_tensor(name, value, own[names[name]])
         if len({str(pair) for pair in pairs.values()}) > 1:
             places = ", ".join(sorted(".".join(place) for place in pairs))
-            raise ValueError(f"states several normalisations ({places}): save the network's own weights alone")
+            raise ValueError(f"holds several normalisations ({places}): save the network's own weights alone")
     except ValueError as error:
         raise ValueError(f"{path} {error}") from None
     mean = (*one.prefix[:-1], "mean")
@@ -133,7 +133,7 @@ def stored_channels(path: str | os.PathLike[str]) -> int:
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
     mean = next((state[name] for name in ("net.mean", "mean") if name in state), None)
     if mean is None:
-        raise ValueError(f"{path} holds no mean: it is no network of fairat_lightning")
+        raise ValueError(f"{path} holds no mean: it is not a network of fairat_lightning")
     return mean.numel()
 
 
@@ -151,7 +151,7 @@ def read(path: Path) -> Any:
                 f"{path} holds {refused[1]} and not only tensors: refused, since reading it could run code "
                 f"(save the network's state_dict alone)"
             ) from error
-        raise ValueError(f"{path} cannot be read: damaged, or no .ckpt, .pt, .pth or .safetensors") from error
+        raise ValueError(f"{path} cannot be read: it is damaged, or not a .ckpt, .pt, .pth or .safetensors file") from error
 
 
 def _short(own: dict[str, Tensor]) -> dict[str, str]:
@@ -183,7 +183,7 @@ def _chosen(content: Any, own: dict[str, Tensor], key: str | None) -> WeightSet:
     listed = ", ".join(f"key={label}" for label in labels(chosen or sets))
     if key is None or chosen:
         raise ValueError(f"holds {len(chosen)} sets of weights for this network: choose one, {listed}")
-    there = "one set of weights, which needs no key" if labels(sets) == ["."] else listed
+    there = "one set of weights, so leave key= out" if labels(sets) == ["."] else listed
     raise ValueError(f"holds no weights for this network at key={key}: it has {there}")
 
 
@@ -209,7 +209,7 @@ def _architecture(missing: list[str], unexpected: list[str]) -> str:
     if missing:
         faults.append(f"{len(missing)} of this network's tensors are missing (first {missing[0]})")
     if unexpected:
-        faults.append(f"{len(unexpected)} of the file's are unknown here (first {unexpected[0]})")
+        faults.append(f"{len(unexpected)} of the file's tensors are unknown to it (first {unexpected[0]})")
     return f"holds another architecture: {', '.join(faults)}"
 
 
@@ -222,4 +222,4 @@ def _check_tensor(name: str, value: Tensor, own: Tensor) -> None:
     if own.is_floating_point() and not value.is_floating_point():
         raise ValueError(f"holds {name} as {value.dtype}: save the network's own weights, neither quantised nor complex")
     if not value.isfinite().all():
-        raise ValueError(f"holds a {name} that is nan or infinite: the training that wrote it diverged, choose another")
+        raise ValueError(f"holds a {name} that is nan or infinite: the training that wrote it diverged; choose another file")

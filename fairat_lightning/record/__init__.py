@@ -17,4 +17,4 @@ __all__ = [
     "writer",
 ]
 
-BEST = "best.ckpt"  # below a run's checkpoints/: the weights that its test judged
+BEST = "best.ckpt"  # below a run's checkpoints/: the weights that its test evaluated

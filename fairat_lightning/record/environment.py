@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]  # of a checkout
 
 
 def install(extra: str) -> str:
-    """The command that installs what an extra needs: this package is on no index, so from its checkout, else by the packages."""
+    """The command that installs an extra: this package is on no index, so from its checkout, or else the packages themselves."""
     project = ROOT / "pyproject.toml"
     if project.is_file() and f'name = "{DISTRIBUTION}"' in project.read_text():
         return f'pip install -e "{"." if Path.cwd() == ROOT else ROOT}[{extra}]"'

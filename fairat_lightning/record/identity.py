@@ -22,15 +22,15 @@ ADDED_WITHIN: dict[str, dict[str, Any]] = {
     "objective": {"crafting": "ce"},
     "method": {"margins": True, "cfp_factor": 1.0, "multiplied": False},
 }  # the same of keys within a group
-IDLE = {"logger": {}, "save_minutes": 10}  # change no bit; in the names of runs they stand at the default of 0.1
+IDLE = {"logger": {}, "save_minutes": 10}  # change no bit; the names of runs are made with their defaults of 0.1
 IDLE_OF_TRAINER = ("enable_progress_bar", "log_every_n_steps")
-MACHINE = ("devices", "num_nodes", "accelerator", "strategy")  # of the trainer: where an unfinished run goes on
+MACHINE = ("devices", "num_nodes", "accelerator", "strategy")  # of the trainer: where an unfinished run continues
 SHOWN = 12  # differences that a line can hold
 SHARES = ("warmup", "start", "milestones")  # keys that are shares of all epochs
 
 
 def identity(config: Any, *, machine: bool = True) -> Any:
-    """A resolved configuration without what changes no bit, and without the keys of ADDED at their default.
+    """A resolved configuration without the keys that change no bit of the result, and without the keys of ADDED at their default.
 
     With `machine=False` also without the keys of MACHINE. Classes have the names that they had at first.
     """
@@ -77,7 +77,7 @@ def in_words(found: Iterable[str]) -> str:
 
 
 def of_all_epochs(config: dict[str, Any]) -> str | None:
-    """The key by which a run of more epochs would have been another from its first steps on; None where it just goes on."""
+    """The key by which a run of more epochs would have been another from its first steps on; None where it just continues."""
     optim, schedule = (config.get(group) or {} for group in ("optim", "schedule"))
     if not str(schedule.get("_target_", "")).endswith(".constant"):
         return "schedule" if schedule else f"optim ({str(optim.get('_target_', '')).rpartition('.')[2]})"

@@ -1,4 +1,4 @@
-"""The verdict on every test image: one append-only file, `samples.jsonl`, from which all figures can be derived anew.
+"""The verdict on every test image: one append-only file, `samples.jsonl`, from which all figures can be computed again.
 
 The first line says what was evaluated. Every other line is one finished batch of one stage, an attack or none ("clean"):
 
@@ -41,7 +41,7 @@ class Batch:
 
 
 class Journal:
-    """The file at `path`: opened anew with `header`, or continued; `batches` holds what is finished.
+    """The file at `path`: begun with `header`, or continued; `batches` holds what is finished.
 
     ValueError, one line with the path, for a damaged file and for one with another header.
     """
@@ -57,7 +57,9 @@ class Journal:
             return
         if found[0] != header:
             differ = ", ".join(k for k in {**found[0], **header} if found[0].get(k) != header.get(k))
-            raise ValueError(f"{path} holds another evaluation (another {differ}): choose another name, or overwrite=true")
+            raise ValueError(
+                f"{path} holds another evaluation (another {differ}): choose another name, or set overwrite=true to replace it"
+            )
         self.batches = found[1]
         with path.open("rb+") as file:  # a batch that a kill cut short
             file.truncate(file.read().rfind(b"\n") + 1)
@@ -88,7 +90,9 @@ def read(path: Path) -> tuple[dict[str, Any], list[Batch]] | None:
         except (ValueError, AttributeError, KeyError):
             line, crc = {}, None
         if crc != _crc(line):
-            raise ValueError(f"{path} is damaged at line {number}: overwrite=true starts anew; what is before it is whole")
+            raise ValueError(
+                f"{path} is damaged at line {number}: set overwrite=true to start again; the lines before it are undamaged"
+            )
         lines.append(line)
     return (today(lines[0]), [_batch(path, number, line) for number, line in enumerate(lines[1:], 2)]) if lines else None
 
@@ -121,7 +125,7 @@ def _batch(path: Path, number: int, line: dict[str, Any]) -> Batch:
     except TypeError:
         whole = False
     if not whole:
-        raise ValueError(f"{path} is damaged at line {number}: it is no batch; overwrite=true starts anew")
+        raise ValueError(f"{path} is damaged at line {number}: it is not a batch; set overwrite=true to start again")
     return batch
 
 

@@ -68,7 +68,7 @@ def read_facts(folder: Path, missing: dict[str, Any] | None = None) -> dict[str,
     except (OSError, ValueError):
         facts = None
     if not isinstance(facts, dict):
-        raise ValueError(f"{path} is missing or damaged: overwrite=true runs it anew")
+        raise ValueError(f"{path} is missing or damaged: set overwrite=true to run it again")
     return facts
 
 
@@ -95,7 +95,7 @@ def trained_seconds(folder: Path) -> dict[str, float]:
     except ValueError:
         rows = []
     if not rows or not all(key in row for row in rows for key in names.values()):
-        raise ValueError(f"{folder / 'history.csv'} is missing or damaged: overwrite=true starts the run anew")
+        raise ValueError(f"{folder / 'history.csv'} is missing or damaged: set overwrite=true to start the run again")
     return {name: round(sum(row[key] for row in rows), 1) for name, key in names.items()}
 
 
@@ -152,13 +152,15 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
 
 
 def check_checkpoint(checkpoint: Any) -> None:
-    """ValueError unless `checkpoint`, the word of a command, names weights that are there and says whose they are."""
+    """ValueError unless `checkpoint`, as a command sets it, names weights that exist and whose network is known."""
     if checkpoint is None:
-        raise ValueError("checkpoint=PATH must be given: a run folder, a checkpoint, a state dict or pretrained:NAME")
+        raise ValueError(
+            "checkpoint is not set: set checkpoint=PATH to a run folder, a checkpoint, a state dict or pretrained:NAME"
+        )
     if not isinstance(checkpoint, str) or not checkpoint:
         raise ValueError(f"checkpoint={checkpoint} must be a path")
     if Path(checkpoint).expanduser().is_dir() and run_folder(checkpoint) is None:
-        raise ValueError(f"checkpoint={checkpoint} has no config.yaml: name the file with the weights, model= and data=")
+        raise ValueError(f"checkpoint={checkpoint} has no config.yaml: name the file with the weights, and set model= and data=")
     weights_file(checkpoint)
 
 

@@ -7,7 +7,7 @@ SECRET = r"\w*(?:api_?key|access_?key|auth|token|passw\w+|secret|credential)s?"
 
 
 def redacted(text: str) -> str:
-    """A word of a command without what follows a key such as api_key= or token=, and an address without its credentials."""
+    """An argument of a command without what follows a key such as api_key= or token=, and an address without its credentials."""
     text = re.sub(r"//[^\s'\"]*@", "//***@", text)
     if found := re.match(rf"(?i)([+~]*[\w./@]*(?:{SECRET})[\w.]*=).", text):
         return f"{found[1]}***"
@@ -18,5 +18,7 @@ def refuse_secrets(node: Any) -> None:
     """ValueError for a key that sounds like a secret anywhere in a configuration, which is written down."""
     for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
         if value is not None and re.search(rf"(?i)^({SECRET})$", str(key)):
-            raise ValueError(f"{key} does not belong in a configuration, which every record holds: give it in the environment")
+            raise ValueError(
+                f"{key} must not be in the configuration, which every record stores: set it as an environment variable"
+            )
         refuse_secrets(value)

@@ -31,7 +31,7 @@ def is_finished(folder: Path, config: dict[str, Any]) -> bool:
     """Whether `folder` holds this very run, finished. ValueError if it holds a run of another configuration.
 
     A run is the same on another device and with another number of processes, since a batch is of all of them together; and with
-    more epochs it goes on, where its schedule does not depend on how many there are.
+    more epochs it continues, where its schedule does not depend on how many there are.
     """
     if not any((folder / name).exists() for name in FILES):
         return False
@@ -40,17 +40,17 @@ def is_finished(folder: Path, config: dict[str, Any]) -> bool:
     except ValueError:
         other = None
     if other is None:
-        raise ValueError(f"{folder / 'config.yaml'} is missing or damaged: choose another hydra.run.dir, or overwrite=true")
+        raise ValueError(f"{folder / 'config.yaml'} is missing or damaged: choose another hydra.run.dir, or set overwrite=true")
     mine, finished = yaml.safe_load(yaml.safe_dump(config)), read_metrics(folder) is not None
     theirs, ours = (identity(config, machine=False) for config in (other, mine))
     if theirs == ours:
         return finished
     if _longer(folder, theirs, ours):
         return False
-    same = f"to go on with it: {command}; " if (command := _command(folder)) else ""
+    same = f"to continue it: {command}; " if (command := _command(folder)) else ""
     raise ValueError(
         f"{folder} holds a run of another configuration: {in_words(differences(theirs, ours))}; {same}"
-        f"for a new run choose another hydra.run.dir, or overwrite=true"
+        f"for a new run choose another hydra.run.dir, or set overwrite=true to replace it"
     )
 
 
@@ -63,8 +63,8 @@ def _longer(folder: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
         return False
     if (reason := of_all_epochs(theirs)) is not None:
         raise ValueError(
-            f"{folder} holds this run with trainer.max_epochs={before} and cannot be made longer, because {reason} was laid out "
-            f"for {before} epochs (a run with schedule=constant can be): start a run that follows it, with init_from={folder} "
+            f"{folder} holds this run with trainer.max_epochs={before}, which cannot be made longer, because {reason} depends on "
+            f"the number of epochs (schedule=constant does not): start a new run from it, with init_from={folder} "
             f"and another hydra.run.dir"
         )
     return True
@@ -115,7 +115,7 @@ def open_folder(folder: Path, config: dict[str, Any], resume: Path | None, **fac
 
 
 def elsewhere(folder: Path, processes: int) -> bool:
-    """Whether a run began, or last went on, with another device, processor or number of processes than now."""
+    """Whether a run began, or last continued, with another device, processor or number of processes than now."""
     facts = read_facts(folder, {})
     session = (facts.get("resumed") or [facts])[-1]
     last, here = session.get("hardware") or {}, hardware()
@@ -130,14 +130,16 @@ def close_folder(folder: Path, metrics: Mapping[str, Any], **facts: Any) -> None
 
 
 def open_evaluation(folder: Path, config: dict[str, Any], header: dict[str, Any], *, overwrite: bool, **facts: Any) -> Journal:
-    """Begin the record of an evaluation, or go on with it: the journal, whose finished batches are kept.
+    """Begin the record of an evaluation, or continue it: the journal, whose finished batches are kept.
 
     ValueError where the folder holds another evaluation, or its record is damaged.
     """
     if overwrite:
         _clear(folder, FILES)
     if (folder / "metrics.json").exists() and not (folder / journal.NAME).exists():
-        raise ValueError(f"{folder} has figures and no {journal.NAME} that they come from: overwrite=true runs it anew")
+        raise ValueError(
+            f"{folder} has figures but no {journal.NAME}, from which they come: set overwrite=true to evaluate again"
+        )
     opened = Journal(folder / journal.NAME, header)
     if opened.batches:
         read_facts(folder)

@@ -12,7 +12,7 @@ import yaml
 
 CARD = "README.md"
 HEADING = "## Accuracy, class by class"
-NOTE = "Figures read from the model card of an export: rounded to a tenth of a point, without verdicts on single images."
+NOTE = "The figures are from the model card of an export: rounded to a tenth of a point, without predictions of single images."
 PASSED = {"passed": True, "FAILED": False, "not run": None}
 
 
@@ -62,7 +62,7 @@ def read_card(folder: Path) -> Card:
         configuration = "\n".join(line for line in parts.get("Resolved configuration", []) if not line.startswith("```"))
         config = yaml.safe_load(configuration) or None
         if not isinstance(config, dict | None):
-            raise ValueError("its resolved configuration is no mapping")
+            raise ValueError("its resolved configuration is not a mapping")
         training, attacks = parts.get("Training", []), parts.get("Threat model and attacks", [])
         return Card(measured, headline, list(_checks(attacks)), [NOTE, *_notes(attacks)], _facts(training), config)
     except (OSError, ValueError, KeyError, IndexError, AttributeError, yaml.YAMLError) as error:

@@ -1,4 +1,4 @@
-"""What stands in one column: one attack under one threat model; and how its head says that in few letters."""
+"""What one column shows: one attack under one threat model; and the short form of its head."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -18,7 +18,7 @@ from fairat_lightning.report.markup import html_head, html_list, html_short, htm
 from fairat_lightning.report.significance import FIGURES, explained
 
 TITLE = "Difference to the control"
-CAPTION = "The row less its control, in percentage points, with the 95 % interval and p of no difference."
+CAPTION = "The row minus its control, in percentage points, with the 95 % interval and the p-value of no difference."
 SEEDS = "worst class, each seed"
 Rows = Sequence[Mapping[str, Any]]
 Found = Mapping[str, Any]  # of one figure

@@ -1,4 +1,4 @@
-"""Which folders the words of the command name: a run's own, or the finished runs in a folder, such as that of a sweep."""
+"""Which folders the arguments of the command name: a run's own, or the finished runs in a folder, such as that of a sweep."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ HYDRA = ("multirun.yaml", "optimization_results.yaml")  # that a sweep leaves be
 
 
 def split(word: str) -> tuple[str | None, Path]:
-    """The label, if there is one, and the folder of one word; a folder's own "=" is not taken for a label's."""
+    """The label, if there is one, and the folder of one argument; a folder's own "=" is not taken for a label's."""
     if Path(word).is_dir():
         return None, Path(word)
     parts = word.split("=")
@@ -29,12 +29,12 @@ def _place(name: str) -> Path:
 
 def _label(label: str, word: str) -> str:
     if not label.strip() or not label.isprintable():
-        raise ValueError(f"{word!r} has an unreadable label: give LABEL=RUN")
+        raise ValueError(f"{word!r} has an empty or unprintable label: write LABEL=RUN")
     return label
 
 
 def runs_in(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The folders with figures that `folder` stands for, and those that have begun and hold none yet.
+    """The folders with figures that `folder` means, and those that have begun and hold none yet.
 
     That is `folder` itself, unless it is no run: then what lies directly in it. Nothing is checked where nothing is found:
     `runs.read_run` says what is wrong with a folder. ValueError, one line, where all in it is unfinished.
@@ -47,7 +47,7 @@ def runs_in(folder: Path) -> tuple[list[Path], list[Path]]:
     done = [place for place in inside if _finished(place)]
     waiting = [place for place in inside if _begun(place) and not _finished(place)]
     if waiting and not done:
-        raise ValueError(f"{folder} holds no finished run: begun, and not finished, {', '.join(place.name for place in waiting)}")
+        raise ValueError(f"{folder} holds no finished run; not finished yet: {', '.join(place.name for place in waiting)}")
     return done or [folder], waiting
 
 

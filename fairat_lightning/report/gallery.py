@@ -1,4 +1,4 @@
-"""Which figures a report has, with the words that go with each."""
+"""Which figures a report has, with the caption of each."""
 
 from collections.abc import Iterator
 from re import sub
@@ -15,7 +15,7 @@ MOST_ROWS = 12  # that get a figure of their own for what is shown row by row
 
 
 class Picture(NamedTuple):
-    """A figure, the name of its files, the section of the page it stands in, and what it shows in words."""
+    """A figure, the name of its files, its section of the page, and its caption."""
 
     name: str
     section: str
@@ -47,7 +47,7 @@ def _by_class(report: Report) -> Iterator[Picture]:
         yield Picture(
             "clean_against_robust",
             "classes",
-            f"Each class: clean accuracy against {title} accuracy. The height below the dotted line is what the attack takes.",
+            f"Each class: clean accuracy against {title} accuracy. The distance below the dotted line is what the attack costs.",
             figures.clean_against_robust(groups, key, head),
         )
     for name, group in _named(report, "confusion"):
@@ -57,7 +57,7 @@ def _by_class(report: Report) -> Iterator[Picture]:
             yield Picture(
                 name,
                 "confusion",
-                f"{group.label}: share (%) of each true class that is taken for each class under {title}{over}.",
+                f"{group.label}: share (%) of each true class that is predicted as each class under {title}{over}.",
                 figures.confusion(found, group.classes(key), group.label),
             )
 
@@ -68,8 +68,8 @@ def _under_shift(report: Report) -> Iterator[Picture]:
         yield Picture(
             "shift",
             "shift",
-            f"The lowest expected accuracy under {title} when classes may become more or less frequent: at 0 the average, "
-            "far to the right that of the worst class.",
+            f"The lowest expected accuracy under {title} when classes may become more or less frequent: at 0 it is the average, "
+            "far to the right the accuracy of the worst class.",
             curves.shift_curve(report.groups, key, report.heads[key].removesuffix(CUT)),
         )
     for sweep in report.sweeps:
@@ -95,18 +95,18 @@ def _over_time(report: Report) -> Iterator[Picture]:
         )
     for name, group in _named(report, "class_weights"):
         if curves.classes_over_time(group, curves.WEIGHT):
-            text = f"{group.label}: the weight that FAAL gives each class, over the epochs; 1 is no preference."
+            text = f"{group.label}: the weight that FAAL gives each class, over the epochs; 1 means no preference."
             yield Picture(name, "training", text, curves.class_weights(group))
     for name, group in _named(report, "hard"):
         if curves.classes_over_time(group, curves.SHARE):
-            text = f"{group.label}: who is hard over time, the share of each class's examples that FairAT augments."
+            text = f"{group.label}: the share of each class's examples that are hard, and that FairAT augments, over the epochs."
             yield Picture(name, "training", text, curves.hard_share(group))
     for name, group in _named(report, "hardest"):
         run = next((run for run in group.runs if run.hardest is not None and len(run.hardest.label)), None)
         if run is not None and run.hardest is not None:
             classes = max((list(s["per_class"]) for s in run.summaries.values()), key=len)
             seed = f", seed {run.facts['seed']}" if len(group.runs) > 1 and "seed" in run.facts else ""
-            text = f"{group.label}{seed}: the hardest training images, each with class, loss and the epochs it was hard in."
+            text = f"{group.label}{seed}: the hardest training images, each with class, loss and the epochs in which it was hard."
             yield Picture(name, "training", text, curves.hardest_images(run.hardest, classes, group.label + seed))
 
 

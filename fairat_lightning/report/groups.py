@@ -22,7 +22,7 @@ class Report:
     """The rows in the order of the command, and the attacks: `keys` those worth a column, `main` the one that figures show.
 
     `titles` say an attack in full, `heads` as short as the head of a column; `swept` are the keys of a sweep over eps, and
-    `others` those of `keys` that stand in a second table: an attack under another eps than in training.
+    `others` those of `keys` that go to a second table: an attack under another eps than in training.
     """
 
     groups: list[Group]
@@ -67,10 +67,10 @@ class Report:
 
 
 def gather(words: Sequence[str]) -> Report:
-    """The report of the folders named by `words`, each "FOLDER" or "LABEL=FOLDER". ValueError, one line, for what cannot be read.
+    """The report of the folders in `words`, each "FOLDER" or "LABEL=FOLDER". ValueError, one line, for what cannot be read.
 
     Runs of one label are seeds of one row. Without labels, so are runs whose configurations differ only in the seed and in
-    what they started from. A folder that is no run stands for the finished runs or evaluations in it.
+    what they started from. A folder that is not a run means all finished runs or evaluations in it.
     """
     named: list[tuple[str | None, Run]] = []
     seen: dict[Path, str] = {}
@@ -81,17 +81,17 @@ def gather(words: Sequence[str]) -> Report:
         unfinished += waiting
         for place in found:
             if place.resolve() in seen:
-                raise ValueError(f"{word} names the same folder as {seen[place.resolve()]}: a run counts once")
+                raise ValueError(f"{word} names the same folder as {seen[place.resolve()]}: name each run only once")
             seen[place.resolve()] = word
         runs = [read_run(place) for place in found]
         if label is not None and len({_fingerprint(run) for run in runs}) > 1:
-            raise ValueError(f"{word} names runs of several configurations: name each by itself, or give no label")
+            raise ValueError(f"{word} names runs of several configurations: name each of them separately, or give no label")
         named += [(label, run) for run in runs]
     if not named:
-        raise ValueError(f"{' '.join(words)}: that is a file of Hydra's and no run: name the folders beside it")
+        raise ValueError(f"{' '.join(words)}: this is a file that Hydra wrote and not a run: name the folders beside it")
     if len(splits := {run.split: run.folder for _, run in named}) > 1:
-        said = ", ".join(f"{folder} judged {split} images" for split, folder in splits.items())
-        raise ValueError(f"a report compares figures of the same images: {said}")
+        said = ", ".join(f"{folder} has figures of {split} images" for split, folder in splits.items())
+        raise ValueError(f"a report compares figures of the same split, but {said}: name runs and evaluations of one split")
     keyed: dict[Any, list[Run]] = {}
     for label, run in named:
         key = ("label", label) if label is not None else ("configuration", _fingerprint(run))
@@ -100,7 +100,7 @@ def gather(words: Sequence[str]) -> Report:
     unnamed = [runs for key, runs in keyed.items() if key[0] != "label"]
     names = iter(_labels(unnamed, taken=chosen))
     report = report_of([Group(key[1] if key[0] == "label" else next(names), runs) for key, runs in keyed.items()])
-    report.notes += [f"{place} has begun and is not finished: it is left out." for place in unfinished]
+    report.notes += [f"{place} is not finished, and is left out." for place in unfinished]
     return report
 
 
@@ -113,7 +113,7 @@ def report_of(groups: list[Group]) -> Report:
     swept = list(dict.fromkeys(key for run in runs for curve in run.curves.values() for _, key in sorted(curve.items())))
     usual = [key for key in present if key.partition("@")[0] in ("pgd20", "cw20") and key not in swept]
     asked = [*usual, *(key for run in runs for key in run.headline if key in present)]
-    alone = [key for run in runs if (key := own_eps(run))]  # the eps of a sweep that stand for it where nothing else does
+    alone = [key for run in runs if (key := own_eps(run))]  # the eps of a sweep, where there is nothing else
     columns = in_order(asked or alone, runs) or present
     keys = list(dict.fromkeys(key for key in ("clean", *columns) if key in present))
     titles = {key: TITLES.get(key.partition("@")[0], key) for key in present}
@@ -125,7 +125,7 @@ def report_of(groups: list[Group]) -> Report:
     main = next((key for key in STRONGEST if key in robust), (robust or keys)[0])
     others = [key for key in elsewhere(keys, runs) if key != main]
     notes = _other_classes(groups)
-    notes += [f"Met under several threat models, with columns for each: {', '.join(dict.fromkeys(met))}."] if met else []
+    notes += [f"Measured under several threat models, with columns for each: {', '.join(dict.fromkeys(met))}."] if met else []
     notes += _notes(groups, keys, titles)
     return Report(groups, titles, short(titles, keys), swept, others, keys, main, notes, _checks(groups))
 
@@ -143,7 +143,7 @@ def alike(a: Group, b: Group) -> bool:
 
 
 def _fingerprint(run: Run) -> Any:
-    """Equal for seeds of one configuration, judged by an evaluation of one name; a folder without one stands alone."""
+    """Equal for seeds of one configuration and evaluation name; a folder without a configuration is a row of its own."""
     if not run.config:
         return run.folder.resolve()
     return json.dumps([configuration(run), run.part, run.exported], sort_keys=True, default=str)
@@ -222,7 +222,7 @@ def _notes(groups: Sequence[Group], keys: Sequence[str], titles: Mapping[str, st
                 found.setdefault(note, []).append(group.label)
         seeds = [run.facts["seed"] for run in group.runs if "seed" in run.facts]
         if len(seeds) != len(set(seeds)):
-            found.setdefault("One seed occurs twice, so the runs are not independent.", []).append(group.label)
+            found.setdefault("Two runs have the same seed, so that the runs are not independent.", []).append(group.label)
     notes = [
         note if len(set(labels)) == len(groups) else f"{', '.join(dict.fromkeys(labels))}: {note}"
         for note, labels in found.items()

@@ -38,7 +38,7 @@ def html_list(lines: Iterable[str]) -> str:
 
 
 def html_short(head: str, title: str) -> str:
-    """A head, with the title that it stands for where a pointer rests on it."""
+    """A head, with its full title where a pointer rests on it."""
     return escape(head) if head == title else f'<abbr title="{escape(title)}">{escape(head)}</abbr>'
 
 

@@ -26,7 +26,7 @@ from fairat_lightning.report.runs import images as images_of
 LARGEST_SVG = 400_000  # characters; a larger drawing is embedded as a PNG
 SECTIONS = {
     "classes": "Class by class",
-    "confusion": "What is taken for what",
+    "confusion": "What is confused with what",
     "shift": "If the class distribution shifts",
     "eps": "As the attack grows",
     "training": "Training",
@@ -38,7 +38,7 @@ NOT_SHOWN = ("label", "started", "resumed", "suite", "threat", *LAYOUT)
 def page(
     report: Report, rows: Sequence[Mapping[str, Any]], pictures: Sequence[Picture], lines: Sequence[published.Beside] = ()
 ) -> str:
-    """The HTML of the report, with ours beside published figures where there are `lines`."""
+    """The HTML of the report, with our figures beside the published ones where there are `lines`."""
     rules, script = (files(__package__).joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
@@ -128,7 +128,7 @@ def _section(report: Report, pictures: Sequence[Picture], name: str) -> str:
 
 
 def _reading(report: Report, sections: Mapping[str, str]) -> list[str]:
-    """What the words of this very page mean, as HTML."""
+    """Explanations of the terms on this page, as HTML."""
     of = {
         True: "With several seeds, the 95 % Student-t interval of the mean: how the training varies.",
         False: "With one run, the 95 % interval over its test images: how far a test set of this size can be trusted.",
@@ -137,10 +137,10 @@ def _reading(report: Report, sections: Mapping[str, str]) -> list[str]:
     return [
         "<b>Accuracy.</b> The share of the images that are classified right, after the attack where one is named. Every table "
         "and figure shows accuracies, and higher is better.",
-        "<b>Worst class.</b> The accuracy of the weakest class, in each run for itself"
+        "<b>Worst class.</b> The accuracy of the weakest class, computed in each run"
         + ("; over seeds, the mean of these." if report.seeds else ".")
         + (" One row is called fairer than another if its worst class is better." if len(report.groups) > 1 else ""),
-        f"<b>Interval.</b> {' '.join(kinds)}" + (" Neither knows of the other." if len(kinds) > 1 else ""),
+        f"<b>Interval.</b> {' '.join(kinds)}" + (" Neither includes the other." if len(kinds) > 1 else ""),
         *(
             [f"<b>Bold.</b> Better than every other row, each at p &lt; .05, {escape(tables.tested_by(report))}."]
             if len(report.groups) > 1

@@ -1,4 +1,4 @@
-"""What is known to differ between a run of ours and a published figure, read from both protocols."""
+"""The known differences between one of our runs and a published figure, read from both protocols."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ CHOSEN = {
     "validation": "chosen on validation",
     "test": "on test images",
     "last": "as the last",
-    "best": "as the best, on what images is not said",
+    "best": "as the best, on images that are not named",
 }
 
 
@@ -52,10 +52,10 @@ def reasons(group: Group, published: Mapping[str, Any], note: str = "") -> list[
         images = sorted(sum(summary["counts"].values()) for summary in judged)
         found += [f"AutoAttack on {images[0]:,} test images"] if images[0] < theirs.get("test_images", 10_000) else []
         if sought := judged[0].get("worst_of"):
-            found.append(f"its worst class sought among {len(sought)}, the weakest on validation")
+            found.append(f"the worst class is the worst of {len(sought)} classes, the weakest on validation")
     kept = "last" if config.get("select") == "last" else "validation"
     if (chosen := theirs.get("selection")) is None:
-        found.append("how the published epoch was chosen is not said")
+        found.append("the publication does not say how its epoch was chosen")
     elif chosen != kept:
         found.append(f"epoch {CHOSEN[kept]}, published {CHOSEN[chosen]}")
     return [*found, note] if note else found
@@ -66,7 +66,7 @@ def _recipe(config: Mapping[str, Any]) -> list[str]:
     found = ["one cycle"] if _one_cycle(config) else []
     if (path := config.get("init_from")) and (base := leaves(read_config(Path(path)) or {})):
         cycle = " of one cycle" if _one_cycle(base) else ""
-        found.append(f"from a base of our own of {base.get('trainer.max_epochs')} epochs{cycle}")
+        found.append(f"fine-tuned from our own base of {base.get('trainer.max_epochs')} epochs{cycle}")
     if (steps := config.get("attack.steps")) and steps < 7:
         found.append(f"trained against {steps} step{'s' if steps > 1 else ''}")
     if size := config.get("data.train_size"):

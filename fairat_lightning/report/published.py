@@ -1,4 +1,4 @@
-"""Ours beside the published figures, which stay apart: `published_figures/<source>.yaml`, in percent, each with its source.
+"""Our figures beside published ones, which stay apart: `published_figures/<source>.yaml`, in percent, each with its source.
 
 A row names what it is set beside as "<source>.<row>". Published figures come under other protocols than ours: every difference is
 given with what is known to differ, read from both protocols, and marked where the published figure lies within our interval.
@@ -26,10 +26,10 @@ from fairat_lightning.report.runs import Group
 
 FIGURES = Path(__file__).resolve().parent / "published_figures"
 ATTACKS = ("clean", "pgd", "pgd20", "cw20", "autoattack")
-GAIN = "pgd20"  # what a gain under an attack that its source does not name is set beside: judged on all test images
+GAIN = "pgd20"  # what a gain under an attack that its source does not name is set beside: measured on all test images
 PUBLISHED, DIFFERENCE = "published: ", "difference"
 CAPTION = (
-    "Accuracy in percent. Published figures are quoted, not measured here. Difference: ours less the published one; ≈ where the "
+    "Accuracy in percent. Published figures are quoted, not measured here. The difference is ours minus theirs; ≈ where the "
     "published one lies within the 95 % interval of ours, over three seeds or more, or over the test images of one run."
 )
 
@@ -129,7 +129,9 @@ def _difference(ours: Cell | None, published: float) -> str:
     if ours is None or ours["mean"] is None:
         return "–"
     text = points(ours["mean"] - published)
-    within = "low" in ours and len(ours["values"]) != 2 and ours["low"] <= published <= ours["high"]  # two seeds know nothing
+    within = (
+        "low" in ours and len(ours["values"]) != 2 and ours["low"] <= published <= ours["high"]
+    )  # two seeds give no useful interval
     return text + (" ≈" if within else "")
 
 

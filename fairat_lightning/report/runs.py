@@ -2,7 +2,7 @@
 
 A run's folder needs one finished part: metrics.json, or evaluation/<name>/metrics.json. Everything else may be missing. Where a
 figure was measured twice, the evaluation is kept if it saw at least as many images under the same threat model. An attack under
-another threat model, and an evaluation of last.ckpt, stand beside the others, under keys of their own.
+another threat model, and an evaluation of last.ckpt, are kept beside the others, under their own keys.
 """
 
 from collections.abc import Collection, Mapping
@@ -104,7 +104,7 @@ def read_run(folder: Path, without: Collection[str] = ()) -> Run:
             facts = run.audits[place.name] = read_facts(place, missing={})
             _absorb(run, place, place.name, facts, read_config(place))
         else:
-            run.notes.append(f"The evaluation {place.name} has begun and is not finished: its figures are missing.")
+            run.notes.append(f"The evaluation {place.name} is not finished: its figures are missing.")
     if not run.summaries and (config or facts):
         raise ValueError(_unfinished(folder, facts))
     if not run.summaries:
@@ -128,16 +128,16 @@ def _evaluation(folder: Path, facts: dict[str, Any], config: dict[str, Any] | No
     if below:
         run.config, run.facts = read_config(above), read_facts(above, missing={})
         if Path(str((config or {}).get("checkpoint"))).name == "last.ckpt":
-            run.notes.append(f"Evaluation {run.part} judged the weights of the last epoch.")
+            run.notes.append(f"Evaluation {run.part} is of the weights of the last epoch.")
     run.split = str((config or {}).get("split", "test"))
     _absorb(run, folder, run.part, facts, config, alone=True)
     return run
 
 
 def _unfinished(folder: Path, facts: dict[str, Any]) -> str:
-    """That a run or an evaluation has no figures yet, and the command that goes on with it, where its record says."""
+    """That a run or an evaluation has no figures yet, and the command that continues it, if its record says."""
     command = f": {' '.join(str(said).split())}" if (said := facts.get("command")) else " the command that began it"
-    return f"{folder} has begun and is not finished, so that it has no figures yet; it goes on with{command}"
+    return f"{folder} is not finished, so that it has no figures yet; continue it with{command}"
 
 
 def _exported(folder: Path) -> Run:
@@ -157,7 +157,7 @@ def _exported(folder: Path) -> Run:
 
 
 def _add(run: Run, name: str, last: str, summary: Summary, threat: Threat | None) -> str | None:
-    """Take the figures of one attack into `run`; their key, or None where more images were judged before."""
+    """Take the figures of one attack into `run`; their key, or None where more images were evaluated before."""
     key = name + last
     if key in run.summaries and None not in (threat, before := run.threats[key]) and threat != before:
         assert threat is not None
@@ -177,18 +177,18 @@ def under(name: str, threat: Threat) -> str:
 def _absorb(
     run: Run, place: Path, suite: str, facts: dict[str, Any], config: dict[str, Any] | None, *, alone: bool = False
 ) -> None:
-    """Add one finished test, the run's own or a later suite, to `run`; one that is `alone` whatever it judged."""
+    """Add one finished test, the run's own or a later suite, to `run`; one that is `alone` whatever images it has."""
     metrics = read_metrics(place)
     if metrics is None:
         return
     found = read_verdicts(place)
     weights = found[0].get("weights") if found else None
     if not alone and (split := (config or {}).get("split", "test")) != "test":
-        run.notes.append(f"Evaluation {suite} judged {split} images and no test images: its figures are left out.")
+        run.notes.append(f"Evaluation {suite} is of {split} images, not test images: its figures are left out.")
         return
     last = LAST if not alone and Path(str((config or {}).get("checkpoint"))).name == "last.ckpt" else ""
     if suite and not last and None not in (weights, run.weights) and weights != run.weights:
-        run.notes.append(f"Evaluation {suite} judged other weights than the run's test: its figures are left out.")
+        run.notes.append(f"Evaluation {suite} is of other weights than the run's test: its figures are left out.")
         return
     run.weights = run.weights or (None if last else weights)
     stages = {k: Verdicts(*v) for k, v in by_stage(found[1]).items()} if found else {}
@@ -208,7 +208,7 @@ def _absorb(
             if (verdicts := verdicts_of(name, summary, stages)) is not None:
                 run.verdicts[key] = verdicts
             elif found and name in PLAIN:
-                run.notes.append(f"{place / NAME} is incomplete: the figures of {key} do not follow from it.")
+                run.notes.append(f"{place / NAME} is incomplete: the figures of {key} cannot be computed from it.")
         for name, title in facts.get("titles", {}).items():
             said = f"{TITLES.get(name.partition('@')[0], name)}, {title}" if name in swept and title.startswith("eps") else title
             key = keys.get(name, name + last)

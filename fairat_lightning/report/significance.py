@@ -1,6 +1,6 @@
 """Which differences between two rows are more than noise, by one of two tests that answer different questions.
 
-Paired: one or two seeds of each row, which go together by their number and have judged the same images. Images are drawn anew
+Paired: one or two seeds of each row, which are paired by their number and have the same images. Images are drawn again
 (`bootstrap.compare`), so that p speaks of these networks on other images of the same kind, and not of other trainings.
 Welch: several seeds of each row, from three on or where no images can be paired. p speaks of other trainings.
 """
@@ -21,7 +21,7 @@ ALPHA = 0.05
 MOST_PAIRED = 2  # seeds; more of them can speak of other trainings
 FIGURES = {"worst": "worst class", "worst_10_percent": "worst 10 %", "average": "average"}
 PAIRED = (
-    f"Paired test: the test images are drawn anew {bootstrap.DRAWS:,} times within each class, the same for both rows. "
+    f"Paired test: the test images are drawn again {bootstrap.DRAWS:,} times within each class, the same for both rows. "
     "The interval and p speak of these trained networks on other images of the same kind. They say nothing about other "
     "trainings. Where several classes are about equally weak, the interval of the worst class is a little too narrow: in "
     "simulations it held the true difference in 88 of 100 cases instead of 95."
@@ -33,14 +33,14 @@ PAIRED_SEEDS = (
 )
 WELCH = (
     "Welch's t-test, for three seeds or more of each row, and for two where their images cannot be paired: the interval and p "
-    "speak of other trainings with the same settings, judged on these test images. With two seeds of each row it finds only very "
-    "large differences."
+    "speak of other trainings with the same settings, evaluated on these test images. With two seeds of each row it finds only "
+    "very large differences."
 )
 AMONG = (
-    "Where an evaluation has judged all images of some classes and a sample of the others, the worst class and the worst 10 % "
-    "are sought among those classes alone."
+    "Where an evaluation has all images of some classes and only a sample of the others, the worst class and the worst 10 % "
+    "are sought among the classes with all images."
 )
-FEW = "Of ten classes or fewer, the worst 10 % is the worst class."
+FEW = "With ten classes or fewer, the worst 10 % is the worst class."
 MANY = "Each p is of one comparison alone: of twenty comparisons without a true difference, one is expected to have p < .05."
 
 
@@ -66,22 +66,22 @@ def significant(found: bootstrap.Comparison | None) -> bool:
 
 
 def untested(a: Group, b: Group, key: str, figure: str = "worst") -> str:
-    """Why `difference` gives None: the one reason that holds, in words."""
+    """Why `difference` gives None: a sentence with the reason."""
     without = [group.label for group in (a, b) if not any(v is not None for v in _values(group, key, figure))]
     if without:
         return f"{' and '.join(without)} {'have' if len(without) > 1 else 'has'} no figures for it"
     if not comparable(a, b, key):
-        return "the rows met it under different threat models"
+        return "the rows were attacked under different threat models"
     if a.classes(key) != b.classes(key):
         return "the rows have different classes"
     if len(a.runs) == len(b.runs) == 1:
         if without := [group.label for group in (a, b) if not group.runs[0].verdicts.get(key)]:
-            return f"{' and '.join(without)} {'hold' if len(without) > 1 else 'holds'} no verdicts on single images"
+            return f"{' and '.join(without)} {'hold' if len(without) > 1 else 'holds'} no predictions of single images"
         return str(_verdicts(pairs(a, b), key, figure))
     counts = [sum(v is not None for v in _values(group, key, figure)) for group in (a, b)]
     if min(counts) == 1:
         one, other = (f"{count} run{'s' if count > 1 else ''}" for count in counts)
-        return f"{a.label} has figures of {one} and {b.label} of {other}: the test over seeds takes two or more of each"
+        return f"{a.label} has figures of {one} and {b.label} of {other}: the test over seeds needs two or more of each"
     return "the figure is the same in all runs of each row"
 
 
@@ -176,7 +176,7 @@ def _value(summary: Summary | None, figure: str) -> float | None:
 
 
 def _judged_alone(group: Group, key: str) -> int | None:
-    """The number of all classes, where only some of them were judged; else None."""
+    """The number of all classes, where only some of them were evaluated; else None."""
     summary = group.runs[0].summaries[key]
     absent = any(rate is None for rate in summary["per_class"].values())
     return len(summary["per_class"]) if absent and "worst_of" not in summary else None
@@ -185,26 +185,26 @@ def _judged_alone(group: Group, key: str) -> int | None:
 def _verdicts(found: Sequence[tuple[Run, Run]], key: str, figure: str) -> tuple[Any, Any, Any] | str:
     """Whether A and B are right on each image (S,N), (S,N), nan where a seed takes no account of it, and the labels (N,).
 
-    Where A and B of a seed did not judge the same images, or seek the worst among different classes, that in words.
+    A sentence where A and B of a seed are of different images, or seek the worst among different classes.
     """
     both = [(one, other) for a, b in found if (one := a.verdicts.get(key)) and (other := b.verdicts.get(key))]
     if not 0 < len(found) <= MOST_PAIRED:
-        return f"they are not one or two pairs of one seed: {len(found)}"
+        return f"the paired test needs one or two seeds that both rows have, and there are {len(found)}"
     if len(both) < len(found):
-        return "some runs hold no verdicts on single images"
+        return "some runs hold no predictions of single images"
     labels = np.full(1 + max(one.image.max(initial=0) for one, _ in both), -1)
     right = np.full((2, len(both), len(labels)), np.nan)
     for s, (one, other) in enumerate(both):
         if not np.array_equal(one.image, other.image) or not np.array_equal(one.label, other.label):
-            return "they did not judge the same images in the same order: the paired test needs both"
+            return "their images are not the same in the same order, as the paired test needs"
         before, labels[one.image] = labels[one.image], one.label
         if ((before >= 0) & (before != one.label)).any():
-            return "the seeds judged different images"  # in one place
+            return "the seeds have different images"  # in one place
         account = np.ones(len(one.image), dtype=bool)
         if figure != "average":
             mine, others = (run.summaries[key].get("worst_of") for run in found[s])
             if set(mine or ()) != set(others or ()):
-                return "the rows seek their worst class among different classes"
+                return "the worst classes of the rows are sought among different classes"
             if mine:
                 account = np.isin(one.label, [list(found[s][0].summaries[key]["per_class"]).index(name) for name in mine])
         for row, verdicts in zip(right, (one, other), strict=True):

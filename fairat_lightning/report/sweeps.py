@@ -38,7 +38,7 @@ def markdown(report: Report) -> list[str]:
 
 
 def html(report: Report) -> str:
-    """The tables that stand below the curves."""
+    """The tables below the curves."""
     parts = []
     for k, (sweep, eps, groups) in enumerate(_sweeps(report)):
         heads = [html_head("Row", "text"), html_head("Figure", "text"), *(html_head(f"{v:.4g}", "number", "eps") for v in eps)]

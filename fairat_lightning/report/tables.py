@@ -38,14 +38,14 @@ def minutes(row: Row) -> str:
 def caption(report: Report) -> str:
     """What the numbers of the table are, and what bold means."""
     sizes = {len(group.runs) for group in report.groups}
-    parts = ["Accuracy in percent, higher is better. Training in minutes: of the processors on a CPU, of the clock on a GPU."]
+    parts = ["Accuracy in percent, higher is better. Training is in minutes: of processor time on a CPU, of real time on a GPU."]
     if max(sizes) > 1:
-        parts.append("Mean ± sample standard deviation over seeds, in brackets the 95 % Student-t interval of the mean.")
+        parts.append("Mean ± sample standard deviation over seeds; in brackets, the 95 % Student-t interval of the mean.")
     if 1 in sizes:
-        parts.append("For a single run, in brackets the 95 % interval over its test images.")
+        parts.append("For a single run, brackets hold the 95 % interval over its test images.")
     if len(report.groups) > 1:
         parts.append(
-            f"Bold only where better than every other row at p < .05 ({tested_by(report)}); what cannot be tested is not bold."
+            f"Bold figures are better than every other row at p < .05 ({tested_by(report)}); untested figures are not bold."
         )
     return " ".join(parts + heads.explained(report.titles, report.heads, report.keys))
 
@@ -53,7 +53,7 @@ def caption(report: Report) -> str:
 def tested_by(report: Report) -> str:
     """The tests that rows of so many runs can meet."""
     sizes = [len(group.runs) for group in report.groups]
-    paired, welch = "by a paired bootstrap of the test images that both judged", "by Welch's t-test over the seeds"
+    paired, welch = "by a paired bootstrap of the test images that both have", "by Welch's t-test over the seeds"
     if max(sizes) == 1:
         return paired
     return welch if min(sizes) > MOST_PAIRED else f"one or two seeds of each row {paired}, otherwise {welch}"

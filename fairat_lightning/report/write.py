@@ -18,7 +18,7 @@ from fairat_lightning.report.style import save
 
 
 def publish(report: Report, rows: Sequence[dict[str, Any]], to: Path, lines: Sequence[Beside] = ()) -> list[Picture]:
-    """Write the report into `to`, with ours beside published figures where there are `lines`; an error leaves nothing behind."""
+    """Write the report into `to`, with published figures where there are `lines`; an error leaves nothing behind."""
     if to.exists() and not to.is_dir():
         raise ValueError(f"--to {to} is a file: name a folder")
     above = next(folder for folder in (to.absolute(), *to.absolute().parents) if folder.is_dir())

@@ -1,3 +1,3 @@
-"""Staying alive: stop and go on, several processes, SLURM, what the machine can do, and what is said meanwhile."""
+"""Interruptions and the machine: stop and resume, several processes, SLURM, precision and memory, and what is printed."""
 
 __all__ = ["checkpoints", "errors", "lightning_internals", "machine", "processes", "resume", "signals", "slurm", "terminal"]

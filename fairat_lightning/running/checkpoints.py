@@ -1,4 +1,4 @@
-"""Checkpoints: a run that is stopped at any moment goes on as if nothing had happened.
+"""Checkpoints: a run that is stopped at any moment continues as if nothing had happened.
 
 last.ckpt is written after every epoch, every `save_minutes` within one, and when the process is told to stop (Ctrl-C, SIGTERM or
 SIGUSR1), which then ends with exit code 75: "try again", in sysexits.h. Within an epoch it holds also what no state_dict has: the
@@ -58,13 +58,13 @@ def intact(path: Path) -> bool:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint of ours holds; ValueError if it is none."""
+    """The content of a checkpoint of this package; ValueError for any other file."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # what is no checkpoint makes torch raise UnpicklingError, RuntimeError, AttributeError, ...
-        raise ValueError(f"{path} is no checkpoint of a run: overwrite=true starts the run anew") from error
+        raise ValueError(f"{path} is not a checkpoint of a run: set overwrite=true to start the run again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is no checkpoint of a run: overwrite=true starts the run anew")
+        raise ValueError(f"{path} is not a checkpoint of a run: set overwrite=true to start the run again")
     return content
 
 
@@ -90,7 +90,7 @@ class Last(Checkpoint):
     def obey(self, trainer: L.Trainer) -> None:
         """Raise Preempted if any process was told to stop."""
         if trainer.strategy.reduce_boolean_decision(self.request.asked, all=False):
-            say(trainer, "Told to stop: all is saved, the same command goes on from here.")
+            say(trainer, "Stopped: the run is saved, and the same command continues it.")
             raise Preempted
 
     # -- saving
@@ -123,7 +123,7 @@ class Last(Checkpoint):
             mine = {"generators": generators(), "counted": counted(pl_module)}
             checkpoint["within"] = {"position": list(self.position), "processes": from_all_processes(mine)}
 
-    # -- going on
+    # -- resuming
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == "fit":
@@ -140,7 +140,7 @@ class Last(Checkpoint):
         self.begin(epoch, rank, given)
         if world == len(processes):
             set_generators(processes[rank]["generators"])
-        for process in processes[rank::world]:  # also where fewer processes go on
+        for process in processes[rank::world]:  # also where fewer processes continue
             count(pl_module, process["counted"])
         self.loaded = None
 

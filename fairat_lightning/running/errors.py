@@ -1,9 +1,9 @@
-"""What can go wrong with the machine in the middle of a run, as one line each. Anything else is a bug, with its traceback."""
+"""Errors of the machine in the middle of a run, as one line each. Any other error is a bug, and is shown with its traceback."""
 
 import errno
 from typing import Any
 
-GOES_ON = "the same command goes on from the last checkpoint"
+GOES_ON = "the same command continues from the last checkpoint"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM)
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
 
@@ -16,11 +16,11 @@ class Lost(RuntimeError):
     """Another process of the run has ended."""
 
     def __init__(self) -> None:
-        super().__init__("another process of this run has ended: the same command goes on from the last checkpoint")
+        super().__init__(f"another process of this run has ended: {GOES_ON}")
 
 
 def explain(error: Exception, cfg: Any, training: bool) -> str | None:
-    """The line for an error that ended the run of `cfg`, in its training or after it; None for what we do not know."""
+    """The line for an error that ended the run of `cfg`, in its training or after it; None for an unknown error."""
     import torch  # which is loaded where something can go wrong
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -32,17 +32,17 @@ def explain(error: Exception, cfg: Any, training: bool) -> str | None:
         return _memory(cfg, training)
     if isinstance(error, OSError) and error.errno in FULL:
         place = error.filename or "a file of the run"
-        return f"{place} cannot be written: {error.strerror}; once there is room, {GOES_ON}"
+        return f"{place} cannot be written: {error.strerror}; when that is fixed, {GOES_ON}"
     return None
 
 
 def _memory(cfg: Any, training: bool) -> str:
     if not training:
         size = cfg.data.eval_batch_size
-        return f"out of memory with data.eval_batch_size={size}: try data.eval_batch_size={max(1, size // 2)} in a run of its own"
+        return f"out of memory with data.eval_batch_size={size}: try data.eval_batch_size={max(1, size // 2)} in a new run"
     size, times = cfg.data.batch_size, cfg.trainer.accumulate_grad_batches
     less = "" if cfg.checkpointing else ", or checkpointing=true"
     return (
-        f"out of memory with data.batch_size={size}: data.batch_size={max(1, size // 2)}"
-        f" trainer.accumulate_grad_batches={2 * times} takes about half{less}"
+        f"out of memory with data.batch_size={size}: set data.batch_size={max(1, size // 2)}"
+        f" trainer.accumulate_grad_batches={2 * times}, which needs about half{less}"
     )

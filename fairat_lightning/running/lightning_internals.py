@@ -15,7 +15,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch.optim.swa_utils import AveragedModel
 from torchmetrics import Metric
 
-ScriptLauncher = _SubprocessScriptLauncher  # starts the other processes of a node by the words of the command
+ScriptLauncher = _SubprocessScriptLauncher  # starts the other processes of a node by the arguments of the command
 
 
 class WatchedLauncher(_SubprocessScriptLauncher):

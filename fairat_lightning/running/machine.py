@@ -1,6 +1,6 @@
 """What a training runs on, made fast: precision, threads and memory of the processor, and the compiled network.
 
-Every choice is a rule, measured (`docs/performance.md`) and not measured anew at each start, so that the same command on the same
+Every choice is a rule, measured once (`docs/performance.md`) and not again at each start, so that the same command on the same
 machine is the same run to the bit.
 """
 
@@ -42,10 +42,10 @@ def slow_precision(cfg: Any) -> str | None:
         asked, word = f"attack.precision={crafted}", "attack.precision=float32"
     elif not low:
         return None
-    instead = "; a processor has no 16-mixed, bf16-mixed is in its place" if (precision, low) == ("16-mixed", True) else ""
+    instead = "; on a CPU, bf16-mixed is used instead of 16-mixed" if (precision, low) == ("16-mixed", True) else ""
     if best_precision(accelerator) == "bf16-mixed":
         return f"warning: {asked}{instead}" if instead else None
-    return f"warning: {asked}, but this machine has no bf16 and is 2 to 3 times slower with it than with {word}{instead}"
+    return f"warning: {asked}, but this machine has no bf16 hardware and is 2 to 3 times slower with it than with {word}{instead}"
 
 
 def _cpu_flags() -> set[str]:
@@ -58,7 +58,7 @@ def _cpu_flags() -> set[str]:
 
 
 def keep_memory() -> None:
-    """Let glibc keep the memory that a step frees for the next one, instead of giving pages back and clearing them anew.
+    """Let glibc keep the memory that a step frees for the next one, instead of giving pages back and clearing them again.
 
     The activations of a batch of 128 are larger than what glibc keeps by default. Nothing happens elsewhere, nor where the
     environment has settings of malloc already.
@@ -73,14 +73,14 @@ def keep_memory() -> None:
 
 
 def threads_for(net: nn.Module, batch: torch.Tensor) -> int:
-    """One for a network too small for two, else all there are, unless OMP_NUM_THREADS says otherwise. `batch` (B,C,H,W)."""
+    """The number of threads: one for a network too small for two, else all, unless OMP_NUM_THREADS is set. `batch` (B,C,H,W)."""
     small = "OMP_NUM_THREADS" not in os.environ and len(batch) * flops(net, batch[:1]) < ONE_THREAD
     return 1 if small else torch.get_num_threads()
 
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """So many threads within, and afterwards as many as before: the runs of a sweep share a process."""
+    """Use this number of threads within the block, and the former number afterwards: the runs of a sweep share a process."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -110,7 +110,7 @@ def largest_batch(step: Callable[[int], Any], *, least: int = 64, most: int = 81
             break
     torch.cuda.empty_cache()  # not while the error holds what did not fit
     if not size:
-        raise ValueError(f"batch_size=auto: not even {least} images fit the memory, give a smaller batch_size")
+        raise ValueError(f"batch_size=auto: not even {least} images fit into the memory; set a smaller batch_size")
     return size
 
 

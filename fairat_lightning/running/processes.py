@@ -1,6 +1,6 @@
 """Several processes that train as one: which strategies may, how they are started, and what happens when one of them ends.
 
-The command starts the other processes of its node by its own words. When one of them dies the rest cannot go on: what was saved
+The command starts the other processes of its node by its own arguments. If one dies the rest cannot continue: what was saved
 stays, and each node says so in one line. A process that waits for a dead one in the middle of a collective would wait for half
 an hour, so everyone watches: the command its children, and they the command.
 """
@@ -43,7 +43,9 @@ def check_strategy(strategy: Any) -> None:
         name = strategy.get("_target_") if isinstance(strategy, Mapping) else strategy
         fits = name in STRATEGIES or str(name).rpartition(".")[2] in {kind.__name__ for kind in TYPES}
     if not fits:
-        raise ValueError(f"trainer.strategy={name} is not supported: choose auto or ddp, where every process has all the weights")
+        raise ValueError(
+            f"trainer.strategy={name} is not supported: choose auto or ddp, with which every process holds all the weights"
+        )
 
 
 def join(trainer: L.Trainer) -> None:
@@ -137,12 +139,12 @@ def together(trainer: L.Trainer) -> Iterator[None]:
 
 
 def is_loss(error: RuntimeError) -> bool:
-    """Whether a collective has failed because another process is no more."""
+    """Whether a collective has failed because another process has ended."""
     return (isinstance(error, dist.DistError) or "gloo" in str(error)) and ENDED.search(str(error)) is not None
 
 
 def orphaned() -> bool:
-    """Whether the command that started this process is no more."""
+    """Whether the command that started this process has ended."""
     return os.getppid() != int(os.environ[PARENT])
 
 

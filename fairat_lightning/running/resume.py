@@ -1,4 +1,4 @@
-"""Which checkpoint an unfinished run goes on from, and whether all that it needs is there and whole."""
+"""Which checkpoint an unfinished run continues from, and whether all that it needs is there and undamaged."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"
 
 
 def resumable(folder: Path) -> Path | None:
-    """The checkpoint that an unfinished run goes on from, None to begin anew; last.ckpt, or if it is damaged the one before.
+    """The checkpoint that an unfinished run continues from: last.ckpt, or the one before if it is damaged. None: from the start.
 
     Raises ValueError where all of them are damaged, or best.ckpt is, or they are of another version.
     """
@@ -22,26 +22,26 @@ def resumable(folder: Path) -> Path | None:
         return None
     path = next((path for path in found if intact(path)), None)
     if path is None or (best.exists() and not intact(best)):
-        raise ValueError(f"{best if path else found[0]} is damaged: overwrite=true starts the run anew")
+        raise ValueError(f"{best if path else found[0]} is damaged: set overwrite=true to start the run again")
     if load_checkpoint(path).get("format") != FORMAT:
-        raise ValueError(f"{path} was written by another version of fairat_lightning: overwrite=true starts the run anew")
+        raise ValueError(f"{path} was written by another version of fairat_lightning: set overwrite=true to start the run again")
     return path
 
 
 def check_resumable(folder: Path, path: Path, state: Mapping[str, Any], first_best: int = 1) -> None:
-    """ValueError unless all is there and whole that a run of this `state` dict goes on from: `path`, best.ckpt, its records.
+    """ValueError unless everything is undamaged that a run of this `state` dict continues from: `path`, best.ckpt, its records.
 
     `first_best`: after how many epochs there is a best.ckpt.
     """
     best, content = folder / "checkpoints" / BEST, load_checkpoint(path)
-    # Epochs that have passed; one is taken as passed where the file is none of ours, which the loop below says.
+    # Epochs that have passed; one is taken as passed where the file is not a checkpoint, which the loop below refuses.
     begun = content["within"]["position"][0] if "within" in content else content.get("epoch", 0) + 1
     for place in [path, *([best] if begun >= first_best or best.exists() else [])]:
         if not place.exists():
-            raise ValueError(f"{place} is missing: overwrite=true starts the run anew")
+            raise ValueError(f"{place} is missing: set overwrite=true to start the run again")
         content = load_checkpoint(place)
         if not content.keys() >= PARTS or _shapes(content["state_dict"]) != _shapes(state):
-            raise ValueError(f"{place} does not hold this run's network: overwrite=true starts the run anew")
+            raise ValueError(f"{place} does not hold this run's network: set overwrite=true to start the run again")
     if (folder / "run.json").exists():
         read_facts(folder)
     if begun:

@@ -1,6 +1,6 @@
 """The signals that ask a process to stop: Ctrl-C (SIGINT), SIGTERM and SIGUSR1, and under submitit on SLURM SIGUSR2 too.
 
-A training does not end where it stands: it notes that it was asked, and saves at the end of its step (`checkpoints.py`). A second
+A training does not end at once: it remembers the request, and saves at the end of its step (`checkpoints.py`). A second
 Ctrl-C ends the process at once.
 """
 
@@ -18,13 +18,13 @@ from fairat_lightning.running.slurm import queue_again, through_submitit
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )  # Windows has no USR1
-TOLD = "told to stop: the same command goes on"
-SAVING = "Stopping: saves at the end of this step, or of a validation. Ctrl-C again leaves at once."
+TOLD = "stopped by a signal: the same command continues"
+SAVING = "Stopping: the run is saved at the end of this step or validation. Press Ctrl-C again to stop at once without saving."
 CURSOR = "\x1b[?25h"  # shows it again: a progress bar hides it, and a process that leaves at once cannot
 
 
 class Preempted(SystemExit):
-    """The process was told to stop; what it knew is saved."""
+    """The process was told to stop; its state is saved."""
 
     def __init__(self) -> None:
         super().__init__(os.EX_TEMPFAIL)  # 75
@@ -33,7 +33,7 @@ class Preempted(SystemExit):
 def listen(handler: Callable[[int, Any], Any], more: tuple[int, ...] = ()) -> dict[int, Any]:
     """Let `handler` answer the signals, and `more` of them; what answered each before.
 
-    Where Ctrl-C is ignored it stays so: a command in the background of a script is not meant by the Ctrl-C of another.
+    Where Ctrl-C is ignored it stays ignored: a command in the background of a script must not end by the Ctrl-C for another.
     """
     numbers = [n for n in (*SIGNALS, *more) if n != signal.SIGINT or signal.getsignal(n) is not signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in numbers}
@@ -67,7 +67,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Remember the signals for as long as this lasts; where they cannot be heard, nothing.
+        """Remember the signals within this block; outside the main thread, where they cannot be heard, do nothing.
 
         In a job that submitit has given to SLURM, SIGUSR2 too; once all is saved, the job is queued again.
         """

@@ -1,7 +1,7 @@
 """What a run's folder says of its weights, for their model card: its own test, the evaluations below it, and its training.
 
-Figures are shown only if they are of the very weights that are exported. The run's own test judged `checkpoints/best.ckpt`; an
-evaluation's `samples.jsonl` begins with a fingerprint of what it judged.
+Figures are shown only if they are of the very weights that are exported. The run's own test is of `checkpoints/best.ckpt`; an
+evaluation's `samples.jsonl` begins with a fingerprint of the weights it evaluated.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ def read_records(run: Path, checkpoint: Path, weights: str) -> Records:
     config, metrics = read_config(run) or {}, read_metrics(run)
     selected = checkpoint.is_dir() or checkpoint.name == BEST
     if not selected:
-        remarks.append(f"The weights are those of {checkpoint.name}; the run's own test judged {BEST}, and is not shown.")
+        remarks.append(f"The weights are those of {checkpoint.name}; the run's own test is of {BEST}, and is not shown.")
     elif metrics is None:
         remarks.append("The run is not finished: it was not tested.")
     else:
@@ -56,9 +56,9 @@ def read_records(run: Path, checkpoint: Path, weights: str) -> Records:
             continue
         verdicts, config_there = read_verdicts(place), read_config(place) or {}
         if (verdicts[0].get("weights") if verdicts else None) not in (None, weights):
-            remarks.append(f"The evaluation {place.name} judged other weights, and is not shown.")
+            remarks.append(f"The evaluation {place.name} is of other weights, and is not shown.")
         elif (split := config_there.get("split", "test")) != "test":
-            remarks.append(f"The evaluation {place.name} judged {split} images and no test images, and is not shown.")
+            remarks.append(f"The evaluation {place.name} is of {split} images, not test images, and is not shown.")
         else:
             found.append(_evaluation(place))
     remarks += [] if found else [NEVER]

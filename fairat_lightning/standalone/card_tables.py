@@ -78,7 +78,7 @@ def _class_table(shown: Sequence[Column]) -> str:
 
 
 def text(value: Any) -> str:
-    """Any text as one line of Markdown that means itself."""
+    """Any text as one line of Markdown, with special characters escaped."""
     # An underscore inside a word is only that.
     return re.sub(r"([\\`*\[\]<>|#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", " ".join(str(value).split()))
 

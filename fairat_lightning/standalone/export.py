@@ -1,4 +1,4 @@
-"""Write a trained network into a folder, and prove that what was written is the same network."""
+"""Write a trained network into a folder, and verify that what was written is the same network."""
 
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +26,7 @@ RANDOM, TEST = 4, 8  # images that the written network is proven on
 
 
 def export(exported: Classifier, folder: Path, *, overwrite: bool) -> None:
-    """Write `folder`, proven, or nothing; say what is in it. ValueError for a network that cannot be exported."""
+    """Write `folder` once it is verified, or nothing; print what is in it. ValueError for a network that cannot be exported."""
     with staged(folder, overwrite) as part:
         needs = write_network(part, exported)
         images = proof_images(exported)
@@ -34,7 +34,7 @@ def export(exported: Classifier, folder: Path, *, overwrite: bool) -> None:
         said = write_card(part, exported, needs)
     size = sum(p.numel() for p in exported.net.parameters())
     print(f"network  {short(folder / CODE)}, {short(folder / WEIGHTS)}: {size:,} parameters, {exported.data.num_classes} classes")
-    print(f"proven   loaded back, it gives the same logits bit for bit on {len(images)} images")
+    print(f"verified loaded back, it gives the same logits bit for bit on {len(images)} images")
     print(f"card     {short(folder / CARD)}: {said}")
 
 
@@ -42,7 +42,9 @@ def write_network(folder: Path, exported: Classifier) -> str:
     """Write WEIGHTS and CODE into `folder`; the packages that CODE needs. ValueError for what safetensors cannot hold."""
     state = exported.net.state_dict()
     if other := [name for name, value in state.items() if not isinstance(value, Tensor)]:
-        raise ValueError(f"{other[0]} of the network's state is no tensor: safetensors cannot hold it")
+        raise ValueError(
+            f"{other[0]} of the network's state is not a tensor, and safetensors cannot hold it: remove it from the state dict"
+        )
     # Cloned: safetensors refuses tensors that share memory or are not contiguous.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     source, needs = write(exported.net, _model(exported), _shape(exported))
@@ -92,7 +94,9 @@ def write_card(folder: Path, exported: Classifier, needs: str) -> str:
     else:
         records = read_records(exported.run, Path(cfg.checkpoint).expanduser(), fingerprint(exported.net.state_dict()))
     if other := [e.name for e in records.evaluations for s in e.summaries.values() if list(s["per_class"]) != shape.classes]:
-        raise ValueError(f"the figures of {exported.run}, {other[0]}, are of other classes than data.load gives here")
+        raise ValueError(
+            f"the figures of {exported.run}, {other[0]}, are of other classes than the data: set data= to those of the run"
+        )
     facts = model_card.Facts(
         name=title(model),
         constructor=model["_target_"],
@@ -106,12 +110,12 @@ def write_card(folder: Path, exported: Classifier, needs: str) -> str:
     )
     (folder / CARD).write_text(model_card.write(facts, records))
     attacks = len(columns(records.evaluations))
-    figures = f"figures of {attacks} attacks" if attacks else "no figures: never evaluated here"
-    return f"{figures}; choose a license in it"
+    figures = f"figures of {attacks} attacks" if attacks else "no figures, because it was never evaluated here"
+    return f"{figures}; choose a license and write it there"
 
 
 def _own_card(cfg: DictConfig) -> str | None:
-    """The card that a pretrained network has; None for any other, and where words of the command changed its model or data."""
+    """The card that a pretrained network has; None for any other, and where settings of the command changed its model or data."""
     groups = ("model", "data")
     if not is_pretrained(cfg.checkpoint):
         return None

@@ -15,13 +15,13 @@ WEIGHTS, CODE, CARD = FILES = ("model.safetensors", "model.py", "README.md")
 def destination(to: Any, overwrite: Any) -> Path:
     """The folder to write, with links followed. ValueError unless it is new, empty, or an export that may be replaced."""
     if to is None:
-        raise ValueError("to=FOLDER must be given: the folder to write")
+        raise ValueError("to is not set: set to=FOLDER, the folder to write")
     if not isinstance(to, str) or not to:
         raise ValueError(f"to={to} must be a path")
     switch("overwrite", overwrite)
     folder = reachable(to).resolve()
     if Path.cwd().resolve().is_relative_to(folder):
-        raise ValueError(f"to={to} is the working directory or above it: name a folder of its own")
+        raise ValueError(f"to={to} is the working directory or above it: name another folder")
     _check_free(folder, overwrite)
     return folder
 
@@ -34,10 +34,10 @@ def _check_free(folder: Path, overwrite: bool) -> None:
     names = {path.name for path in folder.iterdir()}
     foreign = names - {*FILES, "__pycache__"}
     if names and (foreign or not {WEIGHTS, CODE} <= names):
-        what = f"holds {min(foreign)}" if foreign else f"is no export, without {WEIGHTS} or {CODE}"
-        raise ValueError(f"{folder} {what}: it is never replaced, choose another to=FOLDER")
+        what = f"holds {min(foreign)}" if foreign else f"is not an export, without {WEIGHTS} or {CODE}"
+        raise ValueError(f"{folder} {what}: it is never replaced; choose another to=FOLDER")
     if names and not overwrite:
-        raise ValueError(f"{folder} holds an export: overwrite=true replaces it")
+        raise ValueError(f"{folder} holds an export: set overwrite=true to replace it")
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 It holds the definitions that the network needs and no other, copied from the package's own files, and a `load` that calls
 the network's constructor with its resolved arguments. What is copied is found by name: beginning with the constructor, every
-name that a definition uses and that stands at the top of its file, or is imported from another file of ours, comes along.
+name that a definition uses and that is defined at the top of its file, or imported from another file of ours, is copied too.
 Imports of other packages stay imports. A class of one's own is imported too, from its package. A timm model is created by
 timm, and its stem is changed as `models/from_timm.py` does it: this leaf imports `fairat_lightning.models` for that.
 """

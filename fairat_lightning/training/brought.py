@@ -19,12 +19,12 @@ from fairat_lightning.record.reader import read_facts, run_folder
 
 
 class Brought:
-    """`lines` are for the user, `notes` and `facts` for the record; none of them for a file of ours."""
+    """`lines` are for the user, `notes` and `facts` for the record; all are empty for a file of this package."""
 
     def __init__(self, cfg: DictConfig, folder: Path, *, mean_given: bool, anew: bool) -> None:
-        """Settle what the command says of them, in `cfg`, or what the run in `folder` began with, unless it is trained anew.
+        """Settle what the command says of them, in `cfg`, or what the run in `folder` began with, unless it is trained again.
 
-        `mean_given`: the command says model.mean or model.std. Raises ValueError for words that do not go together.
+        `mean_given`: the command sets model.mean or model.std. Raises ValueError for settings that exclude each other.
         """
         self.cfg, self.folder = cfg, folder
         self.lines: list[str] = []
@@ -36,11 +36,11 @@ class Brought:
         teacher = cfg.method.get("teacher") if OmegaConf.is_dict(cfg.method) else None
         files = [path for path in (cfg.init_from, teacher) if isinstance(path, str)]
         if self.key is not None and not files:
-            raise ValueError(f"key={self.key} names weights in the file of init_from= or method.teacher=: give one of these")
+            raise ValueError(f"key={self.key} names weights in the file of init_from= or method.teacher=: set one of these too")
         self.of_others = [path for path in files if run_folder(path) is None]
         if word is not None:
             if mean_given:
-                raise ValueError("normalisation= sets model.mean and model.std: give it or these, not both")
+                raise ValueError("normalisation= sets model.mean and model.std: set either it or these, not both")
             set_model(cfg, meant(word))
             self.said = True
         elif cfg.init_from is not None and not mean_given and not anew:
@@ -82,5 +82,5 @@ class Brought:
         self.notes += [f"Warning, {name}: {loaded.warning}."] if loaded.warning else []
 
     def _key(self, path: str) -> str | None:
-        """The key goes with files of others; with a run's where there is no other, which says that it has none of this name."""
+        """The key is for weights from elsewhere; without such a file it goes to the run's, whose loading refuses it."""
         return self.key if path in self.of_others or not self.of_others else None

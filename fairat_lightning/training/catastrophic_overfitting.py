@@ -25,7 +25,7 @@ ACTIONS = ("warn", "stop", "strengthen")
 
 
 class Collapse(Checkpoint):
-    """Watch for catastrophic overfitting each epoch: say so; `action` may also "stop", or "strengthen" the attack to PGD-10.
+    """Watch for catastrophic overfitting in each epoch and print it; `action` may also be "stop", or "strengthen" (to PGD-10).
 
     Lightning lets only Checkpoint callbacks see what a module logs at its epoch's end.
     """
@@ -61,7 +61,11 @@ class Collapse(Checkpoint):
             method.attack = replace(method.attack, steps=steps, step=None, start=None, noise=None)
 
     def alarm(self, trainer: L.Trainer, own: float, robust: float) -> None:
-        then = {"warn": "", "stop": "; the training stops", "strengthen": "; it goes on with PGD-10 or more"}[self.action]
+        then = {
+            "warn": "",
+            "stop": "; the training stops",
+            "strengthen": "; the training continues with PGD-10 or a stronger attack",
+        }[self.action]
         text = (
             f"CATASTROPHIC OVERFITTING in epoch {trainer.current_epoch + 1}: {100 * own:.1f}% under the training attack, but"
             f" {100 * robust:.1f}% under PGD-10, which was {100 * self.best:.1f}% before{then}"

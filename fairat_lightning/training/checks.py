@@ -1,4 +1,4 @@
-"""What no part of a run can check for itself, before any of them is built."""
+"""The checks that no single part of a run can make, before any part is built."""
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -12,7 +12,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")  # the weights sta
 
 
 def check(cfg: DictConfig) -> None:
-    """Raise ValueError for what the user of a run got wrong."""
+    """Raise ValueError for wrong settings of a run."""
     check_targets(plain(cfg), allowed(cfg))
     listed = cfg.callbacks if OmegaConf.is_list(cfg.get("callbacks")) else []
     augmentation = cfg.method.get("augmentation", "") if OmegaConf.is_dict(cfg.method) else ""
@@ -24,11 +24,9 @@ def check(cfg: DictConfig) -> None:
     for key in ("compile", "checkpointing", "deterministic"):
         switch(key, cfg[key])
     if cfg.compile and cfg.checkpointing:
-        raise ValueError("compile=true and checkpointing=true: torch compiles no such blocks, choose one of the two")
+        raise ValueError("compile=true and checkpointing=true: torch cannot compile checkpointed blocks; choose one of the two")
     if cfg.attack.get("precision") is not None and str(cfg.trainer.precision) == "64-true":
-        raise ValueError(
-            f"attack.precision={cfg.attack.precision} with trainer.precision=64-true: crafting in float64 has no other"
-        )
+        raise ValueError(f"attack.precision={cfg.attack.precision} with trainer.precision=64-true: set attack.precision=null")
     whole("trainer.max_epochs", cfg.trainer.max_epochs)
     for key, value in (("init_from", cfg.init_from), ("data.root", cfg.data.get("root"))):
         if value is not None and (not isinstance(value, str) or not value):

@@ -1,4 +1,4 @@
-"""The guard over numbers: no loss, gradient or weight that is nan or infinite goes unnoticed, and none is saved."""
+"""The check of numbers: every loss, gradient or weight that is nan or infinite is noticed, and none is saved."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from fairat_lightning.running.terminal import say
 from fairat_lightning.settings import one_of
 
 NONFINITE = ("stop", "skip")
-KEPT = "the checkpoints are of earlier steps"
+KEPT = "the saved checkpoints are from earlier steps and not affected"
 PATIENCE = 10  # bad steps in a row: our choice
 EVERY = 50  # steps between two looks at what the device knows
 
@@ -65,8 +65,8 @@ class Finite(Callback):
             return
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         if self.in_a_row == PATIENCE:
-            raise Diverged(f"{PATIENCE} steps in a row were skipped, the last {when(trainer)}: a lower optim.lr may help; {KEPT}")
-        say(trainer, f"skipped: {self.where()} is nan or infinite {when(trainer)}")
+            raise Diverged(f"{PATIENCE} steps in a row were skipped, the last {when(trainer)}: try a lower optim.lr; {KEPT}")
+        say(trainer, f"skipped a step: {self.where()} is nan or infinite {when(trainer)}")
         module.zero_grad(set_to_none=True)  # an optimiser passes over what has no gradient
         with torch.no_grad():
             for name, buffer in module.named_buffers():
@@ -96,7 +96,9 @@ class Finite(Callback):
         named = [(name, p) for name, p in pl_module.named_parameters() if p.is_floating_point()]
         bad = not_finite([p.detach() for _, p in named])
         if bad.any():  # equal on every process
-            raise Diverged(f"the weight {named[int(bad.long().argmax())][0]} is nan or infinite {when(trainer)}; {KEPT}")
+            raise Diverged(
+                f"the weight {named[int(bad.long().argmax())][0]} is nan or infinite {when(trainer)}: try a lower optim.lr"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
@@ -109,7 +111,7 @@ class Finite(Callback):
             return
         step = f"in step {int(self.good) + 1} of epoch {trainer.current_epoch + 1}"
         where = f"{self.where()} is nan or infinite {step}" if self.bad else "a loss is nan or infinite on another process"
-        raise Diverged(f"{where}: a lower optim.lr may help; {KEPT}")
+        raise Diverged(f"{where}: try a lower optim.lr; {KEPT}")
 
     def where(self) -> str:
         return "the loss" if self.bad_loss else f"the gradient of {self.names[int(self.first)]}"

@@ -15,7 +15,7 @@ WATCHED = "val/robust_worst"
 class Seen(Checkpoint):
     """Tells the trial the worst class's accuracy after each epoch, the mean of the seeds so far; raises `prune` for a laggard.
 
-    Everything is read from the run's history, so that a run that is gone on with, or finished before, is told alike.
+    Everything is read from the run's history, so that a run that was resumed, or finished before, is treated alike.
     """
 
     def __init__(self, trial: Any, prune: type[Exception] | None):

@@ -75,8 +75,8 @@ def prepare(
 ) -> Training | None:
     """Check the resolved configuration and instantiate every part of its run; None if it is finished in `folder`.
 
-    `mean_given`: model.mean or model.std is the command's own word, and no default's or recipe's. `command`: see `Training`.
-    Raises what WRONG_INPUT lists for what a user got wrong. The folder is made last; nothing else is written.
+    `mean_given`: the command itself sets model.mean or model.std, and no default or recipe. `command`: see `Training`.
+    Raises what WRONG_INPUT lists for wrong input. The folder is made last; nothing else is written.
     """
     quieten()
     check(cfg)
@@ -124,7 +124,7 @@ def prepare(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"hydra.run.dir={folder} cannot be made: {error.strerror}") from error
+        raise ValueError(f"hydra.run.dir={folder} cannot be created: {error.strerror}") from error
     return Training(cfg, folder, datamodule, method, trainer, head, resume, brought, number, overwrite, command)
 
 
@@ -176,7 +176,7 @@ def execute(training: Training) -> None:
 
 
 def _moved(training: Training) -> bool:
-    """Whether another command has got on with the run since this one looked at its folder."""
+    """Whether another command has continued the run since this one looked at its folder."""
     try:
         return is_finished(training.folder, plain(training.cfg)) or resumable(training.folder) != training.resume
     except ValueError:
@@ -196,9 +196,7 @@ def _execute(training: Training) -> None:
         open_folder(training.folder, plain(training.cfg), training.resume, **begun)
         _introduce(training)
         if moved:
-            print(
-                "It began on another device, processor or number of processes: it goes on, but not to the same bits.", flush=True
-            )
+            print("It began on another device, processor or number of processes: the bits will not be the same.", flush=True)
     training.trainer.fit(training.method, training.datamodule, ckpt_path=training.resume, weights_only=True)
     training.fitted = True
     kept = training.method.keepsakes(training.datamodule.train.pixels)  # before the best epoch's state takes the last one's place
@@ -243,7 +241,7 @@ def _introduce(training: Training) -> None:
     size = sum(p.numel() for p in training.method.net.parameters())
     print(f"{short(training.folder)}" + (", resumed" if training.resume else ""))
     if training.resume is not None and training.resume.name == PREVIOUS:
-        print(f"{LAST} is missing or damaged: going on from the checkpoint before it, {PREVIOUS}")
+        print(f"{LAST} is missing or damaged: continuing from the checkpoint before it, {PREVIOUS}")
     images = f"{data.num_train:,} + {len(data.val):,} + {len(data.test):,} images to train, validate and test"
     for line in training.brought.lines:
         print(line)

@@ -32,9 +32,11 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     check_strategy(cfg.trainer.strategy)
     _check(cfg.trainer)
     if cfg.select == "last" and cfg.on_collapse == "stop":
-        raise ValueError("select=last with on_collapse=stop would keep the epoch that has collapsed: choose select=sum")
+        raise ValueError("select=last with on_collapse=stop would keep the epoch that has collapsed: set select=sum")
     if cfg.on_nonfinite == "skip" and cfg.trainer.precision == "16-mixed":
-        raise ValueError("on_nonfinite=skip with trainer.precision=16-mixed, which skips by itself: choose bf16-mixed, or stop")
+        raise ValueError(
+            "on_nonfinite=skip with trainer.precision=16-mixed, which skips by itself: set bf16-mixed or on_nonfinite=stop"
+        )
     callbacks: list[Callback] = [
         History(folder / "history.csv"),
         Collapse(cfg.on_collapse),  # before what writes the checkpoints, which hold what it knows
@@ -91,10 +93,14 @@ def _check_own(callbacks: list[Callback], logger: bool) -> None:
     for callback in callbacks:
         name = type(callback).__name__
         if isinstance(callback, LearningRateMonitor | DeviceStatsMonitor) and not logger:
-            raise ValueError(f"callbacks: {name} writes to a logger of Lightning's: add logger=tensorboard or logger=wandb")
+            raise ValueError(
+                f"callbacks: {name} writes to a Lightning logger, and the run has none: add logger=tensorboard or logger=wandb"
+            )
         monitor = getattr(callback, "monitor", None)
         if isinstance(monitor, str) and monitor not in LOGGED and not monitor.startswith(("train/", *CLASSES)):
-            raise ValueError(f"callbacks: {name} has monitor={monitor}, which no run logs: take {', '.join(LOGGED)}")
+            raise ValueError(
+                f"callbacks: {name} has monitor={monitor}, which is not logged: set it to one of {', '.join(LOGGED)}"
+            )
 
 
 def _check(trainer: DictConfig) -> None:
@@ -106,7 +112,7 @@ def _check(trainer: DictConfig) -> None:
             switch(f"trainer.{key}", trainer[key])
     if trainer.accelerator == "mps":
         raise ValueError(
-            "trainer.accelerator=mps: Apple's GPU has no float64, which class statistics are computed in; use trainer=cpu"
+            "trainer.accelerator=mps: Apple's GPU has no float64, in which class statistics are computed; use trainer=cpu"
         )
     steps, clip, devices = (trainer.get(key, 1) for key in ("accumulate_grad_batches", "gradient_clip_val", "devices"))
     whole("trainer.accumulate_grad_batches", steps)

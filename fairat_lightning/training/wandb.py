@@ -53,13 +53,13 @@ def wandb_logger(
         mode = "offline" if offline else "online"  # said to wandb itself: Lightning's `offline` comes too late after a login
     one_of("WANDB_MODE", mode, MODES)
     if isinstance(tags, str):
-        raise ValueError(f"logger.wandb.tags={tags} must be a list: logger.wandb.tags=[{tags}]")
+        raise ValueError(f"logger.wandb.tags={tags} must be a list: write logger.wandb.tags=[{tags}]")
     words: dict[str, Any] = {"group": group, "tags": tags, "notes": notes, "mode": mode, "resume": "allow"}
     return Dashboard(name=name, save_dir=save_dir, project=project, entity=entity, **words)
 
 
 class Dashboard(WandbLogger):
-    """A logger whose W&B run goes on when ours does, and stays on the disk where W&B cannot be reached."""
+    """A logger whose W&B run continues when the run does, and stays on the disk where W&B cannot be reached."""
 
     @property
     @rank_zero_experiment
@@ -76,7 +76,10 @@ class Dashboard(WandbLogger):
                 if given["mode"] == "offline":
                     raise
                 reason = " ".join(str(error).split())
-                print(f"W&B cannot be reached, the run is logged on the disk, for `wandb sync` ({reason})", flush=True)
+                print(
+                    f"W&B cannot be reached: the run is logged to the disk, and `wandb sync` uploads it later ({reason})",
+                    flush=True,
+                )
                 place.unlink()  # W&B does not let go of a run that it could not begin
                 given |= {"id": _identity(place), "mode": "offline"}
         return super().experiment

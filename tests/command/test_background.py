@@ -51,7 +51,7 @@ def test_a_table_runs_from_a_frozen_clone_is_paused_stopped_gone_on_with_and_tak
     script("pause")
     assert "one: told to stop" in script("stop")  # a paused one saves too
     wait(lambda: "does not run" in script("status"), "its end")
-    assert "all is saved" in log.read_text()
+    assert "the run is saved" in log.read_text()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=night / "code", capture_output=True, text=True).stdout.strip()
     assert commit in (folder / "run.json").read_text()
     stranger = subprocess.Popen(["sleep", "600"])

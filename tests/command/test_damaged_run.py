@@ -193,13 +193,13 @@ def test_half_precision_is_fine(run, compose, tmp_path):
 # -- the other commands
 
 OTHERS = {
-    "checkpoint": "cannot read checkpoint: each word must be key=value",
+    "checkpoint": "cannot read checkpoint: each setting must be written key=value",
     "checkpoint=": "checkpoint= must be a path",
     "checkpoint=5": "checkpoint=5 must be a path",
     "checkpoint={long}": "cannot be read: File name too long",
     "checkpoint='~nobody_of_this_name/x'": "~nobody_of_this_name/x cannot be read",
-    "checkpoint=run model.width=1,2": "one value a key",
-    "checkpoint=run model=null": "a group was given something else",
+    "checkpoint=run model.width=1,2": "one value for each key",
+    "checkpoint=run model=null": "a group was not set to the name",
     "checkpoint=run ~model": "model",
     "checkpoint=run data.load.num_classes=x": "data.load.num_classes=x",
     "checkpoint=run data.load=null": "data.load=None",
@@ -211,12 +211,12 @@ OTHERS = {
 ALONE = {
     "evaluate name={long}": "100 letters at most",
     "evaluate name=.": "name=.",
-    "evaluate suite=null": "a group was given something else",
+    "evaluate suite=null": "a group was not set to the name",
     "evaluate suite=sweep suite.multiples=[inf]": "suite.multiples=[inf]",
     "evaluate suite=standard suite.other_eps=-1": "suite.other_eps=-1",
     "evaluate suite=corruptions suite.root=5": "suite.root=5",
     "evaluate suite._target_=os.system": "_target_=os.system is not allowed",
-    "evaluate +suite.foo=1": "suite.foo is no key of",
+    "evaluate +suite.foo=1": "suite.foo is not a parameter of",
     "export to=run": "it is never replaced",
     "balance to=nowhere/x.pt": "to=nowhere/x.pt",
     "balance head._target_=os.system": "os.system",
@@ -265,12 +265,12 @@ def test_report(monkeypatch, capsys, tmp_path, run):
         "run --sort=x": "--sort",
         "run nowhere": "nowhere holds no finished run",
         "run run": "names the same folder",
-        "=run": "unreadable label",
+        "=run": "empty or unprintable label",
         LONG: "File name too long",
         f"run --to {LONG}": "File name too long",
         "run --to run/config.yaml": "is a file",
     }.items():
         refused(*other(monkeypatch, capsys, tmp_path, "report", *words.split()), said)
     (run / "metrics.json").unlink()
-    refused(*other(monkeypatch, capsys, tmp_path, "report", "run"), "run has begun and is not finished")
+    refused(*other(monkeypatch, capsys, tmp_path, "report", "run"), "run is not finished")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]

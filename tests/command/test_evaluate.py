@@ -103,9 +103,9 @@ def test_validation_and_training_images_can_be_judged_and_are_never_taken_for_te
     if split == "val":
         assert load(place)["clean"]["average"] == pytest.approx(float(kept["val/clean"]))
     assert sum(load(place)["clean"]["counts"].values()) == (20 if split == "val" else 64)
-    assert f"These are {split} images and no test images." in capsys.readouterr().out
+    assert f"These are {split} images, not test images." in capsys.readouterr().out
     found = read_run(run)
-    assert "fgsm" not in found.summaries and any(f"{split} images and no test images" in note for note in found.notes)
+    assert "fgsm" not in found.summaries and any(f"{split} images, not test images" in note for note in found.notes)
 
 
 def test_an_evaluation_of_before_is_found_finished(run, capsys):
@@ -149,7 +149,7 @@ def test_another_process_is_told_to_wait(run, capsys):
 def test_figures_without_their_images_are_not_taken_for_these(run, capsys):
     evaluate(f"checkpoint={run}")
     (run / "evaluation" / "quick" / "samples.jsonl").unlink()
-    assert "has figures and no samples.jsonl" in refused(capsys, f"checkpoint={run}", "attack.eps=0.01")
+    assert "has figures but no samples.jsonl" in refused(capsys, f"checkpoint={run}", "attack.eps=0.01")
     assert load(run / "evaluation" / "quick")["pgd20"]
 
 
@@ -267,7 +267,7 @@ def test_an_audit_of_timms_own_network(tmp_path, monkeypatch):
 
 
 WRONG = {
-    "": "checkpoint=PATH must be given",
+    "": "set checkpoint=PATH",
     "checkpoint=nowhere": "nowhere does not exist",
     "checkpoint={run} suite=slow": "suite=slow is unknown",
     "checkpoint={run} suite.steps=3": "suite.steps",
@@ -279,10 +279,10 @@ WRONG = {
     "checkpoint={run} classes=cat": "must be a list",
     "checkpoint={run} samples_per_class=2 in_full=[cat]": "in_full=cat is unknown",
     "checkpoint={run} samples_per_class=2 in_full=cat": "in_full=cat must be a list",
-    "checkpoint={run} in_full=[class_1]": "in_full goes with samples_per_class",
-    "checkpoint={run} in_full=[class_1] classes=[class_2] samples_per_class=2": "and without classes",
+    "checkpoint={run} in_full=[class_1]": "in_full needs samples_per_class",
+    "checkpoint={run} in_full=[class_1] classes=[class_2] samples_per_class=2": "and no classes=",
     "checkpoint={run} samples_per_class=1000": "has only 20 test images",
-    "checkpoint={run} samples_per_class=9 split=val samples_in_full=8": "samples_in_full goes with in_full",
+    "checkpoint={run} samples_per_class=9 split=val samples_in_full=8": "samples_in_full needs in_full",
     "checkpoint={run} samples_per_class=2 in_full=[class_1] samples_in_full=0": "samples_in_full=0",
     "checkpoint={run} samples_per_class=5 in_full=[class_1] samples_in_full=2": "samples_per_class or more",
     "checkpoint={run} samples_per_class=1000 split=val": "val images",

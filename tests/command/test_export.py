@@ -268,7 +268,7 @@ def test_evaluations_of_these_weights_are_shown_and_failed_checks_come_first(exp
     assert "12.3" in text and "3.2" in text and "eps 8/255" in text and r"Seven steps \| only." in text
     assert text.index("1 of 3 sanity checks failed") < text.index("## Load it")
     assert "**FAILED**" in text and "not run" in text and "Also measured" in text and "FGSM" in text
-    assert "The evaluation stale judged other weights" in text
+    assert "The evaluation stale is of other weights" in text
 
 
 def test_figures_of_training_images_are_not_shown(export, launch, tmp_path):
@@ -276,7 +276,7 @@ def test_figures_of_training_images_are_not_shown(export, launch, tmp_path):
     judge.main([f"checkpoint={run}", "split=train"])
     assert export(f"checkpoint={run}", "to=out")[0] == 0
     text = (tmp_path / "here" / "out" / CARD).read_text()
-    assert "The evaluation quick-train judged train images and no test images, and is not shown." in text
+    assert "The evaluation quick-train is of train images, not test images, and is not shown." in text
     assert table(text)[0] == "| class | clean | PGD-20 | CW-20 |" and f"{100 * metrics['pgd20']['average']:.1f}" in text
 
 

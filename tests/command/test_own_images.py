@@ -169,33 +169,33 @@ def more_validation_than_images(tmp):
 FOLDERS: dict[Callable[[Path], str | None], str] = {
     no_train: "has no folder train",
     train_is_a_file: "has no folder train",
-    file_for_test: "photos/test is no folder",
-    link_to_nowhere_for_test: "photos/test is no folder",
+    file_for_test: "photos/test is not a folder",
+    link_to_nowhere_for_test: "photos/test is not a folder",
     root_is_a_file: "has no folder train",
     one_class_only: "at least 2 are needed",
-    no_class: "has 0 folders of classes",
+    no_class: "has 0 class folders",
     class_missing_in_test: "class 'emu' is in photos/train but not in photos/test",
     class_missing_in_train: "class 'emu' is in photos/test but not in photos/train",
     class_without_images: "photos/train/emu holds no .png",
     class_of_other_files: "photos/train/emu holds no .png, .jpg, .webp or other picture that Pillow reads, but 1 .txt",
-    file_for_val: "photos/val is no folder",
+    file_for_val: "photos/val is not a folder",
     classes_missing_in_val: "classes 'emu', 'fox' are in photos/train but not in photos/val, class 'gnu' is in photos/val",
-    more_validation_than_val_has: "data.val_per_class=4: class 'cat' has 3 validation images of its own",
+    more_validation_than_val_has: "data.val_per_class=4: class 'cat' has 3 validation images",
     text_named_as_a_bitmap: "photos/test/cat/bad.bmp",
     floating_point_pixels: "photos/train/cat/bad.tif: its pixels are floating-point",
     pixels_of_32_bits: "photos/train/cat/bad.tif: its pixels have more than 16 bits",
     postscript_named_as_a_png: "photos/train/cat/bad.png: cannot identify",
     one_image_a_class: "no training image of class 'cat', which has 1 in all: add images",
-    one_image_and_no_test: "class 'cat' has 1 image",
+    one_image_and_no_test: "class 'cat' has only 1 image",
     empty_image: "photos/train/cat/bad.png",
     text_for_an_image: "photos/test/cat/bad.png",
     half_a_jpeg: "truncated",
     bomb: "exceeds limit",
-    link_to_itself: "bad.png: it is no file",
-    link_to_nowhere: "bad.png: it is no file",
-    pipe: "bad.png: it is no file",
-    folder_for_an_image: "bad.png: it is no file",
-    class_name_in_other_bytes: "no UTF-8",
+    link_to_itself: "bad.png: it is not a file",
+    link_to_nowhere: "bad.png: it is not a file",
+    pipe: "bad.png: it is not a file",
+    folder_for_an_image: "bad.png: it is not a file",
+    class_name_in_other_bytes: "not valid UTF-8",
     no_size: "data.image_size is not set",
     size_beyond_memory: "data.image_size=100000000",
     two_means_for_three_channels: "model.mean=[0.5, 0.5]",
@@ -282,7 +282,7 @@ def test_what_is_used_and_what_is_skipped_is_said_once(monkeypatch, capsys, tmp_
     assert out.splitlines()[:4] == [
         "photos/val is the validation set",
         "photos: skipped 1 .txt",
-        "photos: not used validation: the folders of sets are train, val and test",
+        "photos: validation will not be used: the folders of the splits are named train, val and test",
         "photos/train: a fifth of each class is the test set, there is no photos/test",
     ]
     assert "8 + 10 + 2 images to train, validate and test" in out
@@ -298,7 +298,7 @@ def test_a_folder_of_any_name_runs_and_is_shown(monkeypatch, capsys, tmp_path):
 
 
 IDX = {
-    "label": (np.arange(20) % 11, "the label 10, which is none of the 10 classes"),
+    "label": (np.arange(20) % 11, "the label 10, but the classes are 0 to 9"),
     "count": (np.arange(19) % 10, "targets"),
     "missing": (np.arange(20) % 9, "class 'Ankle boot', which has 0 in all"),
     "empty": (np.arange(0), "no training images"),
@@ -327,5 +327,5 @@ def test_a_real_process(tmp_path):
     pipe(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     done = start(tmp_path, *FOLDER)
-    refused(done.returncode, done.stderr, "photos/train/cat/bad.png: it is no file")
+    refused(done.returncode, done.stderr, "photos/train/cat/bad.png: it is not a file")
     assert sorted(tmp_path.rglob("*")) == before

@@ -190,17 +190,17 @@ def test_the_logits_of_a_network_that_returns_more_are_found_or_said(here, monke
     model = ("model._target_=mine.Several", ALLOW, "hydra.run.dir=run", "trainer.max_epochs=1")
     small = [word for word in SMALL if not word.startswith(("model.", "trainer.max"))]
     code, out, err = call(monkeypatch, capsys, here, *small, *model)
-    assert (code, err) == (0, "") and "those at 'logits' are taken" in out
+    assert (code, err) == (0, "") and "those at 'logits' are used" in out
     code, err = other(monkeypatch, capsys, here, "evaluate", "checkpoint=run", "samples_per_class=1", ALLOW)
     assert (code, err) == (0, "")
     code, out, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=tuple", "hydra.run.dir=two")
-    assert (code, err) == (0, "") and "those at 1 are taken" in out
+    assert (code, err) == (0, "") and "those at 1 are used" in out
     code, _, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=tuple", "model.logits=0", "hydra.run.dir=not")
-    refused(code, err, "for 2 images: logits (images, 4) are needed; model.logits= says where they are")
+    refused(code, err, "for 2 images: it must return logits (images, 4); set model.logits= to their index or key")
     code, out, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=tuple", "model.logits=1", "hydra.run.dir=said")
-    assert (code, err) == (0, "") and "are taken" not in out
+    assert (code, err) == (0, "") and "are used" not in out
     code, _, err = call(monkeypatch, capsys, here, *small, *model, "model.kind=wide", "hydra.run.dir=three")
-    refused(code, err, "returns (2, 8) for 2 images: logits (images, 4) are needed")
+    refused(code, err, "returns (2, 8) for 2 images: it must return logits (images, 4)")
     for run in ("run", "two", "said"):
         assert other(monkeypatch, capsys, here, "export", f"checkpoint={run}", f"to=out_{run}", ALLOW) == (0, "")
 
@@ -226,9 +226,9 @@ def test_the_console_script_finds_them_too(here):
         (("callbacks=mine.Mine",), "must be a list"),
         (("callbacks=[3]",), "must be the name of a class"),
         (("optim._target_=mine.Net",), "optim"),
-        (("model=custom",), "model=custom needs model._target_"),
+        (("model=custom",), "model=custom needs the class, model._target_"),
         (("attack._target_=mine.other", "attack.steps=1"), "must be a subclass of fairat_lightning.attacks.PGD"),
-        (("+logger.x=3",), "logger.x is no logger"),
+        (("+logger.x=3",), "logger.x is not a logger"),
     ],
 )
 def test_what_is_no_such_part_is_one_line(here, monkeypatch, capsys, words, said):
@@ -260,8 +260,8 @@ def test_optimisers_and_schedules_train(launch, words):
 @pytest.mark.parametrize(
     "words, said",
     [
-        (("schedule=cosine",), "schedule= goes with optim=sgd"),
-        (("optim=adamw", "schedule=none"), "schedule=none with an optimiser that has none"),
+        (("schedule=cosine",), "schedule= needs optim=sgd"),
+        (("optim=adamw", "schedule=none"), "schedule=none, but this optimiser has no schedule"),
         (("optim=adamw", "optim.lr=-1"), "learning rate"),
         (("optim=adamw", "schedule.warmup_epochs=9"), "schedule.warmup_epochs=9"),
         (("optim=sgd", "schedule=multistep", "schedule.milestones=3"), "schedule.milestones=3"),
@@ -320,12 +320,15 @@ LIGHTNINGS = "lightning.pytorch.callbacks"
     [
         (("callbacks=[mine.Mine]",), "callbacks._target_=mine.Mine is not allowed"),
         ((f"callbacks=[{LIGHTNINGS}.LearningRateMonitor]",), "add logger=tensorboard or logger=wandb"),
-        ((f"callbacks=[{{_target_: {LIGHTNINGS}.EarlyStopping, monitor: val/robus}}]",), "monitor=val/robus, which no run logs"),
+        (
+            (f"callbacks=[{{_target_: {LIGHTNINGS}.EarlyStopping, monitor: val/robus}}]",),
+            "monitor=val/robus, which is not logged",
+        ),
         ((f"callbacks=[{LIGHTNINGS}.EarlyStoping]",), "did you mean EarlyStopping?"),
         (("+logger.mine._target_=mine.Logg", ALLOW), "mine has no Logg; did you mean Log?"),
         (("method._target_=fairat_lightning.methods.FALL",), "did you mean FAAL?"),
         (("optim._target_=torch.optim.AdamWw",), "did you mean AdamW?"),
-        (("optim=adamw", "optim.lr=abc"), "optim.lr=abc is not a number"),
+        (("optim=adamw", "optim.lr=abc"), "optim.lr=abc must be a number"),
         (("optim=adamw", "optim.lr=-1"), "optim: Invalid learning rate"),
         (("method=faal", "+method.radios=1"), "did you mean method.radius?"),
     ],

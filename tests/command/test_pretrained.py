@@ -132,7 +132,7 @@ def test_an_evaluation_goes_to_the_working_directory(untouched, monkeypatch, cap
 
 def test_balancing_needs_a_place(untouched, monkeypatch, capsys, tmp_path):
     here = tmp_path / "here"
-    refused(*other(monkeypatch, capsys, here, "balance", f"checkpoint={NAME}"), "to=FILE must be given")
+    refused(*other(monkeypatch, capsys, here, "balance", f"checkpoint={NAME}"), "set to=FILE")
     itself = [f"to={untouched.folder}/model.safetensors", "overwrite=true"]
     refused(*other(monkeypatch, capsys, here, "balance", f"checkpoint={NAME}", *itself), "the checkpoint itself")
     assert list(here.iterdir()) == []

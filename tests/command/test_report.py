@@ -106,7 +106,7 @@ def test_a_folder_with_runs_stands_for_the_finished_ones(make_run, tmp_path, cap
         return [row["label"] for row in record["rows"]], "\n".join(record["notes"])
 
     found, notes = labels("sweep")
-    assert found == ["A", "B"] and "sweep/begun has begun and is not finished: it is left out." in notes
+    assert found == ["A", "B"] and "sweep/begun is not finished, and is left out." in notes
     assert labels("sweep/a", "sweep/b", "sweep/multirun.yaml")[0] == ["A", "B"]
     assert labels("sweep/a/evaluation")[0] == ["A, one", "A, two"]
     for seed in range(2):
@@ -118,8 +118,8 @@ def test_a_folder_with_runs_stands_for_the_finished_ones(make_run, tmp_path, cap
     for word, why in (
         ("X=sweep", "several configurations"),
         ("sweep/multirun.yaml", "name the folders beside it"),
-        ("waiting/begun", "it goes on with: python -m fairat_lightning seed=0"),
-        ("waiting", "begun, and not finished, begun"),
+        ("waiting/begun", "continue it with: python -m fairat_lightning seed=0"),
+        ("waiting", "not finished yet: begun"),
         ("seeds/0/run.json", "it is a file"),
     ):
         assert why in refused([word], capsys)

@@ -83,7 +83,9 @@ def test_a_table_is_run_bases_first_judged_and_rendered_and_then_skipped(tables,
     text, page = (report / "published.md").read_text(), (report / "index.html").read_text()
     assert "| **PGD-AT** |" in text and "| published: FAAL-AT from PGD-AT, FAAL, CVPR 2024, authors' logs |" in text
     assert "1 epochs, published 110 epochs" in text and 'id="published"' in page and "Beside the published figures" in page
-    assert "synthetic, published cifar10" in text and "its worst class sought among 2, the weakest on validation" in text
+    assert (
+        "synthetic, published cifar10" in text and "the worst class is the worst of 2 classes, the weakest on validation" in text
+    )
     rows = json.loads((report / "table.json").read_text())["rows"]
     shown = [line for line in text.splitlines() if line.startswith("| difference")][0].split("|")[-3:-1]
     ours = [100 * rows[0][f"autoattack_{figure}"]["mean"] for figure in ("average", "worst")]
@@ -94,7 +96,7 @@ def test_a_table_is_run_bases_first_judged_and_rendered_and_then_skipped(tables,
     reproduce.main(COMMAND)
     assert before == {path: path.stat().st_mtime_ns for path in before}
     out = capsys.readouterr().out
-    assert out.count("trained and tested before") == out.count("judged by autoattack before") == 2
+    assert out.count("trained and tested before") == out.count("evaluated by autoattack before") == 2
 
 
 def test_more_seeds_and_single_rows_do_the_rest_and_the_report_is_of_all(tables, capsys):
@@ -128,7 +130,7 @@ def test_a_folder_of_other_words_is_to_be_removed(tables, capsys):
         reproduce.main([*COMMAND, "rows=[base]", "optim.lr=0.3"])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1
-    assert error.endswith("remove runs/reproduce/small-tiny-width4/base-s0, and this command makes it anew\n")
+    assert error.endswith("remove runs/reproduce/small-tiny-width4/base-s0, and this command makes it again\n")
     place = tables / "runs/reproduce/small-tiny-width4/base-s0/evaluation/autoattack"
     budgets = yaml.safe_load(BUDGETS)
     budgets["tiny"]["evaluate"][1] = "attack.eps=0.04"
@@ -136,7 +138,7 @@ def test_a_folder_of_other_words_is_to_be_removed(tables, capsys):
     with pytest.raises(SystemExit) as stop:
         reproduce.main([*COMMAND, "rows=[base]"])
     error = capsys.readouterr().err
-    assert error.endswith(f"remove {place.relative_to(tables)}, and this command makes it anew\n") and place.exists(), error
+    assert error.endswith(f"remove {place.relative_to(tables)}, and this command makes it again\n") and place.exists(), error
 
 
 def test_a_balanced_heads_weakest_classes_are_those_after_it_was_balanced(launch):
@@ -369,12 +371,12 @@ WRONG = {
     "table=small seeds=0": "seeds=0 must be a list of different whole numbers, such as [0,1,2]",
     "table=small seeds=[-1]": "seed=-1 must be a whole number",
     "table=small seeds=[]": "seeds=[] must be a list",
-    "table=small method=trades": "method cannot be set here: each row has its own",
+    "table=small method=trades": "method cannot be set here, because each row sets it",
     "table=small to=tables/small.yaml": "is a file: name a folder",
     "table=small budget=tiny data=synthetic optim.lr=-1": "optim.lr",
     "table=small budget=tiny data=digits data.batch_size=0": "data.batch_size=0",
     "table=small seed=1": "seed cannot be set here",
-    "table=small optim.lr=1,2": "takes one value a key",
+    "table=small optim.lr=1,2": "takes one value for each key",
     "table=small to=[a]": "must be a path",
     "table=small runs=[a]": "must be a path",
     "table=small data=synthetic runs=tables/small.yaml": "tables/small.yaml",

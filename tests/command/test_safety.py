@@ -137,7 +137,7 @@ def test_a_stored_configuration_names_our_own_parts_alone(launch, monkeypatch, t
         ({"model": {"_target_": "timm.create_model", "checkpoint_path": "evil.pt"}}, "timm.create_model is not allowed"),
         ({"model": {"_target_": "torch.nn.Identity"}}, "not allowed"),
         ({"data": {**config["data"], "load": {"_target_": "fairat_lightning.data.sets.os.remove", "path": "x"}}}, "not allowed"),
-        ({"attack": {**config["attack"], "eps": "${oc.env:HOME}"}}, "no configuration of a run"),
+        ({"attack": {**config["attack"], "eps": "${oc.env:HOME}"}}, "not the configuration of a run"),
         ({"attack": None}, "has no attack"),
     )
     for change, said in changes:

@@ -36,11 +36,11 @@ def test_a_trial_is_the_mean_of_its_seeds_and_the_study_goes_on(here, capsys):
     search.main([*words, "trials=1"])
     assert len(list((here / "runs").glob("*/metrics.json"))) == 2
     search.main([*words, "trials=2"])
-    assert "2 trials of study search, 2 of them to their end" in capsys.readouterr().out
+    assert "2 trials of study search, 2 of them complete" in capsys.readouterr().out
     for trial in trials(here):
         assert 0.1 <= trial.params["method.radius"] <= 0.9 and trial.params["optim.lr"] in ("0.05", "0.1")
         assert sorted(trial.intermediate_values) == list(range(6))
-    with pytest.raises(ValueError, match="another search"):
+    with pytest.raises(ValueError, match="a search with other settings"):
         search.main([*WORDS, RADIUS, "trials=3"])
 
 
@@ -84,7 +84,7 @@ def test_a_laggard_is_pruned(here, monkeypatch):
         (["trials=0", RADIUS], "trials=0"),
         (["seeds=3", RADIUS], "seeds=3 must be a list of different whole numbers, such as [0,1,2]"),
         (["prune=2", RADIUS], "prune=2"),
-        ([], "nothing varies"),
+        ([], "nothing to search"),
         (["seed=0,1"], "seed cannot be set"),
         (["method.radius=glob(*)"], "cannot be searched"),
         ([RADIUS, "storage=nonsense"], "storage=nonsense"),
@@ -101,7 +101,10 @@ def test_wrong_words_are_one_line(here, words, said):
     "words,said",
     [
         (["method.radius=-1,-2"], "method.radius=-"),
-        ([RADIUS, "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"], "a sweep or search over several processes"),
+        (
+            [RADIUS, "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"],
+            "a sweep or search cannot use several processes",
+        ),
     ],
 )
 def test_a_trial_that_the_run_refuses_ends_the_search(here, capsys, words, said):

@@ -32,25 +32,25 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 COMMANDS = ("", ".evaluate", ".export", ".search", ".balance", ".reproduce", ".report")
 PRETRAINED = "checkpoint=pretrained:digits_faal"
 LIGHT = {  # a mistyped word, and usage errors -> what is said of them
-    "": [("metod=faal", "metod"), ("seed=-1", "seed=-1"), ("experiment=digits_faal", "give init_from=PATH")],
+    "": [("metod=faal", "metod"), ("seed=-1", "seed=-1"), ("experiment=digits_faal", "set init_from=PATH")],
     ".evaluate": [
         (f"{PRETRAINED} sute=quick", "sute"),
-        ("suite=quick", "checkpoint=PATH must be given"),
+        ("suite=quick", "set checkpoint=PATH"),
         ("checkpoint=nowhere", "nowhere does not exist"),
         (f"{PRETRAINED} seed=-1", "seed=-1"),
     ],
     ".export": [
         ("chekpoint=x", "chekpoint"),
-        ("to=x", "checkpoint=PATH must be given"),
+        ("to=x", "set checkpoint=PATH"),
         ("checkpoint=nowhere to=x", "nowhere does not exist"),
-        (PRETRAINED, "to=FOLDER must be given"),
+        (PRETRAINED, "set to=FOLDER"),
     ],
     ".search": [("optim.lr=interval(0.1,0.2) metod=faal", "metod")],
     ".balance": [
-        ("select=best", "checkpoint=PATH must be given"),
+        ("select=best", "set checkpoint=PATH"),
         (f"{PRETRAINED} select=best", "select=best"),
         ("checkpoint=. to=x", "has no config.yaml"),
-        (PRETRAINED, "to=FILE must be given"),
+        (PRETRAINED, "set to=FILE"),
     ],
     ".reproduce": [("table=foal", "table=foal")],
     ".report": [("x --srt", "--srt"), ("nowhere", "there is no such folder")],
@@ -103,7 +103,7 @@ def test_openmp_is_told_to_wait_before_torch_is_loaded(tmp_path, command):
 def test_ctrl_c_while_a_command_starts_is_one_line(tmp_path, command):
     module, first = ("fairat_lightning", ["-m"]) if command == "-m" else (f"fairat_lightning{command}", [])
     code, said, _ = started(tmp_path, module, *first, *FAR[command], THEN="Ctrl-C")
-    assert code == 75 and said == "error: told to stop: the same command goes on\n"
+    assert code == 75 and said == "error: stopped by a signal: the same command continues\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

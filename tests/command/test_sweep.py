@@ -33,7 +33,7 @@ def test_one_bad_job_leaves_the_others_alone(tmp_path):
     for seed in (0, 1):
         refused = f"optim.lr=-1 seed={seed}: optim.lr=-1 must be a number, 0 or more"
         assert f"error: {refused}\n" in done.stderr and f"    failed  {refused}\n" in done.stdout
-    assert done.stderr.splitlines()[-1] == "error: 2 of 4 runs not finished"
+    assert done.stderr.splitlines()[-1] == "error: 2 of 4 runs are not finished"
     folders = [p for p in (tmp_path / "runs").iterdir() if p.is_dir()]
     assert len(folders) == 2 and all((p / "metrics.json").exists() for p in folders)
 
@@ -42,7 +42,7 @@ def test_a_run_has_one_process(compose, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     with FileLock(tmp_path / "run" / ".lock"), pytest.raises(Stop) as stop:
         run(compose(*SMALL), tmp_path / "run")
-    assert stop.value.code == 75 and "is being run by another process" in capsys.readouterr().err
+    assert stop.value.code == 75 and "is being trained by another process" in capsys.readouterr().err
     assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]
     run(compose(*SMALL), tmp_path / "run")
 
@@ -64,7 +64,10 @@ def test_told_to_stop_while_it_prepares_a_sweep_begins_nothing(tmp_path, monkeyp
     monkeypatch.setattr(sweep, "THIS", sweep.Worker())
     code, out, err = call(monkeypatch, capsys, tmp_path, "-m", *SMALL, "seed=0,1")
     assert code == 75 and "2 runs, 0 of them finished" in out and out.count("   stopped  seed=") == 2
-    assert err.splitlines() == ["error: seed=0: told to stop: the same command goes on", "error: 2 of 2 runs not finished"]
+    assert err.splitlines() == [
+        "error: seed=0: stopped by a signal: the same command continues",
+        "error: 2 of 2 runs are not finished",
+    ]
     assert not list((tmp_path / "runs").glob("*/*"))
 
 
@@ -77,8 +80,8 @@ def test_the_table_has_the_best_on_validation_first_then_what_failed(monkeypatch
     """A job without a name, which needs more than it was given, holds up none of those after it."""
     words = ("-m", *WORDS, "trainer.max_epochs=1", "method=pgd_at,fair_ard,standard")
     code, out, err = call(monkeypatch, capsys, tmp_path, *words)
-    why = "method=fair_ard: this method distils a trained teacher: give method.teacher=PATH"
-    assert code == 2 and why in err.splitlines()[0] and err.splitlines()[1:] == ["error: 1 of 3 runs not finished"]
+    why = "method=fair_ard: this method distils a trained teacher: set method.teacher=PATH"
+    assert code == 2 and why in err.splitlines()[0] and err.splitlines()[1:] == ["error: 1 of 3 runs are not finished"]
     first, second, failed, last = table(out)
     assert failed.startswith(f"    failed  {why}") and "3 runs, 2 of them finished" in out
     assert sorted(p.name.split("-")[2] for p in (tmp_path / "runs").glob("*/")) == ["pgd_at", "standard"]
@@ -128,7 +131,7 @@ def test_a_launcher_s_process_that_is_killed_is_one_line(tmp_path):
     command = [sys.executable, "-m", "fairat_lightning", *words]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert "the same command skips what is finished and goes on with the rest" in done.stderr
+    assert "the same command skips what is finished and continues with the rest" in done.stderr
 
 
 KILLED = """

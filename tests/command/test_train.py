@@ -108,8 +108,8 @@ def test_a_sweep_over_processes_is_refused(monkeypatch, capsys, tmp_path, words)
     words = [*SMALL, "-m", *words, "trainer.accelerator=cpu", "trainer.devices=2", "seed=0,1"]
     code, _, err = call(monkeypatch, capsys, tmp_path, *words)
     *jobs, last = err.splitlines()
-    assert code == 2 and last == "error: 2 of 2 runs not finished"
-    assert all(line.startswith(f"error: seed={k}: a sweep or search over several") for k, line in enumerate(jobs))
+    assert code == 2 and last == "error: 2 of 2 runs are not finished"
+    assert all(line.startswith(f"error: seed={k}: a sweep or search cannot use several") for k, line in enumerate(jobs))
 
 
 def test_an_unreadable_checkpoint_is_named_and_an_unfinished_run_goes_on(monkeypatch, capsys, tmp_path):

@@ -70,7 +70,7 @@ def test_the_clean_accuracy_decides_and_is_kept(here, monkeypatch, capsys):
     code, out, err = call(monkeypatch, capsys, here, *words, command="evaluate")
     assert code == 0, err
     line = next(line for line in out.splitlines() if line.startswith("normalisation: "))
-    assert line.startswith("normalisation: none 100.0 %, synthetic's ") and ": taken none" in line
+    assert line.startswith("normalisation: none 100.0 %, synthetic's ") and ": none is used" in line
     assert "weights: state_dict.module of plain.pt" in out and "warning" not in out
     place = here / "runs/audit-plain/evaluation/quick"
     config, facts = record(place, "config.yaml"), record(place)["checkpoint"]
@@ -108,13 +108,13 @@ def test_a_layer_in_front_becomes_the_network_s_own(here, monkeypatch, capsys):
     refused(code, err, "was trained with mean [0.1], std [0.3]: set model.mean=[0.1] model.std=[0.3]")
     words = ("checkpoint=front.pt", *QUICK, "normalisation=[0.2,0.3]")  # of others' file the command knows better
     code, out, err = call(monkeypatch, capsys, here, *words, command="evaluate")
-    assert code == 0 and "normalisation: as given; the file says mean [0.1], std [0.3]" in out, err
+    assert code == 0 and "normalisation: as the command sets it; the file says mean [0.1], std [0.3]" in out, err
 
 
 def test_the_balanced_weights_keep_it(here, monkeypatch, capsys):
     words = ("checkpoint=plain.pt", *OURS, "to=balanced.pt", "attack.steps=1")
     code, out, err = call(monkeypatch, capsys, here, *words, command="balance")
-    assert code == 0 and "taken none" in out, err
+    assert code == 0 and ": none is used" in out, err
     assert torch.load(here / "balanced.pt", weights_only=True)["mean"].flatten().tolist() == [0.0]
 
 
@@ -122,7 +122,7 @@ def test_the_key_says_which(here, monkeypatch, capsys):
     code, err = other(monkeypatch, capsys, here, "evaluate", "checkpoint=both.pt", *QUICK)
     refused(code, err, "both.pt holds 2 sets of weights for this network: choose one, key=model, key=model_ema")
     code, out, err = call(monkeypatch, capsys, here, "checkpoint=both.pt", "key=model", *QUICK, command="evaluate")
-    assert code == 0 and "weights: model of both.pt" in out and "taken none" in out, err
+    assert code == 0 and "weights: model of both.pt" in out and ": none is used" in out, err
     assert record(here / "runs/audit-both/evaluation/quick", "config.yaml")["key"] == "model"
     for word, said in {"key=5": "key=5 must be the name", "key=emma": "key=emma: it has key=model"}.items():
         refused(*other(monkeypatch, capsys, here, "evaluate", "checkpoint=both.pt", word, *QUICK), said)
@@ -143,7 +143,7 @@ def test_a_training_starts_from_it_and_remembers(here, launch, monkeypatch, caps
     words = (f"init_from={here / 'plain.pt'}", *NOTHING)
     run, _ = launch(*words)
     out = capsys.readouterr().out
-    assert "init_from: normalisation: none 100.0 %" in out and "taken none" in out
+    assert "init_from: normalisation: none 100.0 %" in out and ": none is used" in out
     config, facts = record(run, "config.yaml"), record(run)
     assert config["model"]["mean"] == [0.0] and config["model"]["std"] == [1.0] and "notes" not in facts
     assert facts["init_from"]["normalisation_by"].startswith("clean accuracy") and "weights" in facts["init_from"]
@@ -206,9 +206,9 @@ def test_the_words_of_a_training_win(here, monkeypatch, capsys):
     words = [*SMALL, "init_from=plain.pt", *NOTHING, "hydra.run.dir=run"]
     for k, mean in enumerate(("model.mean=[0.5]", "normalisation=[0.5,0.25]", "normalisation=synthetic")):
         code, out, err = call(monkeypatch, capsys, here, *words[:-1], mean, f"hydra.run.dir={k}")
-        assert code == 0 and "taken" not in out and record(here / str(k), "config.yaml")["model"]["mean"] == [0.5], err
+        assert code == 0 and "is used" not in out and record(here / str(k), "config.yaml")["model"]["mean"] == [0.5], err
     code, _, err = call(monkeypatch, capsys, here, *words, "normalisation=none", "model.std=[1]")
-    refused(code, err, "normalisation= sets model.mean and model.std: give it or these, not both")
+    refused(code, err, "normalisation= sets model.mean and model.std: set either it or these, not both")
     code, _, err = call(monkeypatch, capsys, here, *words[:-1], "init_from=null", "key=model")
     refused(code, err, "key=model names weights in the file of init_from= or method.teacher=")
 

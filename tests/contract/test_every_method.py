@@ -96,12 +96,12 @@ def test_the_cheap_attacks_serve_every_method(compose, method, attack, tmp_path)
 @pytest.mark.parametrize(
     "words,answer",
     [
-        ("method=standard objective=trades", "objective=at awp=none only"),
-        ("method=standard awp=awp", "objective=at awp=none only"),
-        ("method=bat objective=at", "objective=trades only"),
-        ("method=bat objective=mart", "objective=trades only"),
-        ("method=decosam awp=awp", "awp=none only"),
-        ("method=absld objective=trades", "objective=at without label smoothing only"),
+        ("method=standard objective=trades", "set objective=at awp=none"),
+        ("method=standard awp=awp", "set objective=at awp=none"),
+        ("method=bat objective=at", "set objective=trades"),
+        ("method=bat objective=mart", "set objective=trades"),
+        ("method=decosam awp=awp", "set awp=none"),
+        ("method=absld objective=trades", "set objective=at and objective.label_smoothing=0"),
     ],
 )
 def test_a_composition_without_a_meaning_is_refused(compose, tmp_path, words, answer):

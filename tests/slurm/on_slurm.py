@@ -86,7 +86,7 @@ def ended(job: str, log: Path, seconds: float = 900) -> None:
     wait(lambda: field(job, "JobState") in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"), seconds)
     assert field(job, "JobState") == "COMPLETED", log.read_text()
     assert int(field(job, "Restarts")) >= 1, log.read_text()
-    assert "Told to stop" in log.read_text() and "resumed" in log.read_text()
+    assert "Stopped: the run is saved" in log.read_text() and "resumed" in log.read_text()
 
 
 def identical(whole: Path, folder: Path) -> None:
@@ -116,7 +116,7 @@ def test_cancelled(submit):
     wait(lambda: (folder / "history.csv").exists(), 90)
     slurm("scancel", job)
     wait(lambda: field(job, "JobState") == "CANCELLED", 30)
-    wait(lambda: "Told to stop" in log.read_text(), 30)
+    wait(lambda: "Stopped: the run is saved" in log.read_text(), 30)
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_sweep_cancelled(sweep, tmp_path):
     job = slurm("squeue", "--noheader", "--format=%i", "--states=RUNNING")
     slurm("scancel", job)
     wait(lambda: field(job, "JobState") == "CANCELLED", 30)
-    wait(lambda: "Told to stop" in printed(tmp_path), 30)
+    wait(lambda: "Stopped: the run is saved" in printed(tmp_path), 30)
     wait(lambda: not slurm("squeue", "--noheader"), 30)
     assert field(job, "Restarts") == "0" and field(job, "JobState") == "CANCELLED"
 

@@ -123,7 +123,7 @@ def test_two_results_on_the_same_images_are_compared_in_pairs():
 def test_the_logits_are_found_or_said(shape, place, capsys):
     net = Net(shape)
     assert fl.benchmark(net, images(), eps=0.01, logits=place).worst["clean"] == 1.0
-    assert ("are judged" in capsys.readouterr().out) == (place is None)
+    assert ("are used" in capsys.readouterr().out) == (place is None)
     assert isinstance(net(images()[0]), type(Net(shape)(images()[0])) if shape != "object" else object), "the hook is gone"
 
 
@@ -155,7 +155,7 @@ X, Y = images(6)
         ((X.long(), Y), "type torch.int64"),
         ((X, Y.float()), "labels of type torch.float32"),
         ((X, torch.eye(6)[:, :3].long()), "one-hot"),
-        ((X, Y + 1), "do not fit"),
+        ((X, Y + 1), "that fit the data"),
         ((X, Y - 1), "labels from -1"),
         ((X[:, 0], Y), "images of shape (6, 4, 4)"),
         ((X, Y[:4]), "6 images and 4 labels"),
@@ -226,7 +226,7 @@ def test_a_file_of_others_needs_its_network_and_never_a_guess(tmp_path, capsys):
     found = fl.load_run(tmp_path / "theirs.pt", model=fresh(), normalisation=[0.5, 0.25])
     assert torch.allclose(found(x), net((x - 0.5) / 0.25)) and found.eps is None
     decided = fl.load_run(tmp_path / "theirs.pt", model=fresh(), data=["data=digits"])
-    assert "taken" in capsys.readouterr().out and decided.classes[3] == "3"
+    assert "is used" in capsys.readouterr().out and decided.classes[3] == "3"
 
 
 @pytest.mark.parametrize("name", ["faal", "trades", "dafa"])
@@ -283,15 +283,15 @@ class Odd(Net):
 @pytest.mark.parametrize(
     "net, given, said",
     [
-        (lambda x: x, {}, "net is of type function: a torch.nn.Module is needed"),
+        (lambda x: x, {}, "net is of type function: give a torch.nn.Module"),
         (Odd("detached"), {}, "no gradient by its images"),
         (Odd("random"), {}, "random in eval mode"),
-        (Odd("several"), {}, r"several tensors, \(2, 6\) at 0, \(2, 3\) at 1: say which are its logits, with logits="),
-        (Net(), {"classes": ["a", "b", "a"]}, "a is there twice"),
+        (Odd("several"), {}, r"several tensors, \(2, 6\) at 0, \(2, 3\) at 1: set logits= to the index or key of its logits"),
+        (Net(), {"classes": ["a", "b", "a"]}, "a occurs twice"),
         (Net(), {"device": "gpu"}, "device=gpu is unknown"),
         (Net(), {"batch_size": 0}, "batch_size=0 must be a whole number"),
-        (Net(), {"data": (X[:0], Y[:0])}, "there is none"),
-        (Net(), {"data": (X, ["a"] * 6)}, "cannot be read: give pictures and numbers, no words"),
+        (Net(), {"data": (X[:0], Y[:0])}, "give one image or more"),
+        (Net(), {"data": (X, ["a"] * 6)}, "cannot be read: give images and numbers, not text"),
         (Net(), {"data": (torch.rand(6, 8, 8, 4), Y)}, "convert them to RGB"),
         (Net(), {"data": (X + 0.5, Y)}, "must lie in"),
     ],
@@ -353,7 +353,7 @@ def test_parts_from_elsewhere_are_refused_from_python_too():
 
 def test_what_says_all_of_itself_is_told_nothing():
     for word, value in {"model": Net(), "normalisation": "none", "key": "x", "logits": 1}.items():
-        with pytest.raises(ValueError, match=f"^{word}= goes with a file of others"):
+        with pytest.raises(ValueError, match=f"^{word}= is only for weights from elsewhere"):
             fl.load_run("pretrained:digits_faal", **{word: value})
 
 
@@ -368,7 +368,7 @@ def test_a_file_of_others_takes_data_in_memory_and_a_place_of_the_logits(tmp_pat
 
     torch.save(Two().state_dict(), tmp_path / "theirs.pt")
     found = fl.load_run(tmp_path / "theirs.pt", model=Two(), data=fl.load_data(["data=digits"]), normalisation="none")
-    assert found(torch.rand(2, 1, 8, 8)).shape == (2, 10) and "those at 1 are taken" in capsys.readouterr().out
+    assert found(torch.rand(2, 1, 8, 8)).shape == (2, 10) and "those at 1 are used" in capsys.readouterr().out
     said = fl.load_run(tmp_path / "theirs.pt", model=Two(), normalisation="none", logits=1)
     assert said(torch.rand(2, 1, 8, 8)).shape == (2, 10)
 
@@ -381,21 +381,25 @@ def test_a_run_from_python_hears_what_the_command_line_hears(tmp_path, monkeypat
     words = [*SMALL, "trainer.max_epochs=1", "init_from=plain.pt", "model.mean=[0.5]", "model.std=[0.25]"]
     capsys.readouterr()
     fl.train([*words, "hydra.run.dir=mine"])
-    assert "taken" not in capsys.readouterr().out.replace("weights: ", "")
+    assert "is used" not in capsys.readouterr().out.replace("weights: ", "")
     for wrong, said in (("normalisation=none", "not both"), ("overwrite=maybe", "overwrite=maybe")):
         with pytest.raises(ValueError, match=said):
             fl.train([*words, wrong, "hydra.run.dir=other"])
-    with pytest.raises(ValueError, match="overrides are a list"):
+    with pytest.raises(ValueError, match="overrides must be a list"):
         fl.train("method=faal")
 
 
 @pytest.mark.parametrize(
     "net, given, said",
     [
-        (nn.Sequential(nn.Flatten(), nn.Linear(16, 5)), {}, r"returns \(8, 5\) for 8 images: logits \(images, 3\) are needed"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(16, 5)),
+            {},
+            r"returns \(8, 5\) for 8 images: it must return logits \(images, 3\)",
+        ),
         (Odd("several"), {"logits": 0}, r"returns \(8, 6\)"),
-        (Net("odd"), {}, "without 0: say where its logits are"),
-        (lambda x: x, {}, "a torch.nn.Module is needed"),
+        (Net("odd"), {}, "without 0: set logits= to the index"),
+        (lambda x: x, {}, "give a torch.nn.Module"),
     ],
 )
 def test_a_network_that_does_not_fit_a_method_is_one_line(net, given, said, tmp_path):

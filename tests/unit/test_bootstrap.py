@@ -106,7 +106,7 @@ def test_the_same_classifier_and_unequal_lengths():
     a, _, y = paired(np.random.default_rng(2), 0.0)
     same = compare(a, a, y)
     assert same.difference == 0 and same.p == 1 and same.low <= 0 <= same.high
-    with pytest.raises(ValueError, match="the same ones"):
+    with pytest.raises(ValueError, match="the same images"):
         compare(a, a[:-1], y)
 
 

@@ -20,25 +20,25 @@ from fairat_lightning.record.identity import EVALUATION_ADDED
 from fairat_lightning.record.reader import read_config, read_facts, read_history, read_metrics
 
 IMAGES = ("in_full", "classes")
-# The advice of a message that is of no use here.
-OTHERWISE = r"(; to go on with it: .*|; for a new run choose another.*|: (choose another|overwrite=true).*)"
+# The advice at the end of a message that does not apply here.
+OTHERWISE = r"(; to continue it: .*|; for a new run choose another.*|[:;] (choose another|set overwrite=true).*)"
 
 
 class Held(Exception):
-    """Another process is at work on this."""
+    """Another process is at work on this training or evaluation."""
 
 
 def judge_all(job: Job, plan: Plan) -> None:
     """Every evaluation of a finished training, on images that are the same for all rows of its seed.
 
-    Raises Stop for one of other words, and Held where another process is at it.
+    Raises Stop for one with other settings, and Held where another process is at work on it.
     """
     weak, kept = weak_classes(plan, job.seed), compose_training(job.words, say=False)[0].select
     for words in plan.evaluations(job, kept, weak):
         place = job.folder / "evaluation" / folder_of_evaluation(words)
         differing = differs(place, words)
         if differing == [] and read_metrics(place) is not None:
-            print(f"judged by {folder_of_evaluation(words)} before")
+            print(f"evaluated by {folder_of_evaluation(words)} before")
             continue
         other_images = bool(differing) and set(differing) <= set(IMAGES)
         with as_command((*words, "overwrite=true") if other_images else words):
@@ -47,12 +47,12 @@ def judge_all(job: Job, plan: Plan) -> None:
             except Busy as error:
                 raise Held from error
             except WRONG_INPUT as error:
-                refuse(re.sub(OTHERWISE, f": remove {place}, and this command makes it anew", str(error)))
+                refuse(re.sub(OTHERWISE, f": remove {place}, and this command makes it again", str(error)))
 
 
 @contextmanager
 def as_command(words: Sequence[str]) -> Iterator[None]:
-    """Let the records say the command of their own run, which anybody can give again."""
+    """Let the records hold the command of their own run, so that anybody can run it again."""
     before = sys.argv
     sys.argv = [before[0], *words]
     try:
@@ -62,7 +62,7 @@ def as_command(words: Sequence[str]) -> Iterator[None]:
 
 
 def differs(place: Path, words: Words) -> list[str]:
-    """The keys in which the evaluation at `place` is another than the one that `words` ask for; none where there is none."""
+    """The keys in which the evaluation at `place` differs from the one that `words` ask for; empty where there is none."""
     if (found := read_config(place)) is None:
         return []
     config = OmegaConf.create(found)
@@ -72,7 +72,7 @@ def differs(place: Path, words: Words) -> list[str]:
 
 
 def weak_classes(plan: Plan, seed: int) -> list[str]:
-    """The classes of which all rows of a seed are judged on more images, or alone: by validation, in the order of the classes."""
+    """The classes of which all rows of a seed are evaluated on more images, or alone: by validation, in the classes' order."""
     folders = [job.folder for job in plan.jobs([seed], every_row=True) if finished(job)]
     count, alone = plan.budget.get("weakest"), plan.budget.get("only_weakest")
     if alone:

@@ -27,7 +27,7 @@ PAUSE = 30  # seconds between two looks at what another process is doing
 
 @dataclass
 class Queue:
-    """The trainings and evaluations of a plan, done one by one, those that another process is at passed over until it is done."""
+    """The trainings and evaluations of a plan, one by one; those at which another process works are passed over meanwhile."""
 
     plan: Plan
     jobs: dict[Job, DictConfig]
@@ -51,7 +51,7 @@ class Queue:
                 if self.held(task):
                     running += 1
                     continue
-                left = len(tasks) + sum(job.seed in seeds for job in self.jobs)  # what is to be judged is no task yet
+                left = len(tasks) + sum(job.seed in seeds for job in self.jobs)  # evaluations that are not tasks yet
                 print(f"\n[{done + 1}/{done + left}] {self.title(task)}: {clock.left(tasks, running)}", flush=True)
                 try:
                     with clock.timing(task):
@@ -65,10 +65,10 @@ class Queue:
                 done += 1
                 tasks.remove(task)
                 if task[0] == "train" and not any(job.seed == task[1].seed for _, job in tasks):
-                    break  # its seed is judged before another is trained
+                    break  # its seed is evaluated before another is trained
             if tasks and done == before:
                 if not waited:
-                    print(f"\nwaiting for another process, which is at {running} of the parts left", flush=True)
+                    print(f"\nwaiting for another process, which is at work on {running} of the parts left", flush=True)
                 waited = True
                 time.sleep(PAUSE)
         return self.failed
@@ -79,7 +79,7 @@ class Queue:
 
     def title(self, task: Task) -> str:
         kind, job = task
-        return f"{'train and test' if kind == 'train' else 'judge'} {self.plan.rows[job.row]['label']}, seed {job.seed}"
+        return f"{'train and test' if kind == 'train' else 'evaluate'} {self.plan.rows[job.row]['label']}, seed {job.seed}"
 
     def ready(self, task: Task, tasks: Sequence[Task]) -> bool:
         """Whether all is there that a training starts from."""
@@ -91,17 +91,17 @@ class Queue:
         return any(locked(path) for path in ([job.folder] if kind == "train" else job.folder.glob("evaluation/*/")))
 
     def perform(self, task: Task) -> None:
-        """Train and test, or judge; what is finished is skipped. Raises Stop, and Held where another process was quicker."""
+        """Train and test, or evaluate; what is finished is skipped. Raises Stop, and Held where another process was quicker."""
         kind, job = task
         if kind == "judge":
             judge_all(job, self.plan)
             return
         if (missing := next((need for need in job.needs if need in self.failed), None)) is not None:
-            refuse(f"it starts from {short(missing.absolute())}, which could not be run")
+            refuse(f"it starts from {short(missing.absolute())}, which could not be trained")
         try:
             train(job, self.jobs[job])
         except WRONG_INPUT as error:
-            refuse(re.sub(OTHERWISE, f": remove {job.folder}, and this command makes it anew", str(error)))
+            refuse(re.sub(OTHERWISE, f": remove {job.folder}, and this command makes it again", str(error)))
 
 
 def locked(folder: Path) -> bool:
@@ -132,7 +132,7 @@ def train(job: Job, cfg: DictConfig) -> None:
 
 
 def render(plan: Plan, to: Path) -> None:
-    """Write the report of every finished run that these words have made, ours beside the published figures, and show both."""
+    """Write the report of every finished run of this plan, with the published figures beside it, and show both."""
     from fairat_lightning.report import Group, compare, read_run, report_of
     from fairat_lightning.report.published import beside
     from fairat_lightning.report.terminal import show

@@ -1,4 +1,4 @@
-"""The tables of `reproduce`: which trainings a table and budget consist of, and with which evaluations each is judged.
+"""The tables of `reproduce`: which trainings a table and budget consist of, and which evaluations each has.
 
 Rows and budgets are data, `tables/*.yaml`; `tables/budgets.yaml` says what their keys mean.
 """
@@ -29,7 +29,7 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Job:
-    """One training: the row and seed it is of, the words of its command, and the folders it starts from."""
+    """One training: its row and seed, the settings of its command, and the folders it starts from."""
 
     row: str
     seed: int
@@ -40,9 +40,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the words of a command ask for.
+    """What the settings of a command ask for.
 
-    All `rows` of the table and which are `wanted`, the budget, the command's own settings, and the words of every training.
+    All `rows` of the table and which are `wanted`, the budget, the command's own settings, and the overrides of every training.
     """
 
     rows: Mapping[str, Row]
@@ -60,7 +60,7 @@ class Plan:
         return above / f"{self.settings['table']}-{self.budget['name']}{other}"
 
     def jobs(self, seeds: Sequence[int] | None = None, *, every_row: bool = False) -> list[Job]:
-        """Every training in order, for one seed after the other. Of several words for one key the last counts: `rest` last."""
+        """Every training in order, for one seed after the other. Of several settings for one key the last counts: `rest` last."""
         found = []
         for seed in self.settings.get("seeds", self.budget["seeds"]) if seeds is None else seeds:
             for name, row in self.rows.items():
@@ -83,7 +83,7 @@ class Plan:
         return Job(name, seed, folder, tuple(last.values()), tuple(needs))
 
     def evaluations(self, job: Job, kept: str, weak: Sequence[str]) -> list[Words]:
-        """The words of every evaluation of a finished training, `kept` its `select`; `weak` are the classes of the images."""
+        """The settings of every evaluation of a finished training, `kept` its `select`; `weak` are the classes of the images."""
         budget, row = self.budget, self.rows[job.row]
         own = row.get("evaluate", {}).get(budget["name"])
         run, last = (f"checkpoint={quoted(job.folder / part)}" for part in ("", "checkpoints/last.ckpt"))
@@ -100,11 +100,11 @@ class Plan:
 
 
 def parse(words: Sequence[str]) -> Plan:
-    """The plan that the words of a command ask for; ValueError for wrong ones."""
+    """The plan that the settings of a command ask for; ValueError for wrong ones."""
     overrides = [parse_word(word) for word in words]
     keys = {str(o.key_or_group): o for o in overrides}
     if taken := next((key for key in FIXED if key in keys), None):
-        raise ValueError(f"{taken} cannot be set here: each row has its own; seeds=[0,1,2] trains these seeds")
+        raise ValueError(f"{taken} cannot be set here, because each row sets it; seeds=[0,1,2] chooses the seeds")
     settings: dict[str, Any] = {}
     for key in OWN:
         if key in keys:
@@ -125,9 +125,9 @@ def parse(words: Sequence[str]) -> Plan:
     rows = yaml.safe_load((TABLES / f"{settings['table']}.yaml").read_text())
     rows = {key: row for key, row in rows.items() if name in row.get("budgets", budgets)}
     if unknown := next((key for key in settings.get("rows", ()) if key not in rows), None):
-        raise ValueError(f"rows={unknown} is unknown: table={settings['table']} budget={name} has {', '.join(rows)}")
+        raise ValueError(f"rows={unknown} is unknown: the rows of table={settings['table']} budget={name} are {', '.join(rows)}")
     wanted = set(settings.get("rows", rows))
-    for key in reversed(rows):  # what a row starts from stands before it
+    for key in reversed(rows):  # what a row starts from comes before it
         wanted |= {rows[key][of] for of in ("base", "teacher", "over") if key in wanted and of in rows[key]}
     budget = budgets[name] | budgets[name].get("tables", {}).get(settings["table"], {})
     rest = [str(o.input_line) for o in overrides if o.key_or_group not in OWN]
@@ -139,24 +139,24 @@ def finished(job: Job) -> bool:
     try:
         cfg, folder = compose_training(job.words, say=False)
         return record.is_finished(folder, resolved(cfg))
-    except ValueError:  # of other words
+    except ValueError:  # with other settings
         return False
 
 
 def _width(words: Sequence[str]) -> Any:
-    """The network's width that words say; None where they say nothing."""
+    """The network's width that the settings give; None where they give none."""
     found = [o.value() for o in map(parse_word, words) if o.key_or_group == "model.width"]
     return found[-1] if found else None
 
 
 def quoted(value: str | Path, *, always: bool = False) -> str:
-    """A value as a word of a command holds it: in quotes where Hydra's grammar asks for them."""
+    """A value as an override holds it: in quotes where Hydra's grammar asks for them."""
     text = str(value)
     return text if not always and re.fullmatch(r"[\w./-]+", text) else "'" + text.replace("'", "\\'") + "'"
 
 
 def folder_of_evaluation(words: Sequence[str]) -> str:
-    """The folder that an evaluation of these words goes to, below a run's evaluation/."""
+    """The folder that an evaluation with these settings goes to, below a run's evaluation/."""
     given = dict(word.split("=", 1) for word in words)
     checkpoint = Path(given.get("checkpoint", "").strip("'"))
     return record.evaluation_name(given.get("name"), given["suite"], checkpoint, given.get("split", "test"))

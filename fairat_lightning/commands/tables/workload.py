@@ -54,7 +54,9 @@ class Clock:
         if self.expected:
             cores = torch.get_num_threads()
             where = f"{cores} core{'s' if cores > 1 else ''}" if not torch.cuda.is_available() else torch.cuda.get_device_name()
-            print(f"This takes {spoken(sum(self.expected.values()))} on {where}, by a first step.", flush=True)
+            print(
+                f"This takes {spoken(sum(self.expected.values()))} on {where}, estimated from a first training step.", flush=True
+            )
 
     def left(self, tasks: Collection[Task], elsewhere: int) -> str:
         """What is left of the plan, and how much of it other processes are at."""
@@ -86,7 +88,7 @@ def training(cfg: DictConfig, data: DataModule) -> float:
 
 
 def evaluation(words: Words, data: DataModule, full: int) -> float:
-    """Gradients of an evaluation by its words; of `full` classes more images are judged, or theirs alone."""
+    """Gradients of an evaluation by its settings; of `full` classes more images are evaluated, or theirs alone."""
     given = dict(word.split("=", 1) for word in words)
     each = len(getattr(data, given.get("split", "test"))) / data.num_classes
     sample, most = (min(float(given.get(key, each)), each) for key in ("samples_per_class", "samples_in_full"))
@@ -132,7 +134,7 @@ def _data(cfg: DictConfig, sets: dict[str, DataModule]) -> DataModule:
     if name not in sets:
         if not sets and cfg.data.root is None and cfg.data.load._target_.rpartition(".")[2] not in EMBEDDED:
             print(
-                f"Without data.root=FOLDER the data set is looked for in {downloads()}, and downloaded if it is not there.",
+                f"data.root is not set: the data set is looked for in {downloads()}, and downloaded if it is not there.",
                 flush=True,
             )
         sets[name] = build_part(cfg, "data")

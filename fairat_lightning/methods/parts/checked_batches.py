@@ -1,4 +1,4 @@
-"""Batches of a loader that is not ours are checked on the CPU, before they go to the device; ours were when they were read."""
+"""Batches of a foreign loader are checked on the CPU, before they go to the device; those of our own were checked when read."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ class CheckedBatches(L.LightningModule):
         x, y = check_batch(batch, self.num_classes)
         if not x.is_floating_point() and not isinstance(module, DataModule):  # which scales after its augmentation
             if not self.said:
-                print("The loader's images are bytes, 0 to 255: they are divided by 255.", flush=True)
+                print("The loader's images are bytes from 0 to 255, and are divided by 255.", flush=True)
             self.said, x = True, as_float(x)
         return (x, y, *batch[2:])
 
@@ -42,7 +42,7 @@ def check_batch(batch: Any, num_classes: int) -> tuple[Tensor, Tensor]:
 
 
 def check_first(module: DataModule) -> None:
-    """WrongBatch for the first batch of a data module whose loaders are somebody's own, before a run begins."""
+    """WrongBatch for a wrong first batch of a data module with loaders of its own, before a run begins."""
     if of_ours(module):
         return
     with torch.random.fork_rng(devices=[]):

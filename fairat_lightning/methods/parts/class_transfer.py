@@ -6,7 +6,7 @@ similarity S_ij = mean_{y = i} p_j(x') over the last warm-up epoch, S_ii says ho
     W_i = 1 + lambda [ sum_{j: S_ii < S_jj} S_ij S_jj  -  sum_{j: S_ii > S_jj} S_ji S_ii ].
 
 What one of a pair gains the other loses, so the mean of W is 1. Ours: W is clamped from below (the formula can go negative); a
-class that was never seen takes no part. Releases before September 2024 had another index in the second sum.
+class that was never seen is left out. Releases before September 2024 had another index in the second sum.
 """
 
 import torch

@@ -17,7 +17,7 @@ WARM_UP = 3  # calls before the recording, in which libraries choose their kerne
 class Captured:
     """`function` of tensors, all on one CUDA device, that returns a tensor; recorded for each `key` and each shape.
 
-    It may use the weights of `net`, which must change in place only, and torch's random numbers, whose stream goes on as if it
+    It may use the weights of `net`, which must change in place only, and torch's random numbers, whose stream continues as if it
     had been called once. Nothing else that it reads may change.
     """
 

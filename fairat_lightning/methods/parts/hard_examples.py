@@ -21,7 +21,7 @@ SHOWN = 24  # images that a report shows
 
 
 class HardExamples(nn.Module):
-    """A mask over the training set, chosen anew after each epoch by the clean cross-entropy, and what is done to the chosen.
+    """A mask over the training set, chosen again after each epoch by the clean cross-entropy, and the augmentation of the chosen.
 
     `num_samples`: the size of the training set. Everything is a buffer, equal on every process.
     """
@@ -43,10 +43,10 @@ class HardExamples(nn.Module):
     ):
         super().__init__()
         if num_samples is None:
-            raise ValueError("num_samples must be given: the size of the training set")
+            raise ValueError("num_samples must be given: set it to the size of the training set")
         if (hard_fraction is None) == (hard_threshold is None):
             raise ValueError(
-                f"method.hard_fraction={hard_fraction} and method.hard_threshold={hard_threshold}: set one, the other null"
+                f"method.hard_fraction={hard_fraction} and method.hard_threshold={hard_threshold}: set one of them to null"
             )
         if hard_fraction is not None:
             within("method.hard_fraction", hard_fraction, "[0, 1]")
@@ -54,7 +54,9 @@ class HardExamples(nn.Module):
             within("method.hard_threshold", hard_threshold, "[0, inf]")  # nats
         one_of("method.subset", subset, SUBSETS)
         if isinstance(warmup_epochs, bool) or not isinstance(warmup_epochs, int) or warmup_epochs < 1:
-            raise ValueError(f"method.warmup_epochs={warmup_epochs} must be 1 or more: epoch 0 has no model before it")
+            raise ValueError(
+                f"method.warmup_epochs={warmup_epochs} must be 1 or more: before epoch 0 there is no model to find hard examples"
+            )
         self.augment = augmentation_of(augmentation)
         self.hard_fraction, self.hard_threshold = hard_fraction, hard_threshold
         self.subset, self.warmup_epochs = subset, warmup_epochs
@@ -66,7 +68,9 @@ class HardExamples(nn.Module):
     def check(self, method: Any, stage: str) -> None:
         """ValueError where the training set is not of the size that the mask was made for."""
         if stage == "fit" and (size := len(method.training_batches().dataset)) != len(self.augmented):
-            raise ValueError(f"num_samples={len(self.augmented)}, but the training set has {size} examples")
+            raise ValueError(
+                f"num_samples={len(self.augmented)}, but the training set has {size} examples: set num_samples={size}"
+            )
 
     def forward(self, x: Tensor, index: Tensor, batch_idx: int) -> Tensor:
         """The batch (B,C,H,W) with its hard images augmented, the others as they are.

@@ -72,7 +72,7 @@ def test_words_that_are_none_of_hydras(home):
     "word", ["data.root=~nobody-of-this-name/x", "hydra.run.dir=~nobody-of-this-name", "init_from=[a,~nobody-of-this-name]"]
 )
 def test_the_home_of_nobody_is_refused_in_one_line(monkeypatch, capsys, tmp_path, word):
-    refused(*other(monkeypatch, capsys, tmp_path, "train", word), "there is no user nobody-of-this-name here")
+    refused(*other(monkeypatch, capsys, tmp_path, "train", word), "this machine has no user nobody-of-this-name")
 
 
 def test_training_in_the_home_is_the_run_that_its_whole_paths_name(tmp_path, monkeypatch, capsys):

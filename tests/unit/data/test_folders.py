@@ -70,7 +70,7 @@ def test_pictures_of_every_kind_and_in_folders_below_are_read(root: Path) -> Non
     skipped, unused, tested = found.notes
     assert (
         skipped.startswith(f"{root}: skipped ")
-        and unused == f"{root}: not used elsewhere: the folders of sets are train, val and test"
+        and unused == f"{root}: elsewhere will not be used: the folders of the splits are named train, val and test"
     )
     assert sorted(skipped.partition("skipped ")[2].split(", ")) == [
         *("1 .mpg", "1 linked to a folder above", f"1 of no class in {root / 'train'}", "1 without an extension"),
@@ -151,7 +151,7 @@ def test_a_folder_in_another_layout_is_refused(root: Path, tmp_path_factory: pyt
     refused(root / "train", r"has no folder train: .* train/<class>/")
     lonely = tmp_path_factory.mktemp("lonely")
     save(lonely / "train" / "cat" / "0.png", plain(0))
-    refused(lonely, "1 folders of classes: at least 2")
+    refused(lonely, "1 class folders: at least 2")
 
 
 def test_classes_must_be_the_same_and_not_empty(root: Path) -> None:
@@ -166,7 +166,7 @@ def test_classes_must_be_the_same_and_not_empty(root: Path) -> None:
 
 def test_one_image_cannot_be_split(root: Path) -> None:
     save(root / "train" / "emu" / "0.png", plain(0))
-    refused(root, "class 'emu' has 1 image")
+    refused(root, "class 'emu' has only 1 image")
 
 
 @pytest.mark.parametrize("part", [0.0, 0.01, 0.5])

@@ -179,11 +179,11 @@ def test_below_four_classes_there_is_no_apgd_t(tmp_path, count):
 
 def test_without_the_extra_it_says_so(monkeypatch):
     monkeypatch.setattr("fairat_lightning.evaluation.autoattack.available", lambda: False)
-    with pytest.raises(ValueError, match=r"not run, pyautoattack is not installed: pip install -e \".*\[autoattack\]\""):
+    with pytest.raises(ValueError, match=r"cannot be run: pyautoattack is not installed: pip install -e \".*\[autoattack\]\""):
         AutoAttack()
 
 
 def test_a_record_of_other_images_is_refused(subject, tmp_path):
     AutoAttack(STEPS, QUERIES)(audit_of(subject, tmp_path / "s.jsonl", THREATS[0]))
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match="holds other images or batches"):
         AutoAttack(STEPS, QUERIES)(audit_of(subject, tmp_path / "s.jsonl", THREATS[0], batch_size=8))

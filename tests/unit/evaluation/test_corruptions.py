@@ -87,7 +87,7 @@ def test_generated_ones_depend_on_the_image_alone(audit, images):
     "change,words",
     [
         (lambda root: (root / "labels.npy").unlink(), "labels.npy is missing"),
-        (lambda root: np.save(root / "labels.npy", np.zeros(5 * N)), "not those of this test set"),
+        (lambda root: np.save(root / "labels.npy", np.zeros(5 * N)), "not those of the data's test set"),
         (lambda root: (root / "labels.npy").write_bytes(b"x"), "labels.npy is missing or damaged"),
     ],
 )
@@ -122,5 +122,5 @@ def test_images_too_small_and_without_the_library(images, monkeypatch):
     with pytest.raises(ValueError, match="32x32 or more"):
         Corruptions(None, None, [1]).check(torch.zeros(2, 1, 8, 8), torch.zeros(2), torch.arange(2))
     monkeypatch.setitem(__import__("sys").modules, "imagecorruptions", None)
-    with pytest.raises(ValueError, match=r"not run, .* pip install -e \".*\[corruptions\]\""):
+    with pytest.raises(ValueError, match=r"cannot be run, .* pip install -e \".*\[corruptions\]\""):
         Corruptions(None, None, [1]).check(*images, torch.arange(N))

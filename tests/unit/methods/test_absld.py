@@ -120,5 +120,5 @@ def test_wrong_settings_are_named(key, value):
 
 @pytest.mark.parametrize("objective", [TRADES(6.0), AT(0.1)])
 def test_another_objective_is_refused(objective):
-    with pytest.raises(ValueError, match="objective=at without label smoothing only"):
+    with pytest.raises(ValueError, match="set objective=at and objective.label_smoothing=0"):
         method(objective=objective)

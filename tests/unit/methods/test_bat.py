@@ -152,5 +152,5 @@ def test_wrong_settings_are_named(value):
 
 @pytest.mark.parametrize("objective", [AT(), MART(6.0)])
 def test_another_objective_is_refused(objective):
-    with pytest.raises(ValueError, match="it takes objective=trades only"):
+    with pytest.raises(ValueError, match="set objective=trades"):
         method(objective=objective)

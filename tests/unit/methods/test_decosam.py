@@ -94,7 +94,7 @@ def test_wrong_settings_are_named(key, value):
 
 
 def test_awp_and_a_network_without_a_linear_last_layer_are_refused():
-    with pytest.raises(ValueError, match="it takes awp=none only"):
+    with pytest.raises(ValueError, match="set awp=none"):
         method(awp=AWP(0.01))
-    with pytest.raises(ValueError, match=r"needs a last nn\.Linear with 4 outputs"):
+    with pytest.raises(ValueError, match=r"whose last layer is an nn\.Linear with 4 outputs"):
         method(nn.Sequential(nn.Conv2d(3, 4, 2), nn.Flatten()))

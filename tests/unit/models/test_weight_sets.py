@@ -158,17 +158,17 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "an array": (lambda: {"model": weights(), "losses": np.zeros(3)}, "_reconstruct and not only tensors: refused"),
     "a layer of weights in front": (
         lambda: {"0.weight": torch.ones(3)} | behind("1.", weights()),
-        "unknown here (first 0.weight)",
+        "unknown to it (first 0.weight)",
     ),
     "other weights beside an unknown prefix": (
         lambda: behind("my_net.", weights()) | {"other.weight": torch.ones(3)},
-        "1 of the file's are unknown here (first other.weight)",
+        "1 of the file's tensors are unknown to it (first other.weight)",
     ),
-    "a mean without a std": (lambda: {"mean": torch.ones(3)} | weights(), "unknown here (first mean)"),
-    "a std of 0": (lambda: {"mean": torch.ones(3), "std": torch.zeros(3)} | weights(), "unknown here (first mean)"),
+    "a mean without a std": (lambda: {"mean": torch.ones(3)} | weights(), "unknown to it (first mean)"),
+    "a std of 0": (lambda: {"mean": torch.ones(3), "std": torch.zeros(3)} | weights(), "unknown to it (first mean)"),
     "two normalisations": (
         lambda: {"a.mean": torch.ones(3), "a.std": torch.ones(3), "b.mean": torch.zeros(3), "b.std": torch.ones(3)} | weights(),
-        "states several normalisations (a.mean, a.std, b.mean, b.std)",
+        "holds several normalisations (a.mean, a.std, b.mean, b.std)",
     ),
 }
 

@@ -138,7 +138,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "statistics": (lambda: without("bn.running_mean"), "are missing (first bn.running_mean)"),
     "unexpected": (
         lambda: inner(tiny()) | {"fc.bias": torch.ones(1)},
-        "holds another architecture: 1 of the file's are unknown here (first fc.bias)",
+        "holds another architecture: 1 of the file's tensors are unknown to it (first fc.bias)",
     ),
     "mean": (
         lambda: tiny(mean=[0.4914, 0.4822, 0.4465]).state_dict(),
@@ -155,7 +155,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "twice": (
         lambda: {"conv1.weight": torch.ones(1), "_orig_mod.conv1.weight": torch.ones(1)},
-        "holds more than one network: conv1.weight is there twice",
+        "holds more than one network (conv1.weight occurs twice)",
     ),
     "empty": (lambda: {"state_dict": {}, "epoch": 1}, "holds no network weights"),
     "list": (lambda: [torch.ones(1)], "holds no network weights"),

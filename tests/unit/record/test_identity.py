@@ -110,7 +110,7 @@ def test_a_run_keeps_the_precision_it_began_with_on_a_machine_that_would_choose_
     (folder / "metrics.json").unlink()  # as if it had been stopped in its test
     monkeypatch.setattr(speed, "best_precision", lambda accelerator: "32-true")
     code, out, err = call(monkeypatch, capsys, tmp_path, *words)
-    line = "This run began with trainer.precision=bf16-mixed and goes on with it; a new one here would have 32-true.\n"
+    line = "This run began with trainer.precision=bf16-mixed and keeps it; a new run on this machine would have 32-true.\n"
     assert (code, err, out.count(line)) == (0, "", 1) and ", resumed" in out
     code, out, err = call(monkeypatch, capsys, tmp_path, *words)
     assert (code, err) == (0, "") and "This run is finished" in out and line not in out
@@ -126,7 +126,7 @@ def test_a_run_anew_takes_what_the_machine_would_choose(tmp_path, monkeypatch, c
     monkeypatch.setattr(speed, "best_precision", lambda accelerator: "32-true")
     code, out, _ = call(monkeypatch, capsys, tmp_path, *words, "overwrite=true")
     stored = yaml.safe_load((tmp_path / "runs" / "mine" / "config.yaml").read_text())
-    assert (code, stored["trainer"]["precision"]) == (0, "32-true") and "goes on with it" not in out
+    assert (code, stored["trainer"]["precision"]) == (0, "32-true") and "and keeps it" not in out
 
 
 def test_the_jobs_of_a_sweep_keep_theirs_too(tmp_path, monkeypatch, capsys):
@@ -150,7 +150,7 @@ def test_a_refusal_names_every_differing_key_with_both_values_and_the_command_th
         "method is AdversarialTraining",
     ):
         assert said in err, err
-    assert "radius" not in err and "to go on with it: python -m fairat_lightning" in err
+    assert "radius" not in err and "to continue it: python -m fairat_lightning" in err
 
 
 CONSTANT = ("optim=sgd", "schedule=constant", "hydra.run.dir=mine")
@@ -167,10 +167,10 @@ def test_a_run_with_a_constant_learning_rate_may_be_made_longer_and_is_the_run_t
 @pytest.mark.parametrize(
     "words, reason",
     [
-        (("hydra.run.dir=mine",), "optim (multistep) was laid out for 1 epochs"),
-        (("optim=sgd", "hydra.run.dir=mine"), "schedule was laid out"),
-        ((*CONSTANT, "method=dafa"), "method.warmup was laid out"),
-        ((*CONSTANT, "averaging=swa"), "averaging.start was laid out"),
+        (("hydra.run.dir=mine",), "optim (multistep) depends on the number of epochs"),
+        (("optim=sgd", "hydra.run.dir=mine"), "schedule depends on"),
+        ((*CONSTANT, "method=dafa"), "method.warmup depends on"),
+        ((*CONSTANT, "averaging=swa"), "averaging.start depends on"),
     ],
 )
 def test_another_run_cannot_be_made_longer_and_the_line_says_how_to_follow_it(tmp_path, monkeypatch, capsys, words, reason):
@@ -188,7 +188,7 @@ def test_an_unfinished_run_goes_on_on_another_machine_with_one_line(tmp_path, mo
     facts["hardware"]["cpu"] = "Another"
     (tmp_path / "mine" / "run.json").write_text(json.dumps(facts))
     code, out, err = call(monkeypatch, capsys, tmp_path, *words, "trainer=auto", "trainer.precision=32-true")
-    assert (code, err) == (0, "") and out.count("not to the same bits") == 1, out + err
+    assert (code, err) == (0, "") and out.count("the bits will not be the same") == 1, out + err
 
 
 @pytest.mark.parametrize("here", ["bf16-mixed", "32-true"])
@@ -219,8 +219,8 @@ def test_the_command_that_goes_on_is_the_last_one(tmp_path, monkeypatch, capsys)
     for epochs in (1, 2):
         assert call(monkeypatch, capsys, tmp_path, *words, *CONSTANT, f"trainer.max_epochs={epochs}")[0] == 0
     code, _, err = call(monkeypatch, capsys, tmp_path, *words, *CONSTANT, "trainer.max_epochs=1")
-    refused(code, err, "trainer.max_epochs is 2 there and 1 here; to go on with it: python -m fairat_lightning")
-    assert "trainer.max_epochs=2" in err.partition("to go on with it")[2]
+    refused(code, err, "trainer.max_epochs is 2 there and 1 here; to continue it: python -m fairat_lightning")
+    assert "trainer.max_epochs=2" in err.partition("to continue it")[2]
 
 
 def test_a_run_that_a_longer_one_could_go_on_from_is_named(tmp_path, monkeypatch, capsys):
@@ -228,7 +228,7 @@ def test_a_run_that_a_longer_one_could_go_on_from_is_named(tmp_path, monkeypatch
     assert call(monkeypatch, capsys, tmp_path, *words, "trainer.max_epochs=1")[0] == 0
     (first,) = (tmp_path / "runs").iterdir()
     code, out, _ = call(monkeypatch, capsys, tmp_path, *words, "trainer.max_epochs=2")
-    assert code == 0 and f"{first} is this run with fewer epochs: hydra.run.dir={first} would go on from there" in out
+    assert code == 0 and f"{first} is this run with fewer epochs: hydra.run.dir={first} would continue it" in out
     code, out, _ = call(monkeypatch, capsys, tmp_path, *words, "trainer.max_epochs=3", "seed=7")
     assert code == 0 and "fewer epochs" not in out
 
@@ -241,4 +241,4 @@ def test_another_number_of_processes_is_said_as_another_device_is(tmp_path, monk
     (tmp_path / "mine" / "run.json").write_text(json.dumps(facts | {"processes": 2}))
     (tmp_path / "mine" / "metrics.json").unlink()
     code, out, _ = call(monkeypatch, capsys, tmp_path, *words)
-    assert code == 0 and out.count("not to the same bits") == 1
+    assert code == 0 and out.count("the bits will not be the same") == 1

@@ -54,7 +54,7 @@ def test_damage_is_refused_and_nothing_is_lost(path):
 def test_a_line_that_is_no_batch_is_refused(path):
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[:2], lines[0], *lines[2:]]))
-    with pytest.raises(ValueError, match="line 3: it is no batch"):
+    with pytest.raises(ValueError, match="line 3: it is not a batch"):
         read(path)
 
 

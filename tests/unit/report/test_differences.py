@@ -35,7 +35,7 @@ def test_markdown_has_a_second_table_of_the_rows_with_a_control(made):
     assert any(line.startswith(worst) and line.endswith("| +22.0, +27.0 |") for line in lines)
     assert any(line.startswith("| D | C | PGD-20 | +2.5, not tested |") and line.endswith("|  |") for line in lines)
     assert (
-        "- Paired test: the test images are drawn anew" in below
+        "- Paired test: the test images are drawn again" in below
         and "- Of rows with two seeds" in below
         and "say nothing about other trainings" in below
     )

@@ -48,7 +48,7 @@ def test_split_knows_a_folder_with_an_equals_sign(tmp_path, monkeypatch):
     assert split("radius=0.1")[0] is None
     assert split("FAAL, r=1=radius=0.1") == ("FAAL, r=1", split("radius=0.1")[1])
     assert split("A=nowhere")[0] == "A"
-    with pytest.raises(ValueError, match="unreadable label"):
+    with pytest.raises(ValueError, match="empty or unprintable label"):
         split("=radius=0.1")
 
 
@@ -58,7 +58,7 @@ def test_what_does_not_compare_is_said(make_run):
     c = make_run("c", (0.5, 0.3, 0.7, 0.5), names=("cat", "dog", "fox", "owl"))
     assert gather([f"A={a}", f"B={b}", f"C={c}"]).notes == [
         "C has other classes than A: figures of different classes are not compared.",
-        "Met under several threat models, with columns for each: PGD-20, CW-20.",
+        "Measured under several threat models, with columns for each: PGD-20, CW-20.",
         "clean was measured on 150 images in some runs and on 300 in others.",
     ]
     d = make_run("d", (0.5, 0.3, 0.7), images=50)
@@ -170,13 +170,13 @@ def test_images_of_another_split_are_judged_alone(make_run):
     (place / "config.yaml").write_text("suite: {suite: quick}\ncheckpoint: a\nsplit: val\n")
     (place / "run.json").write_text(json.dumps({"suite": "quick"}))
     assert gather([str(place)]).groups[0].values("pgd20", "worst") == [pytest.approx(0.3)]
-    with pytest.raises(ValueError, match="judged val images.* judged test images"):
+    with pytest.raises(ValueError, match="figures of val images.* figures of test images"):
         gather([str(place), str(run)])
 
 
 def test_the_same_seed_twice_is_said_and_the_same_folder_refused(make_run):
     a, b = make_run("a", (0.5, 0.3, 0.7)), make_run("b", (0.5, 0.3, 0.7))
-    assert any("seed occurs twice" in note for note in gather([f"A={a}", f"A={b}"]).notes)
+    assert any("have the same seed" in note for note in gather([f"A={a}", f"A={b}"]).notes)
     with pytest.raises(ValueError, match="names the same folder"):
         gather([f"A={a}", f"B={a}"])
 

@@ -99,7 +99,7 @@ def test_it_says_what_was_run_and_how_to_read_it(words):
         "100 images a class",
     ):
         assert word in text
-    assert "autoattack has begun and is not finished" in text and "tends to lie below the lowest true one" in text
+    assert "autoattack is not finished" in text and "tends to lie below the lowest true one" in text
 
 
 @pytest.mark.slow

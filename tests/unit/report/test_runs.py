@@ -18,7 +18,7 @@ def test_everything_in_a_folder_is_read(full_run):
     assert len(run.history) == 4 and run.history[0]["val/robust_worst"] == 0.3
     assert "train/augmented_class/fox" not in run.history[0]  # an empty cell
     assert run.hardest is not None and run.hardest.pixels.shape == (5, 3, 8, 8)
-    assert any("autoattack has begun and is not finished" in note for note in run.notes)
+    assert any("autoattack is not finished" in note for note in run.notes)
     verdicts = run.verdicts["pgd20"]
     assert (verdicts.label == verdicts.predicted).mean() == pytest.approx(0.5)
 
@@ -148,7 +148,7 @@ def test_a_folder_without_a_finished_part_is_refused(tmp_path):
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "config.yaml").write_text("suite: {suite: quick}\ncheckpoint: a.pt\n")
     for folder, why in (
-        (tmp_path / "begun", "not finished.* it goes on with the command that began it$"),
+        (tmp_path / "begun", "not finished.* continue it with the command that began it$"),
         (tmp_path / "begun/config.yaml", "it is a file"),
         (tmp_path / "no", "no such"),
     ):

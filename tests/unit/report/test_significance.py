@@ -131,7 +131,7 @@ def test_every_row_with_a_control_has_its_differences():
     expected = difference(*report.groups[1::-1], "pgd20", "worst")
     assert found["B"]["pgd20"]["worst"] == {**expected._asdict(), "seeds": list(expected.seeds)}
     untested = {"difference": pytest.approx(0.025), "low": None, "high": None, "p": None, "test": None, "seeds": []}
-    untested["why"] = "C has figures of 1 run and B of 2 runs: the test over seeds takes two or more of each"
+    untested["why"] = "C has figures of 1 run and B of 2 runs: the test over seeds needs two or more of each"
     assert found["C"]["pgd20"]["worst"] == untested and set(found["C"]["pgd20"]) == set(FIGURES)
     json.dumps(found, allow_nan=False)
     report.baselines = {}
@@ -166,7 +166,7 @@ def test_results_of_the_same_images_in_another_order_say_why_they_are_not_tested
     verdicts = b.runs[0].verdicts["pgd20"]
     b.runs[0].verdicts["pgd20"] = Verdicts(verdicts.image, verdicts.label[::-1], verdicts.predicted[::-1])
     report = report_of([a, b])
-    why = "they did not judge the same images in the same order: the paired test needs both"
+    why = "their images are not the same in the same order, as the paired test needs"
     assert not_tested(rows(report), report) == [f"Not tested: B against A under PGD-20; {why}."]
 
 
@@ -187,11 +187,11 @@ def test_the_reason_why_is_the_one_that_holds(make_run, tmp_path):
         return significance.untested(b, a, "pgd20")
 
     a, b, c = (f"{name}={make_run(name, (0.5, 0.3, 0.7), seed=k)}" for k, name in enumerate("abc"))
-    assert why(a, b, f"a={c[2:]}") == "b has figures of 1 run and a of 2 runs: the test over seeds takes two or more of each"
+    assert why(a, b, f"a={c[2:]}") == "b has figures of 1 run and a of 2 runs: the test over seeds needs two or more of each"
     other = make_run("other", (0.5, 0.3, 0.7), images=50)
-    assert why(a, f"o={other}") == "they did not judge the same images in the same order: the paired test needs both"
+    assert why(a, f"o={other}") == "their images are not the same in the same order, as the paired test needs"
     (tmp_path / "b" / "samples.jsonl").unlink()
-    assert why(a, b) == "b holds no verdicts on single images"
+    assert why(a, b) == "b holds no predictions of single images"
     four = make_run("four", (0.5, 0.3, 0.7, 0.5), names=("cat", "dog", "fox", "owl"))
     assert why(a, f"f={four}") == "the rows have different classes"
     assert why(a, f"e={make_run('eps', (0.5, 0.3, 0.7), attack={'norm': 'linf', 'eps': 0.1})}") == "e has no figures for it"

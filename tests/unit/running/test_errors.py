@@ -67,7 +67,7 @@ def test_a_history_that_cannot_be_written(launch, capsys, monkeypatch, number):
     with monkeypatch.context() as patch:
         patch.setattr("fairat_lightning.training.callbacks.write", failing(OSError(number, "why", "history.csv")))
         said = stopped(launch, capsys)
-    assert "history.csv cannot be written: why" in said and "the same command goes on" in said
+    assert "history.csv cannot be written: why" in said and "the same command continues" in said
     launch()
 
 

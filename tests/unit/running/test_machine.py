@@ -40,7 +40,7 @@ def test_the_precision_is_what_the_processor_can_do(monkeypatch, flags, best):
     [
         ("trainer.precision=bf16-mixed", {"avx2"}, "trainer.precision=32-true"),
         ("trainer.precision=16-mixed", {"avx2"}, "trainer.precision=32-true"),
-        ("trainer.precision=16-mixed", {"amx_bf16"}, "bf16-mixed is in its place"),
+        ("trainer.precision=16-mixed", {"amx_bf16"}, "bf16-mixed is used instead"),
         ("attack.precision=bfloat16", {"avx2"}, "attack.precision=float32"),
         ("trainer.precision=bf16-mixed", {"amx_bf16"}, None),
         ("attack.precision=bfloat16", {"amx_bf16"}, None),
@@ -132,7 +132,7 @@ def test_without_a_compiler_the_reason_is_one_line_and_the_network_runs_as_it_is
     assert compile_network(nn.Linear(1, 1), torch.device("cpu")) == "no working C++ compiler"
     launch("compile=true")
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compile=true")]
-    assert said == ["compile=true: not possible here, the network runs as it is written (no working C++ compiler)"]
+    assert said == ["compile=true is not possible here: the network runs uncompiled (no working C++ compiler)"]
 
 
 @pytest.mark.slow

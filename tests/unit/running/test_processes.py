@@ -206,7 +206,7 @@ def test_told_to_stop_through_any_process_it_ends_in_the_same_bits(whole, tmp_pa
         command.send(name, rank)
         code, out, err = command.end()
         assert err.split("\n") == (["", SAVING, ""] if name == "SIGINT" else [""]), (name, rank, err)
-        assert code == 75 and out.count("Told to stop") == 1, (name, rank, code, out, err)
+        assert code == 75 and out.count("Stopped: the run is saved") == 1, (name, rank, code, out, err)
         within += "within" in torch.load(tmp_path / "parts/checkpoints/last.ckpt", weights_only=True)
     assert within, "an epoch has 53 steps, and the processes agree every 20"
     equal(whole, finish(tmp_path / "parts", *words))

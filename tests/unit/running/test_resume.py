@@ -125,7 +125,7 @@ def test_told_to_stop_in_any_step(interrupted, trained, launch, step, epoch, tmp
     words = ("method=faal", *FOUR_STEPS)
     whole, metrics = trained(*words)
     assert interrupted(words, epoch, step, lambda: told(signal.SIGTERM)).code == 75
-    assert "Told to stop" in capsys.readouterr().out
+    assert "Stopped: the run is saved" in capsys.readouterr().out
     saved = torch.load(tmp_path / "parts/checkpoints/last.ckpt", weights_only=True)
     assert saved["global_step"] == 4 * epoch + step and saved["epoch"] == epoch
     assert ("within" in saved) == (step < 4)
@@ -195,7 +195,7 @@ def test_the_checkpoint_before_is_used_where_the_last_one_is_damaged(interrupted
         assert not intact(last) and resumable(tmp_path / "parts") == previous
     capsys.readouterr()
     assert launch(*words, folder="parts")[1] == metrics
-    assert "last.ckpt is missing or damaged: going on from the checkpoint before it" in capsys.readouterr().out
+    assert "last.ckpt is missing or damaged: continuing from the checkpoint before it" in capsys.readouterr().out
     same(whole, tmp_path / "parts")
 
 
@@ -220,14 +220,14 @@ def test_what_cannot_be_gone_on_from_is_one_line(tmp_path):
     Whole().save_checkpoint({"format": FORMAT, "epoch": 3}, folder / "last.ckpt")
     assert torch.load(folder / "previous.ckpt")["epoch"] == 1, "a damaged file never takes a whole one's place"
     (folder / "best.ckpt").write_bytes(b"half")
-    with pytest.raises(ValueError, match="best.ckpt is damaged: overwrite=true"):
+    with pytest.raises(ValueError, match="best.ckpt is damaged: set overwrite=true"):
         resumable(tmp_path / "run")
     (folder / "best.ckpt").unlink()
     Whole().save_checkpoint({"format": FORMAT - 1}, folder / "last.ckpt")
     with pytest.raises(ValueError, match="another version"):
         resumable(tmp_path / "run")
     Whole().save_checkpoint({"format": FORMAT, "x": Malicious(tmp_path / "ran")}, folder / "last.ckpt")
-    with pytest.raises(ValueError, match="no checkpoint of a run"):
+    with pytest.raises(ValueError, match="not a checkpoint of a run"):
         resumable(tmp_path / "run")
     for name in ("last.ckpt", "previous.ckpt"):
         (folder / name).write_bytes(b"half")
@@ -260,7 +260,7 @@ def test_a_full_disk_leaves_the_checkpoints_before_it(interrupted, compose, trai
         launch(*words, folder="parts")
     assert stop.value.code == 1
     err = capsys.readouterr().err
-    assert "No space left on device" in err and "goes on from" in err and err.count("\n") == 1
+    assert "No space left on device" in err and "continues from" in err and err.count("\n") == 1
     assert all(intact(path) for path in (tmp_path / "parts/checkpoints").iterdir())  # no part of one is left
     assert launch(*words, folder="parts")[1] == metrics
     same(whole, tmp_path / "parts")

@@ -72,7 +72,7 @@ def test_a_diverged_run_is_one_line_and_keeps_its_last_good_checkpoint(spoil, co
 def test_a_skipped_step_is_said_and_spoils_nothing(spoil, launch, capsys, what, words):
     spoil(what, 1, {2})
     folder, _ = launch("data.batch_size=16", "on_nonfinite=skip", *words.split())
-    assert capsys.readouterr().out.count("skipped: ") == 1
+    assert capsys.readouterr().out.count("skipped a step: ") == 1
     assert json.loads((folder / "run.json").read_text())["skipped_steps"] == 1
     last = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     assert all(v.isfinite().all() for v in last["state_dict"].values() if v.is_floating_point())
