@@ -19,8 +19,8 @@ Other settings: classes=[cat,dog]  samples_per_class=100  in_full=[cat] (all ima
   split=test|val|train  batch_size=250  device=cuda  name=NAME  to=FOLDER  overwrite=true  seed=0
 
 The results are written to RUN/evaluation/<name>/, where <name> is the suite if name= is not set. Those of a file that does not
-belong to a run are written below runs/audit-<file>, and those of pretrained:NAME below runs/audit-NAME. A NAME that does not
-exist lists the names that do. After an interruption the same command continues the evaluation.
+belong to a run are written below runs/audit-<file>, and those of pretrained:digits_faal below runs/audit-digits_faal_s0, with
+the seed. A name that does not exist lists the names that do. After an interruption the same command continues the evaluation.
 """
 
 from fairat_lightning.commands.cli import start

@@ -57,6 +57,9 @@ def one_of(name: str, value: Any, known: Collection[Any], more: str = "") -> Non
         raise ValueError(f"{name}={value} is unknown: choose one of {listed}{more}{nearest(str(value), map(str, known))}")
 
 
+OTHER_NAMES = {"learning_rate": "lr", "num_epochs": "max_epochs", "architecture": "model"}  # of keys, in other libraries
+
+
 def nearest(word: str, names: Iterable[str]) -> str:
     """The end of a line that refuses `word`: "; did you mean NAME?", or "" where none of `names` is like it."""
     return asked(_like(word, names))
@@ -67,7 +70,8 @@ def nearest_key(key: str, keys: Iterable[str]) -> str:
     keys = list(keys)
     if found := _like(key, keys):
         return asked(found)
-    ends = _like(key.rpartition(".")[2], {name.rpartition(".")[2] for name in keys})
+    last = key.rpartition(".")[2]
+    ends = _like(OTHER_NAMES.get(last, last), {name.rpartition(".")[2] for name in keys})
     return asked([name for name in keys if name.rpartition(".")[2] in ends][:3])
 
 
