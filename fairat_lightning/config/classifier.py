@@ -64,9 +64,7 @@ def load(cfg: DictConfig, begun: Callable[[Path | None], Path] | None = None) ->
     data.prepare()
     net = network(cfg, data)
     if not isinstance(net, Normalized):
-        raise ValueError(
-            f"model._target_={cfg.model._target_} gives {type(net).__name__}: name a function listed in conf/model/"
-        )
+        raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}: name a function listed in conf/model/")
     ours = str(cfg.model.get("_target_", PACKAGE_PREFIX)).startswith(PACKAGE_PREFIX)
     takes_its_own = not ours and bool(set(KEYS) & inspect.signature(target_of(cfg)).parameters.keys())
     given = given or of_run or takes_its_own
