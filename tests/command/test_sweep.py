@@ -85,7 +85,7 @@ def test_the_table_has_the_best_on_validation_first_then_what_failed(monkeypatch
     first, second, failed, last = table(out)
     assert failed.startswith(f"    failed  {why}") and "3 runs, 2 of them finished" in out
     assert sorted(p.name.split("-")[2] for p in (tmp_path / "runs").glob("*/")) == ["pgd_at", "standard"]
-    assert float(first.split()[0]) >= float(second.split()[0]) and last.startswith("The first run of the table: runs/")
+    assert float(first.split()[0]) >= float(second.split()[0]) and last.startswith("The first run of the table is runs/")
     for line in (first, second):
         folder = next((tmp_path / "runs").glob(f"*-{line.rpartition('=')[2]}-*"))
         metrics, row = json.loads((folder / "metrics.json").read_text()), read_history(folder)[-1]
