@@ -96,7 +96,9 @@ def compose_classifier(
         cfg = hydra.compose(name, [word for key, (word, _) in given.items() if key not in dotted])
     if check is not None:
         check_checkpoint(cfg.checkpoint)
-        if run is None and (lacking := [group for group in ("model", "data") if not any(k.split(".")[0] == group for k in given)]):
+        if run is None and (
+            lacking := [group for group in ("model", "data") if not any(k.split(".")[0] == group for k in given)]
+        ):
             settings = " and ".join(f"{group}=" for group in lacking)
             raise ValueError(f"{cfg.checkpoint} does not belong to a run, which would say its network and images: set {settings}")
         check(cfg)

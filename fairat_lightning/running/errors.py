@@ -1,6 +1,7 @@
 """Errors of the machine in the middle of a run, as one line each. Any other error is a bug, and is shown with its traceback."""
 
 import errno
+import re
 from typing import Any
 
 GOES_ON = "the same command continues from the last checkpoint"
@@ -30,6 +31,10 @@ def explain(error: Exception, cfg: Any, training: bool) -> str | None:
         return " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in NO_MEMORY):
         return _memory(cfg, training)
+    if "EADDRINUSE" in str(error):
+        port = re.search(r"port: (\d+)", str(error))
+        which = f"port {port[1]}" if port else "the port of the processes"
+        return f"{which} is used by another program: set MASTER_PORT to a free port, or on one machine leave it unset"
     if isinstance(error, OSError) and error.errno in FULL:
         place = error.filename or "a file of the run"
         return f"{place} cannot be written: {error.strerror}; when that is fixed, {GOES_ON}"

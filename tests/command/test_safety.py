@@ -204,7 +204,9 @@ def test_a_secret_is_not_in_the_record(word):
 
 def test_a_secret_in_the_configuration_is_refused(monkeypatch, capsys, tmp_path):
     code, _, err = call(monkeypatch, capsys, tmp_path, *SMALL, "+logger.settings.api_key=abc123")
-    assert code == 2 and "api_key must not be in the configuration" in err and "abc123" not in err and list(tmp_path.iterdir()) == []
+    assert (
+        code == 2 and "api_key must not be in the configuration" in err and "abc123" not in err and list(tmp_path.iterdir()) == []
+    )
 
 
 def test_nothing_of_the_environment_is_in_a_run_s_folder(launch, monkeypatch):

@@ -118,6 +118,13 @@ def test_the_balanced_weights_keep_it(here, monkeypatch, capsys):
     assert torch.load(here / "balanced.pt", weights_only=True)["mean"].flatten().tolist() == [0.0]
 
 
+@pytest.mark.parametrize("command", [["evaluate"], ["export", "to=model"], ["balance", "to=b.pt"]], ids=lambda c: c[0])
+def test_a_file_of_no_run_needs_its_network_and_its_images(here, monkeypatch, capsys, command):
+    for given, asked in (([], "model= and data="), (["data=digits"], "model="), (["model.width=8"], "data=")):
+        code, err = other(monkeypatch, capsys, here, command[0], "checkpoint=plain.pt", *given, *command[1:])
+        refused(code, err, f"would say its network and images: set {asked}\n")
+
+
 def test_the_key_says_which(here, monkeypatch, capsys):
     code, err = other(monkeypatch, capsys, here, "evaluate", "checkpoint=both.pt", *QUICK)
     refused(code, err, "both.pt holds 2 sets of weights for this network: choose one, key=model, key=model_ema")

@@ -26,7 +26,7 @@ def test_what_was_meant():
     assert nearest("foal", ("faal", "wat")) == "; did you mean faal?" and nearest("x", ("faal", "wat")) == ""
     assert nearest("CAT", ("cat", "dog")) == "; did you mean cat?"
     assert nearest_key("attack.epsilon", keys) == "; did you mean attack.eps?"
-    assert nearest_key("lr", keys) == "; did you mean optim.lr?"
+    assert nearest_key("lr", keys) == nearest_key("optim.learning_rate", keys) == "; did you mean optim.lr?"
     assert nearest_key("root", keys) == "; did you mean data.root or suite.root?"
     assert nearest_key("nothing", keys) == ""
 

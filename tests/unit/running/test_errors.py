@@ -98,6 +98,8 @@ def test_the_data_may_vanish_once_it_is_read(compose, tmp_path, capsys, monkeypa
 def test_what_is_not_known_keeps_its_traceback(launch, monkeypatch):
     cfg = OmegaConf.create({"data": {"batch_size": 8}})
     assert explain(Diverged("x"), cfg, True) == "x"
+    taken = "The server socket has failed to listen. port: 29511, useIpv6: false, code: -98, name: EADDRINUSE, message: in use"
+    assert "port 29511 is used" in explain(torch.distributed.DistNetworkError(taken), cfg, True)
     assert explain(RuntimeError("a bug"), cfg, True) is None and explain(OSError(errno.EBADF, "x"), cfg, True) is None
     monkeypatch.setattr(AdversarialTraining, "training_step", failing(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
