@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Long tables beside other work on a shared workstation: docs/background.md
 #
-#   bash studies/background.sh FOLDER start NAME WORDS...   begin a table under a name of your choice, with the words of `reproduce`
+#   bash studies/background.sh FOLDER start NAME SETTINGS...   begin a table under a name of your choice, with these settings of `reproduce`
 #   bash studies/background.sh FOLDER start [NAME]          go on with all that do not run, or one: after a reboot, after a stop
 #   bash studies/background.sh FOLDER status                what runs, and the last line of each
 #   bash studies/background.sh FOLDER pause | continue      give the cores back for a while; nothing is lost
@@ -47,7 +47,7 @@ start)
         printf '%s\n' "${@:2}" > "jobs/$1.words" && begin "$1"
     else
         for name in ${1:-$(names)}; do
-            [ -f "jobs/$name.words" ] || { echo "nothing was begun as $name: start NAME WORDS..." >&2; exit 2; }
+            [ -f "jobs/$name.words" ] || { echo "nothing was begun as $name: start NAME SETTINGS..." >&2; exit 2; }
             begin "$name"
         done
     fi ;;
