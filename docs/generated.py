@@ -8,6 +8,7 @@ published ones; `:published:` names the rows of `fairat_lightning/report/publish
 import json
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,86 @@ GROUPS = {
     "logger": "Loggers. Several at once: `logger=[csv,wandb]`.",
     "suite": "What `python -m fairat_lightning.evaluate` runs.",
     "experiment": "Recipes of the papers, as complete configurations.",
+}
+
+MODEL = {"width": "channels of the first stage", "channels_last": "the memory format, faster where convolutions are"}
+SAME = {  # keys that are the same in every option of their group
+    "conf": {"seed": "of weights, order of the data, augmentation and attacks"},
+    "method": {
+        "lambda2": "the offset of beta",
+        "temperature_range": "the least and the highest temperature of a class",
+        "ccm": "class-wise eps",
+        "ccr": "class-wise beta",
+        "gamma": "the share of the uniform distribution in the sampler",
+        "share": "of the confusion term in the loss",
+        "temperature": "of teacher and student",
+        "power": "how strongly weak classes are weighted",
+        "hard_threshold": "a loss in nats above which an example is hard, in place of hard_fraction",
+        "augmentation": "of the hard examples; null or a data set's suggestion",
+        "limit": "the largest sum of the multipliers",
+        "eps_range": "the least and the largest factor of eps",
+    },
+    "data": {
+        "load": "the function that reads the set",
+        "train_size": "how many training images are used; null: all that validation leaves",
+        "test_size": "how many test images are used; null: all",
+        "flip": "whether training images are mirrored at random",
+        "seed": "of the split and of the subsets",
+        "eval_batch_size": "no result depends on it",
+        "image_size": "pixels a side",
+        "padding": "black pixels around an image before it is cropped at random",
+        "load.num_classes": "classes",
+        "load.train_per_class": "training images a class",
+        "load.test_per_class": "test images a class",
+        "suggests.eps": "for each norm",
+        "suggests.eps.linf": "the largest change of a pixel",
+        "suggests.epochs": "of a training from scratch",
+        "suggests.augmentation": "for FairAT's hard examples",
+        "suggests.mean": "of each channel",
+        "suggests.std": "of each channel",
+    },
+    "model": {
+        **MODEL,
+        "mean": "subtracted from each channel",
+        "std": "each channel is divided by it",
+        "name": "as timm calls it",
+    },
+    "attack": {
+        "norm": "linf or l2",
+        "eps": "the radius, in units of images in [0,1]: the threat model of every evaluation",
+        "steps": "gradient steps",
+        "step": "the size of a step: a number, or a multiple of eps",
+    },
+    "objective": {"beta": "the weight of the divergence", "label_smoothing": "in [0, 1)"},
+    "awp": {"gamma": "the size of the perturbation, relative to each tensor", "warmup_epochs": "epochs without it"},
+    "averaging": {"decay": "the weight of the average at each update"},
+    "head": {"strengths": "the strengths that are tried on validation"},
+    "optim": {
+        "lr": "the learning rate: the first one, or for onecycle the highest",
+        "momentum": "of SGD",
+        "weight_decay": "on all weights",
+        "nesterov": "whether the momentum is Nesterov's",
+        "gamma": "the factor of the learning rate at each milestone",
+        "betas": "of Adam's two averages",
+    },
+    "schedule": {"gamma": "the factor of the learning rate at each milestone"},
+    "trainer": {
+        "accelerator": "cpu, cuda, or auto for a GPU where there is one",
+        "devices": "processes, a GPU each, or on a CPU some cores each",
+        "strategy": "auto, or ddp for several processes",
+        "num_nodes": "machines",
+        "max_epochs": "epochs of the training",
+        "accumulate_grad_batches": "batches to a step of the optimiser",
+        "gradient_clip_val": "the largest norm of the gradient",
+    },
+    "logger": {
+        "version": "the name of its folder in the run's",
+        "project": "the project of the run",
+        "entity": "the user or team of the run",
+        "group": "the group of the run",
+        "notes": "a note on the run",
+    },
+    "suite": {"suite": "its name", "severities": "of the corruptions, 1 to 5"},
 }
 
 
@@ -66,8 +147,9 @@ def introduction(path: Path) -> str:
     return escaped(" ".join(lines))
 
 
-def table(path: Path) -> str:
-    """The keys of a file with their values and comments; empty where a file has none."""
+@cache
+def rows(path: Path) -> list[list[str]]:
+    """Every key of a file with its value and comment."""
     rows: list[list[str]] = []
     above: list[tuple[int, str]] = []
     for line in path.read_text().splitlines():
@@ -91,10 +173,26 @@ def table(path: Path) -> str:
                 rows.append([".".join(name for _, name in above), "", comment])
             continue
         rows.append([".".join([*(n for _, n in above), key]), value, comment])
-    if not rows:
+    return rows
+
+
+def table(path: Path) -> str:
+    """The keys of a file as a table; a recipe's keys are explained by the groups that they belong to."""
+    found, group = rows(path), path.parent.name
+    if not found:
         return ""
-    body = [f"| `{key}` | {code(value)} | {escaped(comment)} |" for key, value, comment in rows]
+    if group == "experiment":
+        return "\n".join(["| key | value |", "|---|---|", *(f"| `{key}` | {code(value)} |" for key, value, _ in found)])
+    body = [f"| `{key}` | {code(value)} | {escaped(comment or sentence(group, key))} |" for key, value, comment in found]
     return "\n".join(["| key | default | |", "|---|---|---|", *body])
+
+
+def sentence(group: str, key: str) -> str:
+    """What a key without a comment of its own is: as another option of its group says, or as it is the same in all of them."""
+    if key in SAME.get(group, {}):
+        return SAME[group][key]
+    others = (row for path in sorted((CONF / group).glob("*.yaml")) for row in rows(path))
+    return next((comment for name, _, comment in others if name == key and comment), "")
 
 
 def code(value: str) -> str:
