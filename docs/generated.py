@@ -78,6 +78,7 @@ SAME = {  # keys that are the same in every option of their group
         "mean": "subtracted from each channel",
         "std": "each channel is divided by it",
         "name": "as timm calls it",
+        "image_size": "pixels a side; null: the network's own",
     },
     "attack": {
         "norm": "linf or l2",
