@@ -1,7 +1,11 @@
 """Nothing in a training step waits for the device: no number is read, no shape depends on a value.
 
-On a CPU a dispatch mode stands where the GPU would wait; on CUDA torch itself looks (`set_sync_debug_mode`).
+On a CPU a dispatch mode stands where the GPU would wait; on CUDA torch itself looks (`set_sync_debug_mode`). Nor is a tensor left
+behind on the CPU: on the meta device, which has shapes and no values, any operation with one of the CPU fails.
 """
+
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -88,3 +92,42 @@ def test_the_watch_can_see():
         for wait in (lambda: x.sum().item(), lambda: x[x > 1], lambda: x.nonzero(), lambda: bool(x[0] > 0)):
             with pytest.raises(AssertionError, match="waits"):
                 wait()
+
+
+class Undrawn:
+    """In the place of a random generator, which the meta device has none of."""
+
+    def __new__(cls, device=None):
+        return super().__new__(cls)
+
+    def manual_seed(self, seed):
+        return None
+
+
+@pytest.mark.parametrize("method", options("method"))
+@pytest.mark.parametrize("more", ["", "objective=trades awp=awp averaging=ema"])
+def test_no_tensor_is_left_behind_on_the_cpu(compose, tmp_path, monkeypatch, method, more):
+    words = [f"method={method}", *more.split() * (method not in ("standard", "bat", "absld", "decosam"))]
+    words += ["method.sampling=uniform"] * (method == "cfol")  # which class was drawn is told by the data module
+    job = runs.prepare(OmegaConf.create(resolved(compose(*SMALL, *words))), tmp_path / "run")
+    module = job.method.to("meta")
+    monkeypatch.setattr(torch, "Generator", Undrawn)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    module._trainer = SimpleNamespace(current_epoch=2, max_epochs=3, global_step=5, training=True)
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    counted = []  # torchmetrics' count has no meaning without values
+    monkeypatch.setattr(module, "_metric", lambda *_: SimpleNamespace(update=lambda *tensors: counted.extend(tensors)))
+    batch = [torch.rand(8, 1, 8, 8, device="meta"), *(torch.zeros(8, dtype=torch.long, device="meta") for _ in range(2))]
+    module.on_fit_start()  # where a teacher follows its student
+    loss = module.training_step(batch, 0)
+    loss.backward()
+    module.on_after_backward()
+    assert loss.device.type == "meta" and all(p.grad is not None for p in module.parameters() if p.requires_grad)
+    module.eval()
+    module.validation_step(batch, 0)
+    assert counted and all(tensor.device.type == "meta" for tensor in counted)
+
+
+def test_a_tensor_on_the_cpu_is_found():
+    with pytest.raises(RuntimeError, match="device"):
+        torch.rand(3, device="meta") + torch.rand(3)
