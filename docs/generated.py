@@ -231,6 +231,13 @@ def facts(method: str, published: list[str]) -> str:
         label, anchor = f"{method}=", f"config-{method}"
     parts = [f"{cost}Every value of `{label}` is in the {{ref}}`reference of the configuration <{anchor}>`."]
     parts.append(f"**Our figures.**\n\n{ours(method)}")
+    if (study := RESULTS / f"{method}-digits" / "table.json").exists():
+        head = "| without one part, on digits: average / worst class | clean | PGD-20 | CW-20 |\n|---|---:|---:|---:|\n"
+        shown = json.loads(study.read_text())["rows"]
+        lines = [
+            f"| {row['label']} (seeds: {row['runs']}) | {' | '.join(cells(row, ('clean', 'pgd20', 'cw20')))} |" for row in shown
+        ]
+        parts.append("**What each part adds.**\n\n" + head + "\n".join(lines))
     if published:
         parts.append(f"**Published figures**, not ours, in percent.\n\n{quoted(published)}")
     return "\n\n".join(parts)
