@@ -17,7 +17,6 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
-from fairat_lightning import __version__
 from fairat_lightning.config.build import build_part
 from fairat_lightning.config.classifier import Classifier, load, places
 from fairat_lightning.config.compose import plain
@@ -37,6 +36,7 @@ from fairat_lightning.running.machine import largest_batch
 from fairat_lightning.running.terminal import short
 from fairat_lightning.settings import one_of, reachable
 
+VERDICTS = "0.1.0"  # the version that last changed a verdict: evaluations of later ones continue those of earlier ones
 WIDE = 8  # columns that fit a terminal
 MARKS = {True: "[green]passed[/]", False: "[bold red]FAILED[/]", None: "[yellow]not run[/]"}
 
@@ -105,7 +105,7 @@ def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]
         "config": {key: value for key, value in config.items() if key not in ("checkpoint", "name", "key")},
         "logits": judged.logits,
         "device": device_of(cfg),
-        "version": __version__,
+        "version": VERDICTS,
         "weights": fingerprint(judged.net.state_dict()),
         "images": fingerprint({"pixels": images.pixels, "targets": images.targets, "index": chosen}),
         "torch": torch.__version__,

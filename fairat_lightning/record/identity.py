@@ -39,13 +39,20 @@ def identity(config: Any, *, machine: bool = True) -> Any:
     found = {key: value for key, value in at_first(config).items() if key not in ADDED or value != ADDED[key]}
     found.pop("allow", None)
     found |= {key: value for key, value in IDLE.items() if key in found}
-    for group, keys in ADDED_WITHIN.items():
-        if isinstance(found.get(group), dict):
-            found[group] = {key: value for key, value in found[group].items() if keys.get(key, ...) != value}
+    found |= _without_added(found)
     if isinstance(found.get("trainer"), dict):
         without = IDLE_OF_TRAINER if machine else (*IDLE_OF_TRAINER, *MACHINE)
         found["trainer"] = {key: value for key, value in found["trainer"].items() if key not in without}
     return found
+
+
+def _without_added(config: dict[str, Any]) -> dict[str, Any]:
+    """The groups of ADDED_WITHIN without its keys at their default."""
+    groups = {group: config[group] for group in ADDED_WITHIN if isinstance(config.get(group), dict)}
+    return {
+        group: {key: value for key, value in values.items() if ADDED_WITHIN[group].get(key, ...) != value}
+        for group, values in groups.items()
+    }
 
 
 def formerly(config: dict[str, Any]) -> dict[str, Any]:
@@ -100,5 +107,5 @@ NOT_OF_EVALUATION = ("overwrite", "to", "device", "allow")
 
 def evaluation_identity(config: dict[str, Any]) -> dict[str, Any]:
     """What makes an evaluation the same one: its configuration, as its folder holds it."""
-    kept = {key: value for key, value in config.items() if key not in NOT_OF_EVALUATION}
+    kept = {key: value for key, value in (config | _without_added(config)).items() if key not in NOT_OF_EVALUATION}
     return {key: value for key, value in kept.items() if EVALUATION_ADDED.get(key, ...) != value}

@@ -275,7 +275,7 @@ def test_a_row_that_another_process_is_at_is_passed_over_and_looked_at_again(tab
     capsys.readouterr()
     reproduce.main(COMMAND)
     out = capsys.readouterr().out
-    assert out.count("waiting for another process, which is at 1 of the parts left") == 1
+    assert out.count("waiting for another process, which is at work on 1 of the parts left") == 1
     assert out.index("waiting") < out.index("trained and tested before") < out.index("train and test FAAL")
 
 
@@ -363,7 +363,7 @@ WRONG = {
     "": "table=None is unknown: choose one of small",
     "table=big": "table=big is unknown",
     "table=small budget=day": "budget=day is unknown: choose one of tiny, other, smoke",
-    "table=small rows=[no]": "rows=no is unknown: table=small budget=smoke has base, faal",
+    "table=small rows=[no]": "rows=no is unknown: the rows of table=small budget=smoke are base, faal",
     "table=small rows=base": "rows=base must be a list",
     "table=small rows=[[a]]": "must be a list of different names, such as [pgd_at,faal]",
     "table=small seeds=[a]": "seeds=['a'] must be a list of different whole numbers, such as [0,1,2]",

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -58,8 +59,9 @@ def test_every_evaluation_composes(tmp_path, monkeypatch, line):
     monkeypatch.chdir(tmp_path)
     (checkpoint,) = re.findall(r"checkpoint=(\S+)", line)
     if not checkpoint.startswith("pretrained:"):
-        Path(checkpoint).parent.mkdir(parents=True, exist_ok=True)
-        Path(checkpoint).touch()  # RUN, which only a training makes
+        (Path(checkpoint) / "checkpoints").mkdir(parents=True)  # RUN, which only a training makes
+        (Path(checkpoint) / "checkpoints" / "best.ckpt").touch()
+        shutil.copy(ROOT / "tests" / "runs" / "faal-night" / "pgd_at-s0" / "config.yaml", Path(checkpoint))
     assert evaluation("evaluate", shlex.split(line)).suite["_target_"]
 
 

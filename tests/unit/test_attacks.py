@@ -173,7 +173,7 @@ def test_crafting_has_its_own_precision_and_asks_for_no_weight_gradient(net, pre
         ({"norm": "l3"}, "attack.norm=l3"),
         ({"start": "here"}, "attack.start=here"),
         ({"batch_norm": "off"}, "attack.batch_norm=off"),
-        ({"step": "a eps"}, "attack.step=a is"),
+        ({"step": "a eps"}, "attack.step=a must be a number"),
         ({"step": "-1 eps"}, "attack.step=-0.1 is negative"),
         ({"precision": "half"}, "attack.precision=half"),
         ({"noise": 2}, "attack.noise=2"),
