@@ -1,8 +1,8 @@
 """Reproduce a table: train every recipe, evaluate each class by class, and show the figures beside the published ones.
 
-  python -m fairat_lightning.reproduce table=faal data.root=FOLDER                   on two CPU cores, on a part of CIFAR-10
-  python -m fairat_lightning.reproduce table=faal budget=night 'seeds=[0,1]'         all of CIFAR-10, a night of one core a seed
-  python -m fairat_lightning.reproduce table=fairat budget=hour trainer=gpu          short schedules, an hour of a modern GPU
+  python -m fairat_lightning.reproduce table=faal data.root=FOLDER                 a rehearsal on a part of CIFAR-10, in minutes
+  python -m fairat_lightning.reproduce table=faal budget=night data.root=FOLDER    all of CIFAR-10, a night of one core a seed
+  python -m fairat_lightning.reproduce table=fairat budget=hour trainer=gpu data.root=FOLDER     an hour of a modern GPU
   python -m fairat_lightning.reproduce table=leaderboard budget=full 'rows=[strong_floor]' 'seeds=[0,1,2]'
 
 Tables: faal, faal100 (CIFAR-100), fairat, leaderboard. Budgets: smoke (the default), night, hour, full (the papers' schedules,

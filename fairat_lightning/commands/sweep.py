@@ -76,6 +76,8 @@ def sweep(words: list[str]) -> NoReturn:
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             refuse(error)
         except Exception as error:
+            if "Could not detect" in str(error):  # submitit, on a machine without SLURM
+                refuse("this machine has no SLURM (no srun): use hydra/launcher=submitit_local, or start the sweep where srun is")
             if THIS.told:
                 raise Stop(os.EX_TEMPFAIL, TOLD) from None  # a launcher misses a process that ended between two jobs
             if type(error).__name__ in LOST:

@@ -217,7 +217,7 @@ def _check_tensor(name: str, value: Tensor, own: Tensor) -> None:
     if value.shape != own.shape:
         raise ValueError(
             f"does not fit this network: {name} has shape {tuple(value.shape)} in the file and "
-            f"{tuple(own.shape)} here (another number of classes or another width)"
+            f"{tuple(own.shape)} here (another number of classes, another width, or another kind of this layer)"
         )
     if own.is_floating_point() and not value.is_floating_point():
         raise ValueError(f"holds {name} as {value.dtype}: save the network's own weights, neither quantised nor complex")

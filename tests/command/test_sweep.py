@@ -38,6 +38,12 @@ def test_one_bad_job_leaves_the_others_alone(tmp_path):
     assert len(folders) == 2 and all((p / "metrics.json").exists() for p in folders)
 
 
+def test_a_machine_without_slurm_is_said_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = start(tmp_path, "-m", *WORDS, "trainer.max_epochs=1", "hydra/launcher=submitit_slurm", "seed=0,1")
+    assert done.returncode == 2 and done.stderr.startswith("error: this machine has no SLURM") and done.stderr.count("\n") == 1
+
+
 def test_a_run_has_one_process(compose, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     with FileLock(tmp_path / "run" / ".lock"), pytest.raises(Stop) as stop:
