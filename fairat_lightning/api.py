@@ -140,7 +140,7 @@ class Comparison:
         from rich.console import Console
 
         shown = io.StringIO()
-        console = Console(file=shown, width=100, color_system=None)
+        console = Console(file=shown, width=100, color_system=None, force_jupyter=False)
         console.print(
             report.class_table({g.label: g.runs[0].summaries for g in self.report.groups}, self.report.keys, self.report.titles)
         )

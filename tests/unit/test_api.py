@@ -109,6 +109,13 @@ def test_a_result_shows_itself_is_saved_and_reported(tmp_path):
     assert (tmp_path / "page" / "index.html").exists() and "one" in (tmp_path / "page" / "table.md").read_text()
 
 
+def test_in_a_notebook_too_the_table_is_what_repr_returns(monkeypatch):
+    """There rich would show it by itself, and leave nothing for `repr`."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    found = fl.benchmark(Net(), images(), eps=0.01)
+    assert "worst class" in repr(found) and "difference" in repr(fl.compare(found, found))
+
+
 def test_two_results_on_the_same_images_are_compared_in_pairs():
     a, b = (fl.benchmark(Net(bias=bias), images(), eps=0.01) for bias in (0.0, 0.25))
     found = fl.compare(a, b)
