@@ -100,7 +100,7 @@ def test_a_result_shows_itself_is_saved_and_reported(tmp_path):
     assert "worst class" in repr(strong) and "PGD-20" in repr(strong) and "b" in repr(strong)
     low, high = strong.intervals["clean"]["worst"]
     assert low < strong.worst["clean"] <= high
-    frame = pytest.importorskip("pandas") and strong.to_pandas()
+    frame = strong.to_pandas()
     assert frame.loc["worst class", "pgd20"] == strong.worst["pgd20"] and list(frame.index[:3]) == ["a", "b", "c"]
     assert json.dumps(strong.to_dict()) and strong.save(tmp_path / "r") == tmp_path / "r"
     again = type(strong).read(tmp_path / "r")
