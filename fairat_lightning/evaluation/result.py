@@ -99,6 +99,8 @@ class Result:
     def __repr__(self) -> str:
         shown = io.StringIO()
         known = self.facts.get("headline") or list(self.metrics)
-        Console(file=shown, width=100, color_system=None, force_jupyter=False).print(class_table({"": self.metrics}, known, self.titles))
+        Console(file=shown, width=100, color_system=None, force_jupyter=False).print(
+            class_table({"": self.metrics}, known, self.titles)
+        )
         lines = [line.rstrip() for line in shown.getvalue().splitlines()]
         return "\n".join([*(line for line in lines if line), *self.notes])

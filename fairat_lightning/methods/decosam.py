@@ -10,7 +10,7 @@ before the loss
 and back after backward: a row of small norm, of a weak class, has the larger radius. OUR CHOICE, for the note is silent: tau,
 radius 1, the learning rate, training images with their augmentation, and AT's loss at the training attack's images, or another
 objective's. It begins from a trained network (`init_from=`), and is one command on a finished run; `head.py` has the step that
-needs no training.
+needs no training. `experiment=decosam` sets one epoch and the learning rate; `data=` and `model=` are those of the run.
 """
 
 from collections.abc import Callable
@@ -57,6 +57,8 @@ class DecoSAM(Method):
         within("method.radius", radius, "[0, inf)")
         if self.awp is not None:
             raise ValueError("method=decosam perturbs the last layer itself: set awp=none")
+        if self.attack.batch_norm == "train":
+            raise ValueError("method=decosam leaves the batch norms' statistics as they are: set attack.batch_norm=eval")
         head = last_layer(self.net, self.num_classes, "method=decosam")
         self.net.requires_grad_(False)
         head.weight.requires_grad_(True)

@@ -10,9 +10,11 @@ last iterate. A batch of which nothing is kept has loss 0, and moves the weights
 
 `drop=false`, our default, masks what is dropped: the step has one shape and waits for no device, and batch norms see all images.
 `drop=true` is the authors': the rest of the attack and the training forward are of the kept examples alone, which saves their
-compute, and makes the step wait to know how many they are. Deviations: the released code fails on an empty batch; on CIFAR-100 it
-also keeps the most confident 30 % of the easy examples, which is not here; its paper weighs the kept ones, its code does not, nor
-do we. The objective is the cross-entropy there; others, and AWP, which climbs the loss of the kept, are our extension.
+compute, and makes the step wait to know how many they are. Of fewer than two, dropped ones of weight 0 fill the forward up to
+two, which batch norms then see. What is dropped counts as right in `train/robust`. Deviations: the released code fails on an
+empty batch; on CIFAR-100 it also keeps the most confident 30 % of the easy examples, which is not here; its paper weighs the
+kept ones, its code does not, nor do we. The objective is the cross-entropy there; others, and AWP, which climbs the loss of the
+kept, are our extension.
 """
 
 from collections.abc import Callable
@@ -75,20 +77,26 @@ class HAM(Method):
         return at != y, x_adv
 
     def craft_kept(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of the kept examples alone: True (N,), images, labels and adversarial images; of one with False, if none is kept."""
+        """Of the kept examples: True (N,), images, labels, adversarial images. Dropped ones, False, fill up to two."""
         early = min(self.decide_after, self.attack.steps)
         with crafting(self.net, self.attack, training=self.attack.batch_norm == "train"):
             start = self.objective.start
             x_adv = replace(self.attack, steps=early)(self.objective.inner(self.net, x, y), x, start=start)
         kept = self.predict(x_adv) != y
-        rows = kept.nonzero().flatten()
-        if not len(rows):
-            rows = torch.zeros(1, dtype=torch.long, device=y.device)  # every process needs a forward
+        # Every process needs a forward, and a batch norm two images: dropped ones fill up, with a weight of 0.
+        rows = torch.cat([kept.nonzero().flatten(), (~kept).nonzero().flatten()])[: max(2, int(kept.sum()))]
+        self.count_dropped(rows, y)
         kept, x, y, x_adv = kept[rows], x[rows], y[rows], x_adv[rows]
         if left := self.attack.steps - early:
             with crafting(self.net, self.attack, training=self.attack.batch_norm == "train"):
                 x_adv = replace(self.attack, steps=left)(self.objective.inner(self.net, x, y), x, start=x_adv - x)
         return kept, x, y, x_adv
+
+    def count_dropped(self, rows: Tensor, y: Tensor) -> None:
+        """Count the examples outside `rows` as right under the training attack, as they were when they were dropped."""
+        dropped = torch.ones_like(y, dtype=torch.bool)
+        dropped[rows] = False
+        self.train_robust.update(torch.ones_like(y[dropped], dtype=torch.float32), y[dropped])
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ are attacked weakly, towards a class drawn uniformly, weak classes strongly, awa
     w_k          (lambda2 + 1 - t_k) / mean_j (lambda2 + 1 - t_j),        loss = mean_i w[y_i] objective_i
 
 t_k is class k's robust accuracy on the training batches of the last epoch; strong is a class of t_k above the mean. In epoch 0
-all are weak, and both factors 1. No code is public and we could read the abstract alone, so that what it leaves open is OUR
+all are weak, and both factors 1. eps works against the rest: a weak class has the smaller one. No code is public and we could read the abstract alone, so that what it leaves open is OUR
 CHOICE: how t_k is taken, where strong begins, both rules (eps_k is CFA's, which the same authors use in FAIR-TAT), both lambdas.
 """
 
@@ -72,7 +72,8 @@ class TRIX(Method):
 
     def strong(self) -> Tensor:
         """Which classes (C,) are attacked weakly: none while their accuracies are not known."""
-        return self.class_robust > self.class_robust.nanmean()
+        robust = self.class_robust.double()
+        return robust > robust.nanmean() + 1e-9  # not the rounding of equal ones
 
     def class_weight(self) -> Tensor:
         """w (C,), of mean 1 over the classes known; 1 for a class not seen yet."""

@@ -21,6 +21,8 @@ class Distillation(Method):
 
     def __init__(self, *args: Any, teacher: nn.Module, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if not isinstance(teacher, nn.Module):
+            raise ValueError(f"the teacher is of type {type(teacher).__name__}: give a torch.nn.Module")
         self._teacher = Outside([teacher.eval().requires_grad_(False)])
 
     def on_fit_start(self) -> None:
@@ -29,4 +31,10 @@ class Distillation(Method):
     @torch.no_grad()
     def wanted(self, x: Tensor) -> Tensor:
         """The teacher's logits (B,K) of images (B,C,H,W)."""
-        return logits_of(self._teacher[0], x)
+        logits = logits_of(self._teacher[0], x)
+        if logits.shape[1:] != (self.num_classes,):
+            given = " x ".join(map(str, logits.shape[1:]))
+            raise ValueError(
+                f"the teacher gives {given} logits, but there are {self.num_classes} classes: give a teacher of the same"
+            )
+        return logits

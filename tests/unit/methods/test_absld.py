@@ -122,3 +122,12 @@ def test_wrong_settings_are_named(key, value):
 def test_another_objective_is_refused(objective):
     with pytest.raises(ValueError, match="set objective=at and objective.label_smoothing=0"):
         method(objective=objective)
+
+
+@pytest.mark.parametrize("classes", [3, 10])
+def test_a_teacher_of_other_classes_is_named_from_python_too(classes):
+    module = method(teacher=linear(classes))
+    with pytest.raises(ValueError, match=f"the teacher gives {classes} logits, but there are 4 classes"):
+        module.wanted(torch.rand(2, 3, 2, 2).double())
+    with pytest.raises(ValueError, match="the teacher is of type str"):
+        method(teacher="RUN")

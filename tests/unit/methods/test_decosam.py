@@ -51,6 +51,11 @@ def test_the_gradient_is_taken_at_rows_moved_by_their_own_radius_in_numpy():
     np.testing.assert_array_equal(module.net[4].weight.detach().numpy(), weight)
 
 
+def test_an_attack_that_moves_batch_statistics_is_refused():
+    with pytest.raises(ValueError, match="attack.batch_norm=eval"):
+        DecoSAM(network(), 4, attack=PGD(0.1, 1, batch_norm="train"), objective=AT(), optim=None, tau=1.0, radius=1.0)
+
+
 def test_the_weaker_the_row_the_larger_its_radius():
     module = method(tau=3.0)
     with torch.no_grad():

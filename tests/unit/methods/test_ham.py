@@ -91,6 +91,30 @@ def test_a_batch_of_which_nothing_is_kept_has_loss_0_and_gradients_of_0(drop):
     assert loss.item() == 0 and all((p.grad == 0).all() for p in module.net.parameters())
 
 
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_a_batch_norm_sees_two_images_or_more_however_few_are_kept(kept):
+    module = method(drop=True)
+    module.net.append(nn.BatchNorm1d(4).double())
+    module.net[1].bias.data[2] += 50
+    x, y = torch.rand(8, 3, 2, 2).double(), torch.full((8,), 2)
+    y[:kept] = 1
+    module.train()
+    loss = module.training_step((x, y, torch.arange(8)), 0)
+    loss.backward()
+    assert (loss.item() > 0) == (kept > 0)
+
+
+def test_what_is_dropped_counts_as_right_under_the_training_attack():
+    found = []
+    for drop in (False, True):
+        torch.manual_seed(0)
+        module = method(drop=drop, attack=PGD(eps=0.1, steps=3))  # decided by the last iterate: both see the same
+        module.training_step(batch(module), 0)
+        found.append(module.train_robust.compute())
+    torch.testing.assert_close(found[0], found[1])
+    assert 0 < found[0].mean() < 1
+
+
 @pytest.mark.parametrize("drop", [False, True])
 def test_awp_climbs_the_loss_of_the_kept(drop):
     module, climbed = method(drop=drop), []

@@ -65,6 +65,14 @@ def test_each_part_changes_the_run(trained):
         assert all(any(not torch.equal(a[name], b[name]) for name in a) for b in runs[:k])
 
 
+@pytest.mark.parametrize("classes", [2, 3, 7, 10])
+def test_equally_robust_classes_are_all_weak(classes):
+    module = method(classes=classes).float()
+    for hits in range(50):
+        module.class_robust.fill_(hits / 49)
+        assert not module.strong().any()
+
+
 @pytest.mark.parametrize("objective", [AT(), TRADES(6.0)])
 def test_while_no_class_is_strong_the_attack_is_the_objectives_own(objective):
     module = method(objective, attack=PGD(eps=0.1, steps=3))
