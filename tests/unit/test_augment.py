@@ -244,7 +244,6 @@ def test_the_synchronisation_test_can_fail():
         x.nonzero,
         lambda: x[x > 0],
         lambda: host.to("meta"),
-        partial(torch.tensor, 2.0, device="meta"),
     ):
         with pytest.raises(AssertionError, match="waits"), NoHostSync():
             waits()

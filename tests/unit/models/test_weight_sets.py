@@ -197,7 +197,7 @@ def test_scalars_of_a_numpy_of_before_are_read_by_their_old_name(tmp_path: Path)
     torch.save({"model": weights(), "acc": np.float64(0.5)}, tmp_path / "new.pt", _use_new_zipfile_serialization=False)
     content = (tmp_path / "new.pt").read_bytes()
     old = content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
-    assert old != content
+    assert b"numpy.core.multiarray" in old  # numpy 1 writes it itself
     (tmp_path / "old.pt").write_bytes(old)
     assert fitted(tiny(), tmp_path / "old.pt").state
 
