@@ -181,7 +181,7 @@ def what_was_run() -> str:
                 *(
                     title,
                     budget,
-                    f"[`{table}-{budget}/`]({table}-{budget}/published.md)",
+                    f"[`{table}-{budget}/`]({table}-{budget}/{beside(table, budget)})",
                     f"{rows}, {counted(found)}",
                     f"{took:.1f}",
                 ),
@@ -190,6 +190,11 @@ def what_was_run() -> str:
             lines.append("| " + " | ".join(cells) + " |")
     lines += ["", *(f"- `{budget}`: {settings['about']}." for budget, settings in BUDGETS.items())]
     return "\n".join(lines)
+
+
+def beside(table: str, budget: str) -> str:
+    """The page of a record: ours beside the published figures, where there are any."""
+    return next(name for name in ("published.md", "table.md") if (RESULTS / f"{table}-{budget}" / name).exists())
 
 
 def processor(hardware: dict[str, Any]) -> str:

@@ -76,7 +76,9 @@ def test_there_are_commands_to_test():
 
 
 PLACES = [
-    (ROOT / place, kind) for place in ("fairat_lightning", "conf", "tests", "studies") for kind in ("*.py", "*.yaml", "*.sh")
+    (ROOT / place, kind)
+    for place in ("fairat_lightning", "conf", "tests", "studies", "docs")
+    for kind in ("*.py", "*.yaml", "*.sh")
 ]
 FILES = [f"/{path.relative_to(ROOT).as_posix()}" for place, kind in PLACES for path in place.rglob(kind)]
 WRITTEN = [ROOT / name.lstrip("/") for name in FILES if not name.startswith("/tests/")]  # tests make files of their own
