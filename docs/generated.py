@@ -2,7 +2,7 @@
 a method. So that neither can be out of date.
 
 `configuration.md` is written before the pages are read. The directive `{facts} faal` gives a method's cost, our figures and the
-published ones; `:published:` names the rows of `fairat_lightning/report/published_figures/`, as `faal.faal_at_from_pgd`.
+published ones; `:published:` names the rows of `fairat_lightning/report/published_figures/`, as FILE.ROW.
 """
 
 import json
