@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,15 @@ SMALL = (
 
 
 LONG = "a" * 300  # a name too long for any file
+
+
+def script(path: str) -> Any:
+    """A file of the repository that is no part of the package, "studies/keep.py", as a module."""
+    spec = spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def options(group: str) -> list[str]:

@@ -1,26 +1,21 @@
 """`studies/archive.py`: a table's records taken to another machine."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
+from helpers import ROOT, script
 
 from fairat_lightning.commands.tables import recipes
 from fairat_lightning.models import load_weights, preactresnet18
 from fairat_lightning.record.reader import weights_file
 
-ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "tests" / "runs" / "faal-night"
 
 
 @pytest.fixture
 def archive():
-    spec = importlib.util.spec_from_file_location("archive", ROOT / "studies" / "archive.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("studies/archive.py")
 
 
 def test_what_is_unpacked_is_finished_and_has_its_network(archive, tmp_path, monkeypatch):

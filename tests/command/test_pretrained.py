@@ -1,6 +1,5 @@
 """The networks of the package: every command takes one by its name, with a run's bits, and leaves the package as it is."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -11,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from helpers import ROOT, SMALL, call, other, photos, refused
+from helpers import ROOT, SMALL, call, other, photos, refused, script
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
@@ -44,10 +43,7 @@ def loaded(checkpoint: str) -> classifier.Classifier:
 @pytest.fixture
 def keep(monkeypatch, tmp_path):
     """The command studies/keep.py in this process, in a directory of its own and with a package that keeps no network yet."""
-    spec = importlib.util.spec_from_file_location("keep", ROOT / "studies" / "keep.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = script("studies/keep.py")
     monkeypatch.setattr(pretrained, "HERE", tmp_path / "package")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

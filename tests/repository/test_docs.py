@@ -12,7 +12,7 @@ from pkgutil import resolve_name
 
 import pytest
 import yaml
-from helpers import options
+from helpers import options, script
 
 from fairat_lightning.commands.tables import recipes
 from fairat_lightning.config.compose import CONF, resolved
@@ -207,10 +207,7 @@ def test_the_ratios_of_the_performance_page_are_those_of_the_record():
 
 
 def test_the_first_table_and_what_was_run_are_those_of_the_records():
-    spec = importlib.util.spec_from_file_location("readme", ROOT / "studies" / "readme.py")
-    assert spec is not None and spec.loader is not None
-    readme = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(readme)
+    readme = script("studies/readme.py")
     first = next(line for line in README.splitlines() if line.startswith("|"))
     assert first in readme.first_table() and len(readme.SHOWN) <= 8
     results = (ROOT / "results" / "README.md").read_text()

@@ -1,23 +1,16 @@
 """The documentation site builds without a warning, its notebooks included, and explains every key of the configuration."""
 
-import importlib.util
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from helpers import ROOT, script
 
 
 @pytest.fixture
 def generated():
-    spec = importlib.util.spec_from_file_location("generated", ROOT / "docs" / "generated.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("docs/generated.py")
 
 
 def test_every_key_of_the_configuration_has_a_sentence(generated):
