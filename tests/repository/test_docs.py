@@ -90,7 +90,8 @@ def test_every_path_that_a_page_names_is_there(page):
     text = page.read_text()
     paths = [page.parent / target for target in re.findall(r"\]\((?!http)([^)#]+)\)", text)]
     paths += [ROOT / path for path in re.findall(r"`((?:tests|conf|docs|results|studies|fairat_lightning)/[\w./-]*)`", text)]
-    assert not [path for path in paths if "foo" not in path.name and not path.exists()]
+    made = {ROOT / "docs" / "configuration.md"}  # by the build of the site
+    assert not [path for path in paths if "foo" not in path.name and not path.exists() and path.resolve() not in made]
 
 
 def test_every_module_script_and_test_that_is_named_is_there():
