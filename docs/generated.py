@@ -37,7 +37,6 @@ GROUPS = {
     "experiment": "Recipes of the papers, as complete configurations.",
 }
 
-MODEL = {"width": "channels of the first stage", "channels_last": "the memory format, faster where convolutions are"}
 SAME = {  # keys that are the same in every option of their group
     "conf": {"seed": "of weights, order of the data, augmentation and attacks"},
     "method": {
@@ -74,7 +73,8 @@ SAME = {  # keys that are the same in every option of their group
         "suggests.std": "of each channel",
     },
     "model": {
-        **MODEL,
+        "width": "channels of the first stage",
+        "channels_last": "the memory format, faster where convolutions are",
         "mean": "subtracted from each channel",
         "std": "each channel is divided by it",
         "name": "as timm calls it",
@@ -232,12 +232,8 @@ def facts(method: str, published: list[str]) -> str:
     parts = [f"{cost}Every value of `{label}` is in the {{ref}}`reference of the configuration <{anchor}>`."]
     parts.append(f"**Our figures.**\n\n{ours(method)}")
     if (study := RESULTS / f"{method}-digits" / "table.json").exists():
-        head = "| without one part, on digits: average / worst class | clean | PGD-20 | CW-20 |\n|---|---:|---:|---:|\n"
-        shown = json.loads(study.read_text())["rows"]
-        lines = [
-            f"| {row['label']} (seeds: {row['runs']}) | {' | '.join(cells(row, ('clean', 'pgd20', 'cw20')))} |" for row in shown
-        ]
-        parts.append("**What each part adds.**\n\n" + head + "\n".join(lines))
+        shown = measured("without one part, on digits: average / worst class", json.loads(study.read_text())["rows"])
+        parts.append(f"**What each part adds.**\n\n{shown}")
     if published:
         parts.append(f"**Published figures**, not ours, in percent.\n\n{quoted(published)}")
     return "\n\n".join(parts)
@@ -262,18 +258,18 @@ def ours(method: str) -> str:
     rows = [row for row in record["rows"] if shows(label := by_label[row["label"]], method) and (alone or plain(label))]
     if not rows:
         return "Not measured yet: `budget=night` has not run it."
-    head = "| percent, average / worst class | clean | PGD-20 | CW-20 |\n|---|---:|---:|---:|\n"
-    lines = [f"| {row['label']} (seeds: {row['runs']}) | {' | '.join(cells(row, ('clean', 'pgd20', 'cw20')))} |" for row in rows]
+    (usual,) = cells(next(row for row in record["rows"] if row["label"] == "PGD-AT"), ("pgd20",))
     return (
-        head
-        + "\n".join(lines)
-        + (
-            "\n\nOn the embedded digits, 30 epochs from scratch, where PGD-AT has "
-            + " and ".join(cells(next(row for row in record["rows"] if row["label"] == "PGD-AT"), ("pgd20",)))
-            + " under PGD-20; `results/leaderboard-cifar10/table.md` has a small study on CIFAR-10. "
-            + "`budget=night` has not run it yet."
-        )
+        f"{measured('percent, average / worst class', rows)}\n\nOn the embedded digits, 30 epochs from scratch, where PGD-AT has "
+        f"{usual} under PGD-20; `results/leaderboard-cifar10/table.md` has a small study on CIFAR-10. "
+        "`budget=night` has not run it yet."
     )
+
+
+def measured(what: str, rows: list[dict[str, Any]]) -> str:
+    """Rows of a study on digits as a table."""
+    lines = [f"| {row['label']} (seeds: {row['runs']}) | {' | '.join(cells(row, ('clean', 'pgd20', 'cw20')))} |" for row in rows]
+    return "\n".join([f"| {what} | clean | PGD-20 | CW-20 |", "|---|---:|---:|---:|", *lines])
 
 
 def shows(command: str, page: str) -> bool:

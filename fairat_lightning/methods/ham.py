@@ -84,7 +84,8 @@ class HAM(Method):
             x_adv = replace(self.attack, steps=early)(self.objective.inner(self.net, x, y), x, start=start)
         kept = self.predict(x_adv) != y
         # Every process needs a forward, and a batch norm two images: dropped ones fill up, with a weight of 0.
-        rows = torch.cat([kept.nonzero().flatten(), (~kept).nonzero().flatten()])[: max(2, int(kept.sum()))]
+        if len(rows := kept.nonzero().flatten()) < 2:
+            rows = torch.cat([rows, (~kept).nonzero().flatten()])[:2]
         self.count_dropped(rows, y)
         kept, x, y, x_adv = kept[rows], x[rows], y[rows], x_adv[rows]
         if left := self.attack.steps - early:
