@@ -1,4 +1,5 @@
-"""Keep the finished runs of a table so that another machine can add rows to it: every record and verdict, no checkpoints.
+"""Keep the finished runs of a table so that another machine can add rows to it: every record and verdict, no
+checkpoints and no pictures.
 
     python studies/archive.py pack RUNS ARCHIVE [ROW-sSEED=NAME ...]     NAME: the run's network in the package, pretrained:NAME
     python studies/archive.py unpack ARCHIVE RUNS
@@ -17,7 +18,7 @@ from pathlib import Path
 from fairat_lightning import pretrained
 
 WEIGHTS, NETWORKS = "model.safetensors", "networks.txt"
-LEFT_OUT = ("checkpoints", ".lock", WEIGHTS, "report")
+LEFT_OUT = ("checkpoints", "classes.png", ".lock", WEIGHTS, "report")
 
 
 def pack(runs: Path, archive: Path, networks: dict[str, str]) -> None:

@@ -1,5 +1,6 @@
 """`studies/archive.py`: a table's records taken to another machine."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,13 +20,17 @@ def archive():
 
 
 def test_what_is_unpacked_is_finished_and_has_its_network(archive, tmp_path, monkeypatch):
+    runs = tmp_path / "runs-with-a-picture"
+    shutil.copytree(RUNS, runs)
+    (runs / "pgd_at-s0" / "classes.png").touch()
     for name in ("a.tar.xz", "b.tar.xz"):
-        archive.main(["pack", str(RUNS), str(tmp_path / name), "pgd_at-s0=cifar10_pgd_at_s0"])
+        archive.main(["pack", str(runs), str(tmp_path / name), "pgd_at-s0=cifar10_pgd_at_s0"])
     assert (tmp_path / "a.tar.xz").read_bytes() == (tmp_path / "b.tar.xz").read_bytes()
     monkeypatch.chdir(tmp_path)
     place = Path("runs/reproduce/faal-night")
     archive.main(["unpack", "a.tar.xz", str(place)])
     assert (place / "pgd_at-s0" / "metrics.json").read_bytes() == (RUNS / "pgd_at-s0" / "metrics.json").read_bytes()
+    assert not (place / "pgd_at-s0" / "classes.png").exists()
     (job, *_) = recipes.parse(["table=faal", "budget=night", "rows=[pgd_at]", "data.root=data"]).jobs()
     assert recipes.finished(job)
     net = preactresnet18(num_classes=10, in_channels=3, mean=[0.0], std=[1.0], width=16)
