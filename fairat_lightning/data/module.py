@@ -36,7 +36,8 @@ class DataModule(LightningDataModule):
     `load` maps a folder, or None for the cache, to `Splits` or `Parts`; it is given `image_size` too where that is set.
     `batch_size` and `eval_batch_size` count the images of all processes together. `val_per_class` None takes a tenth of each
     class, at least 1, or all validation images of a set that has its own. `train_size` and `test_size` keep that many images, as
-    equally of each class as the set allows. `padding` and `flip` augment the training batches, `seed` orders them. A method that
+    equally of each class as the set allows, and so does `monitor_size` of the validation images that every epoch is judged by
+    (`val_dataloader`); None, or a number above theirs, keeps all. `padding` and `flip` augment the training batches, `seed` orders them. A method that
     draws the classes of the training batches sets `draw`, see `DrawnBatches`. Raises ValueError for impossible values, here or in
     `prepare`.
     """
@@ -47,6 +48,7 @@ class DataModule(LightningDataModule):
     image_size: int
     train: Images
     val: Images
+    monitor: Images
     test: Images
     num_train: int
 
@@ -58,6 +60,7 @@ class DataModule(LightningDataModule):
         batch_size: int = 128,
         eval_batch_size: int = 500,
         val_per_class: int | None = None,
+        monitor_size: int | None = None,
         train_size: int | None = None,
         test_size: int | None = None,
         image_size: int | None = None,
@@ -72,7 +75,7 @@ class DataModule(LightningDataModule):
         _check("eval_batch_size", eval_batch_size)
         _check("padding", padding, least=0)
         _check("seed", seed, least=0, most=2**32 - 1)
-        sizes = {"val_per_class": val_per_class, "train_size": train_size, "test_size": test_size}
+        sizes = {"val_per_class": val_per_class, "monitor_size": monitor_size, "train_size": train_size, "test_size": test_size}
         for key, value in {**sizes, "image_size": image_size}.items():
             if value is not None:
                 _check(key, value)
@@ -81,7 +84,8 @@ class DataModule(LightningDataModule):
         self.load = load if image_size is None else partial(load, image_size=image_size)
         self.root = None if root is None else reachable(root)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.val_per_class, self.train_size, self.test_size = val_per_class, train_size, test_size
+        self.val_per_class, self.monitor_size = val_per_class, monitor_size
+        self.train_size, self.test_size = train_size, test_size
         self.padding, self.flip, self.seed = padding, flip, seed
         self.draw: Callable[[int], Tensor] | None = None
         self.resident: dict[str, Images] = {}
@@ -120,6 +124,8 @@ class DataModule(LightningDataModule):
             self.val, train = train.split(stratified(train.targets, self._val_counts(train)))
         else:
             self.val = val if self.val_per_class is None else self._of_each(val, self.val_per_class)
+        size = max(self.monitor_size or len(self.val), self.num_classes)
+        self.monitor = self._reduced(self.val, "monitor_size", size) if size < len(self.val) else self.val
         self.train = self._reduced(train, "train_size", self.train_size)
         self.test = self._reduced(test, "test_size", self.test_size)
         self.num_train = len(self.train)
@@ -132,7 +138,7 @@ class DataModule(LightningDataModule):
 
     def check_shares(self, world: int) -> None:
         """ValueError where `world` processes cannot share the batches: checked here, before the training begins."""
-        for split, size in (("train", self.batch_size), ("val", self.eval_batch_size), ("test", self.eval_batch_size)):
+        for split, size in (("train", self.batch_size), *((split, self.eval_batch_size) for split in ("val", "monitor", "test"))):
             images = getattr(self, split)
             Batches(len(images), size, shuffle=False, seed=0, rank=0, world=world, drop_last=split == "train")
 
@@ -145,6 +151,11 @@ class DataModule(LightningDataModule):
         return self._loader("train", self.eval_batch_size)
 
     def val_dataloader(self) -> Loader:
+        """The validation images that every epoch is judged by, the same ones each time."""
+        return self._loader("monitor", self.eval_batch_size)
+
+    def whole_val_dataloader(self) -> Loader:
+        """All validation images, for methods that learn from them."""
         return self._loader("val", self.eval_batch_size)
 
     def test_dataloader(self) -> Loader:

@@ -12,7 +12,7 @@ Under the run's threat model, its norm and eps, with step eps/4 and a random sta
 
 Of several restarts or targets the first that is misclassified counts, else the last. A start is a hash of the image's index
 in its set, so that a number depends neither on the batch size nor on the number of processes. Everything runs in full
-precision.
+precision, but for the validation of each epoch where the training is in bfloat16.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -85,19 +85,32 @@ def class_robust(net: nn.Module, batches: Iterable[Any], threat: PGD, num_classe
     return class_means(net, batches, num_classes, lambda x, y, i: (predict(net, x, y, i, threat, attack) == y).float())
 
 
-def predict(net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: PGD, attack: str | Spec | None = None) -> Tensor:
+def predict(
+    net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: PGD, attack: str | Spec | None = None, *, exact: bool = True
+) -> Tensor:
     """Predicted classes (B,), see `logits_under`."""
-    return logits_under(net, x, y, index, threat, attack).argmax(1)
+    return logits_under(net, x, y, index, threat, attack, exact=exact).argmax(1)
 
 
-def logits_under(net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: PGD, attack: str | Spec | None = None) -> Tensor:
+def logits_under(
+    net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: PGD, attack: str | Spec | None = None, *, exact: bool = True
+) -> Tensor:
     """Logits (B,C) at clean images, or at images crafted by one of ATTACKS under `threat`.
 
-    `x` (B,C,H,W) in [0,1], labels `y` (B,), `index` (B,) position of each image in its set. `net` must be in eval mode.
+    `x` (B,C,H,W) in [0,1], labels `y` (B,), `index` (B,) position of each image in its set. `net` must be in eval mode. With
+    `exact=False` a training in bfloat16 keeps its precision, in which no figure is published.
     """
     assert not net.training, "evaluation needs the network in eval mode"
+    kind = x.device.type
+    fast = not exact and torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.bfloat16
     # A Trainer with inference_mode=True hands over tensors that no gradient may touch: leave the mode and copy them.
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False), full_float32(), uncompiled():
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.autocast(kind, enabled=fast, dtype=torch.bfloat16),
+        full_float32(),
+        uncompiled(),
+    ):
         x, y, index = x.clone(), y.clone(), index.clone()
         if attack is not None:
             x = craft(net, x, y, index, threat, attack)

@@ -191,8 +191,9 @@ class Method(CheckedBatches):
         return class_robust(self.net, self.validation_batches(), self.attack, self.num_classes)
 
     def validation_batches(self) -> Iterable[Any]:
-        """The validation split, for rules that learn from it; ValueError where there is none."""
-        loader = self.trainer.val_dataloaders
+        """The whole validation split, for rules that learn from it; ValueError where there is none."""
+        whole = getattr(getattr(self.trainer, "datamodule", None), "whole_val_dataloader", None)
+        loader = self.trainer.val_dataloaders if whole is None else whole()
         if not loader:
             raise ValueError(f"{type(self).__name__} learns from a validation split: give the Trainer a validation loader")
         return cast(Iterable[Any], loader)
@@ -242,7 +243,7 @@ class Method(CheckedBatches):
     def _count(self, split: str, attacks: dict[str, str | None], batch: Any) -> None:
         x, y, index = self.unpack(batch)
         for name, attack in attacks.items():
-            predicted = predict(self.net, x, y, index, self.attack, attack)
+            predicted = predict(self.net, x, y, index, self.attack, attack, exact=split == "test")
             self._metric(split, name).update(predicted, y)
             if split == "test":
                 cast(VerdictMeter, self.recorded[name]).update(index, y, predicted)

@@ -20,6 +20,7 @@ ADDED_WITHIN: dict[str, dict[str, Any]] = {
     "head": {"strength": None},
     "attack": {"scale_step": True},
     "objective": {"crafting": "ce"},
+    "data": {"monitor_size": 600},
     "method": {"margins": True, "cfp_factor": 1.0, "multiplied": False},
 }  # the same of keys within a group
 IDLE = {"logger": {}, "save_minutes": 10}  # change no bit; the names of runs are made with their defaults of 0.1

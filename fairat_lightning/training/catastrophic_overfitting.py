@@ -15,6 +15,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 
+from fairat_lightning.evaluation.attacks import class_robust
 from fairat_lightning.methods.base import Method
 from fairat_lightning.metrics import average
 from fairat_lightning.running.terminal import say
@@ -46,7 +47,8 @@ class Collapse(Checkpoint):
         own, robust = (float(trainer.callback_metrics.get(key, torch.nan)) for key in ("train/robust", "val/robust"))
         averaged = any(isinstance(callback, WeightAveraging) for callback in cast(Any, trainer).callbacks)
         if averaged:  # then validation saw the average, whose collapse comes late or never
-            robust = float(average(cast(Method, pl_module).validation_robust()))
+            method, batches = cast(Method, pl_module), cast(Any, trainer.val_dataloaders)
+            robust = float(average(class_robust(method.net, batches, method.attack, method.num_classes)))
         if self.epoch is None and robust < self.best / 2 and own > self.best:
             self.epoch = trainer.current_epoch
             self.act(trainer, cast(Method, pl_module))

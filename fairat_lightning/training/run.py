@@ -228,6 +228,7 @@ def _execute(training: Training) -> None:
             np.savez(content, **arrays)
             write(training.folder / "hardest.npz", content.getbuffer())
         facts |= {"selected_epoch": selected, "selected_by": training.cfg.select, "judged_in": ARITHMETIC}
+        facts["validated_on"] = len(training.datamodule.monitor)
         close_folder(training.folder, training.method.results, seconds=seconds, memory=peak_memory(), **facts)
         if any(isinstance(logger, WandbLogger) for logger in training.trainer.loggers):
             from fairat_lightning.training.wandb import log_report
@@ -242,7 +243,8 @@ def _introduce(training: Training) -> None:
     print(f"{short(training.folder)}" + (", resumed" if training.resume else ""))
     if training.resume is not None and training.resume.name == PREVIOUS:
         print(f"{LAST} is missing or damaged: continuing from the checkpoint before it, {PREVIOUS}")
-    images = f"{data.num_train:,} + {len(data.val):,} + {len(data.test):,} images to train, validate and test"
+    part = f" ({len(data.monitor):,} of them each epoch)" if len(data.monitor) < len(data.val) else ""
+    images = f"{data.num_train:,} + {len(data.val):,} + {len(data.test):,} images to train, validate{part} and test"
     for line in training.brought.lines:
         print(line)
     print(f"{images}, {data.num_classes} classes, {size:,} parameters, {attack.norm} eps {attack.eps:.4g}", flush=True)

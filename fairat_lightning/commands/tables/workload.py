@@ -84,7 +84,7 @@ def training(cfg: DictConfig, data: DataModule) -> float:
     step = cfg.attack.steps + 1 + pair + (1 + pair if cfg.get("awp") else 0)
     scored = FORWARD if "subset" in cfg.method else 0.0  # FairAT
     validations = -(-epochs // cfg.val_every)
-    return float(epochs * data.num_train * (step + scored) + validations * len(data.val) * 11 + len(data.test) * 41)
+    return float(epochs * data.num_train * (step + scored) + validations * len(data.monitor) * 11 + len(data.test) * 41)
 
 
 def evaluation(words: Words, data: DataModule, full: int) -> float:

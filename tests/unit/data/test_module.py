@@ -60,6 +60,15 @@ def test_validation_is_a_stratified_part_that_neither_seed_nor_size_moves() -> N
     assert prepared(val_per_class=6).val.targets.bincount().tolist() == [6, 6, 6]
 
 
+@pytest.mark.parametrize("size, counts", [(None, [6, 6, 6]), (18, [6, 6, 6]), (600, [6, 6, 6]), (8, [3, 3, 2]), (1, [1, 1, 1])])
+def test_every_epoch_is_judged_by_a_fixed_part_of_the_validation_images(size: int | None, counts: list[int]) -> None:
+    data = prepared(val_per_class=6, monitor_size=size)
+    assert data.monitor.targets.bincount().tolist() == counts and numbers(data.monitor) <= numbers(data.val)
+    assert torch.equal(prepared(val_per_class=6, monitor_size=size, seed=3).monitor.pixels, data.monitor.pixels)
+    for loader, images in ((data.val_dataloader(), data.monitor), (data.whole_val_dataloader(), data.val)):
+        assert torch.equal(torch.cat([x for x, _, _ in loader]), images.pixels)
+
+
 def test_sizes_are_shared_as_equally_as_the_classes_allow() -> None:
     data = prepared(train_size=50, test_size=10, val_per_class=2)
     assert data.num_train == 50 and data.train.targets.bincount().tolist() == [20, 20, 10]

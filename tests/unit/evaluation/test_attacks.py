@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 from scipy import stats
@@ -44,6 +46,22 @@ def test_works_inside_inference_mode_and_under_autocast(net):
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         inside = predict(net, x.clone(), y.clone(), index.clone(), threat, "cw20")
     assert torch.equal(plain, inside)
+
+
+@pytest.mark.parametrize("exact, autocast, inside", [(True, "bfloat16", "float32"), (False, "bfloat16", "bfloat16")])
+@pytest.mark.parametrize("attack", [None, "pgd10"])
+def test_only_what_need_not_be_exact_keeps_the_bfloat16_of_a_training(net, exact, autocast, inside, attack):
+    net, seen = net.float(), set()
+    net.register_forward_hook(lambda _, __, logits: seen.add(str(logits.dtype).removeprefix("torch.")))
+    x, y, index, threat = torch.rand(6, 3, 4, 4), torch.randint(5, (6,)), torch.arange(6), PGD(eps=0.05, steps=3)
+    with torch.autocast("cpu", dtype=getattr(torch, autocast)):
+        predict(net, x, y, index, threat, attack, exact=exact)
+    assert seen == {inside}
+    for context in (nullcontext(), torch.autocast("cpu", dtype=torch.float16)):  # whose gradients at an image can vanish
+        seen.clear()
+        with context:
+            predict(net, x, y, index, threat, attack, exact=False)
+        assert seen == {"float32"}
 
 
 def test_no_tf32_and_every_other_flag_as_it_was(net, monkeypatch):

@@ -23,6 +23,29 @@ def test_wrong_values_are_named():
         bare().training_step((torch.rand(1, 3), torch.zeros(1)), 0)
 
 
+def test_an_epoch_is_judged_as_it_trains_and_a_test_exactly():
+    method = AdversarialTraining(
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), classes=3, attack=PGD(0.1, 1), objective=AT(), optim=None
+    ).eval()
+    seen = set()
+    method.net.register_forward_hook(lambda _, __, logits: seen.add(logits.dtype))
+    batch = torch.rand(6, 1, 2, 2), torch.arange(6) % 3, torch.arange(6)
+    for step, inside in ((method.validation_step, torch.bfloat16), (method.test_step, torch.float32)):
+        seen.clear()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            step(batch, 0)
+        assert seen == {inside}
+
+
+def test_rules_that_learn_from_validation_see_all_of_it(launch):
+    """FRL's weights are the same whichever part of the split the epochs are judged by; the figures of the epochs are not."""
+    few, whole = (launch("method=frl", "select=last", f"data.monitor_size={n}", folder=n)[0] for n in ("4", "null"))
+    a, b = network_weights(few), network_weights(whole)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    counts = [json.loads((folder / "run.json").read_text())["validated_on"] for folder in (few, whole)]
+    assert counts[0] < counts[1]
+
+
 def test_the_three_yamls_of_plain_training_differ_in_the_objective_alone_and_an_explicit_one_wins(launch):
     a = network_weights(launch("method=pgd_at", "objective=trades", folder="a")[0])
     b = network_weights(launch("method=trades", folder="b")[0])
