@@ -62,7 +62,7 @@ take)
     for report in runs/*/report; do
         [ -d "$report" ] || { echo "no table is finished yet" >&2; exit 1; }
         to=$here/results/$(basename "$(dirname "$report")")
-        python3 "$here/studies/take.py" "$report" "$to"
+        "${PYTHON:-venv/bin/python}" "$here/studies/take.py" "$report" "$to"
     done ;;
 *) usage ;;
 esac
