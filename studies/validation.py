@@ -37,7 +37,7 @@ Verdicts = tuple[np.ndarray, np.ndarray]  # whether each image is right at each 
 
 def train(folder: Path, root: str, size: int, epochs: int, seed: int) -> None:
     """A run of N-FGSM with a checkpoint of every epoch."""
-    kept = f"dirpath: {folder}/epochs, filename: '{{epoch}}', save_top_k: -1"
+    kept = f"dirpath: {folder}/epochs, filename: '{{epoch}}', save_top_k: -1, save_on_train_epoch_end: true"
     keep = f"{{_target_: lightning.pytorch.callbacks.ModelCheckpoint, {kept}}}"
     words = ["data=cifar10", f"data.root={root}", f"data.train_size={size}", "data.test_size=100", "attack=n_fgsm"]
     words += [f"model.width={WIDTH}", "trainer=cpu", "trainer.precision=32-true", f"trainer.max_epochs={epochs}", f"seed={seed}"]
