@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fairat_lightning.commands.errors import ending, refuse
 from fairat_lightning.commands.one_run import run
+from fairat_lightning.config.base_run import with_base
 from fairat_lightning.config.compose import CONF, as_begun, compose_training
 from fairat_lightning.config.home import expanded
 from fairat_lightning.config.words import roots, with_config_dir, with_own_parts
@@ -35,7 +36,7 @@ def main() -> None:
     try:
         words = expanded(sys.argv[1:])
         if not {"-h", "--help"} & set(words):  # Hydra lists the options of its own flag alone
-            words = with_own_parts(with_config_dir(words))
+            words = with_own_parts(with_base(with_config_dir(words)))
     except ValueError as error:
         refuse(error)
     flags = [word for word in words if word.startswith("-")]

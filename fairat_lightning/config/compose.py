@@ -17,6 +17,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from fairat_lightning.config.base_run import with_base
 from fairat_lightning.config.targets import allowed, stored
 from fairat_lightning.config.words import CONF, parse_word, with_own_parts
 from fairat_lightning.record.identity import formerly, identity
@@ -36,7 +37,7 @@ def compose_training(words: Sequence[str], *, say: bool = True) -> tuple[DictCon
     `say`: print a line where the run began in another precision than this machine would choose.
     """
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("config", with_own_parts(words), return_hydra_config=True)
+        cfg = hydra.compose("config", with_own_parts(with_base(words)), return_hydra_config=True)
     seed_number("seed", cfg.seed)  # what can be seen to be wrong before the precision is chosen, for which torch is imported
     _ = cfg.init_from
     return as_begun(cfg, Path(cfg.hydra.run.dir).absolute(), cfg.hydra.runtime.choices, say=say)
