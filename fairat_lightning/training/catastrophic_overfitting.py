@@ -4,7 +4,8 @@ Catastrophic overfitting (Wong, Rice and Kolter, "Fast is better than free", ICL
 training against one large step can lose all robustness to several small ones, while its accuracy under its own attack rises.
 We call it so when the accuracy under PGD-10, whenever the run is validated, is below half of its best, and that under the
 training attack above that best: our choice, for which no image is attacked that was not attacked anyway, but where an average
-of the weights is validated: then the current ones are too.
+of the weights is validated: then the current ones are too. Where clean accuracy is below half of that under the training attack,
+validation fails as a whole, as in the first epochs of a short training, whose batch norms lag behind: that is no collapse.
 """
 
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from fairat_lightning.running.terminal import say
 from fairat_lightning.settings import one_of
 from fairat_lightning.training.callbacks import validated
 
+STEPS = 10  # of an attack that does not collapse
 ACTIONS = ("warn", "stop", "strengthen")
 
 
@@ -44,12 +46,14 @@ class Collapse(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not validated(trainer):
             return
-        own, robust = (float(trainer.callback_metrics.get(key, torch.nan)) for key in ("train/robust", "val/robust"))
+        keys = ("train/robust", "val/robust", "val/clean")
+        own, robust, clean = (float(trainer.callback_metrics.get(key, torch.nan)) for key in keys)
         averaged = any(isinstance(callback, WeightAveraging) for callback in cast(Any, trainer).callbacks)
         if averaged:  # then validation saw the average, whose collapse comes late or never
             method, batches = cast(Method, pl_module), cast(Any, trainer.val_dataloaders)
             robust = float(average(class_robust(method.net, batches, method.attack, method.num_classes)))
-        if self.epoch is None and robust < self.best / 2 and own > self.best:
+        few = cast(Method, pl_module).attack.steps < STEPS
+        if self.epoch is None and few and robust < self.best / 2 and own > self.best and not clean < own / 2:
             self.epoch = trainer.current_epoch
             self.act(trainer, cast(Method, pl_module))
             self.alarm(trainer, own, robust)
@@ -59,12 +63,12 @@ class Collapse(Checkpoint):
         if self.action == "stop":
             trainer.should_stop = True
         if self.action == "strengthen":
-            steps = max(10, method.attack.steps)
+            steps = max(STEPS, method.attack.steps)
             method.attack = replace(method.attack, steps=steps, step=None, start=None, noise=None)
 
     def alarm(self, trainer: L.Trainer, own: float, robust: float) -> None:
         then = {
-            "warn": "",
+            "warn": "; train with attack=pgd10, or set on_collapse=strengthen",
             "stop": "; the training stops",
             "strengthen": "; the training continues with PGD-10 or a stronger attack",
         }[self.action]

@@ -6,11 +6,12 @@ import torch
 
 from fairat_lightning.attacks import PGD
 from fairat_lightning.averaging import EMA
+from fairat_lightning.training import catastrophic_overfitting
 from fairat_lightning.training.catastrophic_overfitting import Collapse
 
 
-def trainer(own, robust, epoch=0):
-    metrics = {"train/robust": torch.tensor(own), "val/robust": torch.tensor(robust)}
+def trainer(own, robust, epoch=0, clean=0.8):
+    metrics = {"train/robust": torch.tensor(own), "val/robust": torch.tensor(robust), "val/clean": torch.tensor(clean)}
     return SimpleNamespace(
         callbacks=[],
         callback_metrics=metrics,
@@ -41,6 +42,15 @@ def test_a_collapse_is_said_once_and_a_healthy_training_is_left_alone(capsys):
     out = capsys.readouterr().out
     assert collapse.epoch == 0 and out.count("CATASTROPHIC OVERFITTING in epoch 1") == 1
     assert "80.0%" in out and "5.0%" in out and "36.0%" in out and not last.should_stop
+
+
+@pytest.mark.parametrize("steps, clean, alarm", [(1, 0.8, True), (9, 0.8, True), (10, 0.8, False), (1, 0.17, False)])
+def test_only_few_steps_collapse_and_never_a_network_that_is_wrong_on_clean_images_too(steps, clean, alarm, capsys):
+    """In a short training the running statistics of the batch norms lag behind, and validation fails as a whole."""
+    collapse, method = Collapse("warn"), SimpleNamespace(attack=PGD(eps=0.1, steps=steps))
+    watch(collapse, HEALTHY, method)
+    collapse.on_train_epoch_end(trainer(0.67, 0.01, clean=clean), method)
+    assert ("CATASTROPHIC" in capsys.readouterr().out) == alarm == (collapse.epoch is not None)
 
 
 def test_a_collapsed_epoch_is_never_what_is_kept(launch, capsys):
@@ -75,11 +85,15 @@ def test_what_a_collapse_changed_is_in_the_checkpoint_of_its_epoch(launch):
     assert last["callbacks"]["Collapse"]["best"] == pytest.approx(max(float(row["val/robust"]) for row in rows))
 
 
-def test_with_an_average_the_current_weights_are_watched(capsys):
-    callback, asked = EMA(0.9), []
-    method = SimpleNamespace(attack=PGD(eps=0.1, steps=1), validation_robust=lambda: asked.append(1) or torch.tensor([0.0, 0.1]))
+def test_with_an_average_the_current_weights_are_watched(capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(catastrophic_overfitting, "class_robust", lambda *given: asked.append(given) or torch.tensor([0.0, 0.1]))
+    method = SimpleNamespace(attack=PGD(eps=0.1, steps=1), net="current weights", num_classes=2)
     collapse, healthy = Collapse("warn"), trainer(0.8, 0.5)  # the average is still at 50 %
-    collapse.best = 0.4
-    healthy.callbacks = [callback]
+    collapse.best, healthy.val_dataloaders, healthy.callbacks = 0.4, "the images of each epoch", [EMA(0.9)]
     collapse.on_train_epoch_end(healthy, method)
-    assert asked and collapse.epoch == 0 and "5.0% under PGD-10" in capsys.readouterr().out
+    assert (
+        asked == [("current weights", "the images of each epoch", method.attack, 2)]
+        and collapse.epoch == 0
+        and "5.0% under PGD-10" in capsys.readouterr().out
+    )
