@@ -125,7 +125,7 @@ def test_training_goes_on_where_wandb_cannot_be_reached(launch, monkeypatch, cap
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef0123456789abcdef01234567")
     monkeypatch.setattr(dashboards, "TIMEOUT", 3)
-    folder, _ = launch("logger=wandb", "logger.offline=false")
+    folder, _ = launch("logger=wandb", "logger.wandb.offline=false")
     said = [line for line in capsys.readouterr().out.splitlines() if "W&B cannot be reached" in line]
     assert len(said) == 1 and "wandb sync" in said[0]
     assert list(folder.glob("wandb/offline-run-*/*.wandb"))
