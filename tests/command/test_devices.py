@@ -21,7 +21,7 @@ SUITES = {
     "autoattack": ("suite=autoattack", "suite.steps=4", "suite.queries=20"),
     "standard": ("suite=standard", "suite.check_images=10"),
 }
-# Wrong in every process but the command's own, and there in an attack's batches alone.
+# Wrong under attack, in every process but the command's own.
 OWN = """
 import multiprocessing, torch
 from torch import nn
@@ -31,7 +31,7 @@ class Net(nn.Module):
         super().__init__()
         self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
     def forward(self, x):
-        if multiprocessing.parent_process() is not None and len(x) > 2:
+        if multiprocessing.parent_process() is not None and x.requires_grad:
             {what}
         return self.net(x)
 """
@@ -108,7 +108,7 @@ def test_a_killed_process_ends_the_command_and_another_number_continues(evaluate
     assert "the same command continues" in err and not multiprocessing.active_children()
     place = folder(tmp_path, "killed")
     kept = [len(read(place / f"samples{of}.jsonl")[1]) for of in ("", "-0", "-1")]
-    assert kept[0] == 0 and kept[1] == 1 and kept[2] >= 1 and len(mine) == 1, "what both had judged"
+    assert mine and kept[0] == 0 and kept[1] <= 1 <= kept[2], "what both had judged"
     code, out, _ = evaluate(*words, "name=killed")
     assert code == 0 and f"resumed: {sum(kept)} finished batches are kept" in out
     assert lines(place) == lines(folder(tmp_path, "whole"))
