@@ -10,6 +10,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
@@ -29,43 +31,45 @@ def workers(count: int, work: Callable[..., None], *given: Any) -> Iterator[Call
         yield lambda: None
         return
     context = multiprocessing.get_context("spawn")
-    messages = context.SimpleQueue()  # the first use of multiprocessing, which unblocks signals, and so before they are blocked
-    started: list[SpawnProcess] = []
+    started: list[tuple[SpawnProcess, Connection]] = []
 
     def check() -> None:
-        for rank, process in enumerate(started, 1):
-            if process.exitcode == WRONG_INPUT and not messages.empty():
-                raise ValueError(messages.get())
+        for rank, (process, message) in enumerate(started, 1):
+            if process.exitcode == WRONG_INPUT and message.poll():
+                raise ValueError(message.recv())
             if process.exitcode:
                 raise Lost(
                     f"process {rank + 1} of {count + 1} has ended {_how(process.exitcode)}: what was finished is kept, and"
                     " the same command continues, also with another number of devices"
                 )
 
+    resource_tracker.ensure_running()  # multiprocessing's own process: its start unblocks signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # for the processes, which inherit it
     try:
         try:
             for rank in range(1, count + 1):
-                process = context.Process(target=_begin, args=(messages, work, rank, *given))
+                message, answer = context.Pipe(duplex=False)
+                process = context.Process(target=_begin, args=(answer, work, rank, *given))
                 process.start()
-                started.append(process)
+                started.append((process, message))
+                answer.close()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield check
     finally:
-        for process in started:
+        for process, _ in started:
             process.kill()
             process.join()
 
 
-def _begin(messages: Any, work: Callable[..., None], rank: int, *given: Any) -> None:
+def _begin(answer: Connection, work: Callable[..., None], rank: int, *given: Any) -> None:
     """What a started process does."""
     threading.Thread(target=_end_with_the_command, daemon=True).start()
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         work(rank, *given)
     except ValueError as error:
-        messages.put(" ".join(str(error).split()))
+        answer.send(" ".join(str(error).split()))
         raise SystemExit(WRONG_INPUT) from None
 
 
