@@ -31,8 +31,8 @@ from fairat_lightning.config.normalisation import meant
 from fairat_lightning.data import DataModule
 from fairat_lightning.data.foreign import read_images
 from fairat_lightning.evaluation import benchmark as judging
+from fairat_lightning.evaluation.devices import device_of
 from fairat_lightning.evaluation.result import Result
-from fairat_lightning.evaluation.run import device_of
 from fairat_lightning.methods.base import Method
 from fairat_lightning.models import Normalized
 from fairat_lightning.models.logits import Place, Width, picking

@@ -16,7 +16,7 @@ highest clean accuracy on validation images is used, and printed.
 
 Any setting of a training run's model, data and attack groups can be added: attack=l2_pgd10, attack.eps=4/255, data.root=FOLDER.
 Other settings: classes=[cat,dog]  samples_per_class=100  in_full=[cat] (all images of these classes, or samples_in_full=450)
-  split=test|val|train  batch_size=250  device=cuda  name=NAME  to=FOLDER  overwrite=true  seed=0
+  split=test|val|train  batch_size=250  device=cuda  devices=2 (processes, or GPUs)  name=NAME  to=FOLDER  overwrite=true  seed=0
 
 The results are written to RUN/evaluation/<name>/, where <name> is the suite if name= is not set. Those of a file that does not
 belong to a run are written below runs/audit-<file>, and those of pretrained:digits_faal below runs/audit-digits_faal_s0, with

@@ -2,7 +2,9 @@
 
 from omegaconf import DictConfig
 
+from fairat_lightning.commands.errors import Stop
 from fairat_lightning.config.compose import compose_classifier
+from fairat_lightning.running.errors import Lost
 from fairat_lightning.settings import one_of, seed_number, switch, whole
 
 SPLITS = ("test", "val", "train")
@@ -13,14 +15,17 @@ def main(words: list[str]) -> None:
     cfg = compose_classifier("evaluate", words, _check)
     from fairat_lightning.evaluation.run import evaluate  # torch takes seconds to import
 
-    evaluate(cfg)
+    try:
+        evaluate(cfg)
+    except Lost as error:
+        raise Stop(1, str(error)) from None
 
 
 def _check(cfg: DictConfig) -> None:
     seed_number("seed", cfg.seed)
-    for key in ("batch_size", "samples_per_class", "samples_in_full"):
+    for key in ("batch_size", "samples_per_class", "samples_in_full", "devices"):
         value = cfg[key]
-        known = (value is None and key != "batch_size") or (value == "auto" and key == "batch_size")
+        known = (value is None and key.startswith("samples")) or (value == "auto" and key == "batch_size")
         if not known:
             whole(key, value)
     switch("overwrite", cfg.overwrite)

@@ -1,7 +1,9 @@
 """An audit: attacks ("stages") on the test images of one classifier, batch by batch, with every verdict in a journal.
 
 A stage that the journal already holds is not run again, in whole or in part, so that an audit continues exactly where it
-was stopped. The suites (`suites.py`, `autoattack.py`, `corruptions.py`) say which stages there are and what follows from them.
+was stopped. Processes that share an audit divide the batches of a stage, and wait at its end until each knows all verdicts, so
+that the next stage attacks the same images in the same batches as in one process. The suites (`suites.py`, `autoattack.py`,
+`corruptions.py`) say which stages there are and what follows from them.
 """
 
 import time
@@ -23,6 +25,7 @@ from fairat_lightning.models.checked_logits import Checked
 from fairat_lightning.record.journal import Batch, Journal
 
 FORWARD_ONLY = 4  # times the batch size where no gradient is kept
+PAUSE = 0.01  # seconds between two looks at what other processes have finished
 
 
 @dataclass
@@ -94,6 +97,7 @@ class Audit:
         self.pixels, self.labels, self.index, self.classes = pixels, labels, index, list(classes)
         self.threat, self.journal, self.batch_size, self.seed = threat, journal, batch_size, seed
         self.losses: dict[str, Tensor] = {}
+        self.judged: dict[str, list[Batch]] = {}  # the finished stages, as one process would have journalled them
         self.progress = Progress(self.classes)
 
     def images(self, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,7 +127,7 @@ class Audit:
         forward_only = attack is None or named(attack).steps == 0
         size = self.batch_size * (FORWARD_ONLY if forward_only else 1)
         predicted = self.run(name, torch.arange(len(self.labels)) if places is None else places, judge, batch_size=size)
-        losses_of = (b.loss or [] for b in self.journal.batches if b.stage == name)
+        losses_of = (batch.loss or [] for batch in self.judged[name])
         self.losses[name] = torch.tensor([v for loss in losses_of for v in loss], dtype=torch.float64)
         return predicted
 
@@ -132,36 +136,59 @@ class Audit:
         name: str,
         places: Tensor,
         judge: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]],
-        so_far: Callable[[Tensor], Tensor] | None = None,
+        so_far: Callable[[Tensor, Tensor], Tensor] | None = None,
         batch_size: int | None = None,
     ) -> Tensor:
         """The predictions (n,) for the images at `places` (n,), batch by batch, each once for all in the journal.
 
-        `judge` maps images, labels and indices to predictions (B,) and, or None, losses (B,). `so_far` maps the predictions
-        (m,) that there are to what the classes have now, for the progress; by default their accuracy on those images.
-        `batch_size` None is the audit's.
+        `judge` maps images, labels and indices to predictions (B,) and, or None, losses (B,). `so_far` maps the places (m,) that
+        are judged and their predictions (m,) to what the classes have now, for the progress; by default their accuracy on those
+        images. `batch_size` None is the audit's.
         """
-        todo = list(places.split(batch_size or self.batch_size)) if len(places) else []
-        done = self.finished(name, todo)
-        self.progress.begin(name, sum(map(len, todo[len(done) :])))
-        predicted = torch.tensor([v for b in done for v in b.predicted], dtype=torch.long)
-        for part in todo[len(done) :]:
-            began = time.perf_counter()
-            now, loss = judge(*self.images(part))
-            losses = None if loss is None else [float(f"{v:.6g}") for v in loss.tolist()]
-            self.journal.append(Batch(name, self.index[part].tolist(), self.labels[part].tolist(), now.tolist(), losses))
-            predicted = torch.cat([predicted, now.cpu()])
-            judged = places[: len(predicted)]
-            accuracy = class_accuracy(self.confusion(predicted, judged)) if so_far is None else so_far(predicted)
-            self.progress.step(name, len(part), time.perf_counter() - began, accuracy)
+        size, journal = batch_size or self.batch_size, self.journal
+        parts = list(places.split(size)) if len(places) else []
+        numbers = {tuple(self.index[part].tolist()): k for k, part in enumerate(parts)}
+        done: dict[int, Batch] = {}
+        predicted = torch.full((len(places),), -1)
+
+        def take(batches: Sequence[Batch]) -> int:
+            """Note the finished batches of this stage; how many images they have."""
+            mine = [batch for batch in batches if batch.stage == name]
+            for batch in mine:
+                if (k := numbers.get(tuple(batch.index))) is None:
+                    raise ValueError(f"{journal.path} holds other images or batches of {name}: set overwrite=true to start again")
+                done[k] = batch
+                predicted[k * size : k * size + len(parts[k])] = torch.tensor(batch.predicted)
+            return sum(len(batch.index) for batch in mine)
+
+        take(journal.batches)
+        left = [k for k in range(len(parts)) if k not in done]
+        self.progress.begin(name, sum(len(parts[k]) for k in left))
+        began = time.perf_counter()
+        tasks = (k for k in left if k not in done and journal.claim(name, k))  # asked for one by one
+        while len(done) < len(parts):
+            new = 0
+            if (task := next(tasks, None)) is not None:
+                part = parts[task]
+                now, loss = judge(*self.images(part))
+                losses = None if loss is None else [float(f"{v:.6g}") for v in loss.tolist()]
+                batch = Batch(name, self.index[part].tolist(), self.labels[part].tolist(), now.tolist(), losses)
+                journal.append(batch)
+                new = take([batch])
+            else:
+                time.sleep(PAUSE)  # until the other processes have finished theirs
+            if new := new + take(journal.gather()):
+                known = predicted >= 0
+                judged = places[known], predicted[known]
+                accuracy = class_accuracy(self.confusion(judged[1], judged[0])) if so_far is None else so_far(*judged)
+                self.progress.step(name, new, time.perf_counter() - began, accuracy)
+                began = time.perf_counter()
+        self.judged[name] = [done[k] for k in range(len(parts))]
         return predicted
 
-    def finished(self, name: str, parts: Sequence[Tensor]) -> list[Batch]:
-        """The batches of a stage that the journal holds, which must be the first of `parts`."""
-        done = [batch for batch in self.journal.batches if batch.stage == name]
-        if [b.index for b in done] != [self.index[part].tolist() for part in parts[: len(done)]]:
-            raise ValueError(f"{self.journal.path} holds other images or batches of {name}: set overwrite=true to start again")
-        return done
+    def in_order(self) -> list[Batch]:
+        """Every finished batch in the order in which one process judges them."""
+        return [batch for batches in self.judged.values() for batch in batches]
 
     def confusion(self, predicted: Tensor, places: Tensor | None = None) -> Tensor:
         """Counts (C,C) of labels against predictions."""

@@ -87,8 +87,8 @@ class Ensemble(Suite):
         def judge(x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, None]:
             return attack(name, audit, x, y, steps=self.steps, queries=self.queries, targets=self.targets), None
 
-        def so_far(predicted: Tensor) -> Tensor:
-            after[survivors[: len(predicted)]] = predicted
+        def so_far(places: Tensor, predicted: Tensor) -> Tensor:
+            after[places] = predicted
             audit.progress.shorten(coming[1:], int((after == audit.labels).sum()))
             return class_accuracy(audit.confusion(after))
 

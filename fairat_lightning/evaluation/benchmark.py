@@ -74,6 +74,10 @@ def kept_as_it_is(net: nn.Module, device: str) -> Iterator[None]:
 
 def benchmark(cfg: DictConfig, net: nn.Module, pixels: Tensor, labels: Tensor, classes: list[str], device: str) -> Result:
     """Evaluate `net` on `pixels` (N,C,H,W), `labels` (N,) by the suite and threat model of `cfg`, an evaluation's."""
+    if cfg.devices != 1:
+        raise ValueError(
+            f"devices={cfg.devices}: fl.benchmark evaluates in one process; python -m fairat_lightning.evaluate takes several"
+        )
     suite: Suite = build_part(cfg, "suite")
     index = torch.arange(len(labels))
     suite.check(pixels, labels, index)

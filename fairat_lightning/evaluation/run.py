@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -20,21 +20,21 @@ from rich.text import Text
 from fairat_lightning.config.build import build_part
 from fairat_lightning.config.classifier import Classifier, load, places
 from fairat_lightning.config.compose import plain
-from fairat_lightning.data import as_float
-from fairat_lightning.evaluation.attacks import ARITHMETIC, full_float32
+from fairat_lightning.evaluation.attacks import ARITHMETIC
 from fairat_lightning.evaluation.audit import Audit, Findings, Suite
+from fairat_lightning.evaluation.devices import batch_of, check_devices, device_of, threads_of_each
 from fairat_lightning.metrics import split_errors, worst_among, worst_tenth_of_all
-from fairat_lightning.models.checked_logits import Checked
 from fairat_lightning.pretrained import located
 from fairat_lightning.record.fingerprint import fingerprint
 from fairat_lightning.record.identity import evaluation_identity
-from fairat_lightning.record.journal import NAME
-from fairat_lightning.record.reader import read_config, read_facts, read_metrics
+from fairat_lightning.record.journal import NAME, Journal, Share
+from fairat_lightning.record.reader import read_facts, read_metrics
 from fairat_lightning.record.writer import close_folder, evaluation_name, open_evaluation
 from fairat_lightning.report import Group, Run, class_bars, class_table, eps_curve, save
-from fairat_lightning.running.machine import largest_batch
+from fairat_lightning.running.machine import threads
 from fairat_lightning.running.terminal import short
-from fairat_lightning.settings import one_of, reachable
+from fairat_lightning.running.workers import workers
+from fairat_lightning.settings import reachable
 
 VERDICTS = "0.1.0"  # the version that last changed a verdict: evaluations of later ones continue those of earlier ones
 WIDE = 8  # columns that fit a terminal
@@ -47,18 +47,25 @@ class Busy(ValueError):
 
 def evaluate(cfg: DictConfig) -> None:
     """Evaluate what the checked configuration says, or show the evaluation if it is finished. Raises what WRONG_INPUT lists."""
-    device_of(cfg)
+    check_devices(cfg)
+    with threads(threads_of_each(cfg.devices)):
+        _evaluate(cfg)
+
+
+def _evaluate(cfg: DictConfig) -> None:
+    given = plain(cfg)
     judged = load(cfg, None if cfg.overwrite else lambda run: _folder(cfg, run))
     suite: Suite = build_part(cfg, "suite")
     folder = _folder(cfg, judged.run)
     if cfg.batch_size == "auto":
-        cfg.batch_size = _largest_batch(judged, device_of(cfg), folder if not cfg.overwrite else None)
+        cfg.batch_size = batch_of(judged, device_of(cfg), folder if not cfg.overwrite else None)
+    given["batch_size"] = cfg.batch_size
     header = _header(cfg, judged, suite)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock", timeout=0):
             try:
-                _evaluate(cfg, _audit(cfg, judged, folder, header), folder, suite)
+                _finish(cfg, judged, folder, header, suite, given)
             finally:
                 (folder / ".lock").unlink(missing_ok=True)
     except Timeout:
@@ -68,30 +75,31 @@ def evaluate(cfg: DictConfig) -> None:
     show(folder)
 
 
-def _largest_batch(judged: Classifier, device: str, begun: Path | None) -> int:
-    """The most images that a GPU attacks at once, or as many as an evaluation that has `begun` took; 250 on a CPU."""
-    if begun is not None and (config := read_config(begun)) is not None:
-        return int(config["batch_size"])
-    if device == "cpu":
-        return 250
-    net = Checked(judged.net, len(judged.data.classes)).to(device).eval().requires_grad_(False)
-    image = as_float(judged.data.test.pixels[:1]).to(device)
-
-    def step(size: int) -> None:
-        x = image.repeat(size, 1, 1, 1).requires_grad_()
-        with full_float32():
-            torch.autograd.grad(net(x).sum(), x)
-
-    return largest_batch(step)
-
-
-def _evaluate(cfg: DictConfig, audit: Audit, folder: Path, suite: Suite) -> None:
+def _finish(
+    cfg: DictConfig, judged: Classifier, folder: Path, header: dict[str, Any], suite: Suite, given: dict[str, Any]
+) -> None:
+    """Evaluate what the folder lacks, and close its record."""
+    journal = open_evaluation(folder, evaluation_identity(plain(cfg)), header, overwrite=cfg.overwrite, **_brought(judged))
     if read_metrics(folder) is not None:
         print("This evaluation is finished. Set overwrite=true to run it again.\n")
         return
-    resumed = bool(audit.journal.batches)
-    findings = run_suite(audit, suite)
-    record_findings(folder, cfg, audit, findings, seconds=None if resumed else round(audit.progress.spent, 1))
+    with workers(cfg.devices - 1, judge_share, folder, given) as check:
+        audit = _audit(cfg, judged, journal if cfg.devices == 1 else Share(journal, 0, cfg.devices, check))
+        findings = run_suite(audit, suite)
+    journal.settle(audit.in_order())
+    record_findings(folder, cfg, audit, findings, seconds=None if audit.journal.begun else round(audit.progress.spent, 1))
+
+
+def judge_share(rank: int, folder: Path, given: dict[str, Any]) -> None:
+    """What process `rank` does of the evaluation that the command has begun in `folder`, with its configuration before `load`."""
+    cfg: DictConfig = OmegaConf.create(given)
+    torch.set_num_threads(threads_of_each(cfg.devices))
+    if device_of(cfg) == "cuda":
+        torch.cuda.set_device(rank)
+    judged = load(cfg, lambda run: folder)
+    suite: Suite = build_part(cfg, "suite")
+    journal = Journal(folder / NAME, _header(cfg, judged, suite))
+    suite(_audit(cfg, judged, Share(journal, rank, cfg.devices)))
 
 
 def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]:
@@ -113,9 +121,7 @@ def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]
     }
 
 
-def _audit(cfg: DictConfig, judged: Classifier, folder: Path, header: dict[str, Any]) -> Audit:
-    """The audit, with its journal opened in `folder`."""
-    journal = open_evaluation(folder, evaluation_identity(plain(cfg)), header, overwrite=cfg.overwrite, **_brought(judged))
+def _audit(cfg: DictConfig, judged: Classifier, journal: Journal) -> Audit:
     chosen = places(cfg, judged.data)
     images = getattr(judged.data, cfg.split).subset(chosen)
     return Audit(
@@ -134,20 +140,12 @@ def _brought(judged: Classifier) -> dict[str, Any]:
     return {"checkpoint": {"path": judged.cfg.checkpoint, **judged.facts, **warning}} if judged.facts else {}
 
 
-def device_of(cfg: DictConfig) -> str:
-    """The device that `device=` means; ValueError for one that is unknown, or missing on this machine."""
-    one_of("device", cfg.device, ("auto", "cpu", "cuda"))
-    if cfg.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda: torch finds no CUDA on this machine; set device=cpu or device=auto")
-    return str(cfg.device) if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def run_suite(audit: Audit, suite: Suite) -> Findings:
     """The findings of the suite; prints first what it evaluates, and on a terminal its progress."""
     size, eps = len(audit.labels), audit.threat.eps
     print(f"{size:,} images, {audit.threat.norm} eps {eps:.4g}, batches of {audit.batch_size}, {audit.device}", flush=True)
-    if audit.journal.batches:
-        print(f"resumed: {len(audit.journal.batches)} finished batches are kept", flush=True)
+    if audit.journal.begun:
+        print(f"resumed: {audit.journal.begun} finished batches are kept", flush=True)
     if not sys.stdout.isatty():
         return suite(audit)
     with Live(refresh_per_second=4, transient=True) as live:

@@ -103,7 +103,7 @@ def _said(value: Any) -> str:
 
 
 EVALUATION_ADDED = {"samples_in_full": None, "split": "test"}  # after 0.1: at these values an evaluation is the one of before
-NOT_OF_EVALUATION = ("overwrite", "to", "device", "allow")
+NOT_OF_EVALUATION = ("overwrite", "to", "device", "devices", "allow")
 
 
 def evaluation_identity(config: dict[str, Any]) -> dict[str, Any]:

@@ -7,14 +7,19 @@ The first line says what was evaluated. Every other line is one finished batch o
 `index` is the image's place in the test set. An image survived a stage if `predicted` is its `label`. A line is written and
 synced to disk only when its batch is finished, so that a kill at any moment loses at most the batch at work; an
 incomplete last line is dropped, and any other damage is refused.
+
+Processes that evaluate together leave `samples.jsonl` as it is and append to a file each, `samples-0.jsonl`, `samples-1.jsonl`
+and so on, with the same header. The next start, or their end, takes these into `samples.jsonl`; when all is finished, its lines
+have the order in which one process writes them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "samples.jsonl"
+CLAIMS = ".claims"  # a folder with an empty file for each batch that one of several processes has begun
 
 
 @dataclass(frozen=True)
@@ -47,27 +53,46 @@ class Journal:
     """
 
     def __init__(self, path: Path, header: dict[str, Any]):
-        self.path = path
+        self.path, self.header = path, json.loads(json.dumps(header))
+        self.batches: list[Batch] = []
         found = read(path) if path.exists() else None
-        header = json.loads(json.dumps(header))
         if found is None:
-            self.batches: list[Batch] = []
             path.write_text("")
-            self._append(header)
-            return
-        if found[0] != header:
-            differ = ", ".join(k for k in {**found[0], **header} if found[0].get(k) != header.get(k))
-            raise ValueError(
-                f"{path} holds another evaluation (another {differ}): choose another name, or set overwrite=true to replace it"
-            )
-        self.batches = found[1]
-        with path.open("rb+") as file:  # a batch that a kill cut short
-            file.truncate(file.read().rfind(b"\n") + 1)
+            self._append(self.header)
+        else:
+            check_header(path, found[0], self.header)
+            self.batches = found[1]
+            with path.open("rb+") as file:  # a batch that a kill cut short
+                file.truncate(file.read().rfind(b"\n") + 1)
+        self.begun = len(self.batches)  # how many there were when it was opened
 
     def append(self, batch: Batch) -> None:
         """Add a finished batch; it is on disk when this returns."""
         self._append(_row(batch))
         self.batches.append(batch)
+
+    def claim(self, stage: str, number: int) -> bool:
+        """Whether this process is to judge this batch of a stage: alone it judges every one."""
+        return True
+
+    def gather(self) -> list[Batch]:
+        """What other processes have finished since the last call: there are none."""
+        return []
+
+    def merge(self) -> None:
+        """Take in what processes that were stopped have left in their own files."""
+        left = [batch for path in shares_of(self.path) for batch in Journal(path, self.header).batches]
+        self.settle(list({(batch.stage, *batch.index): batch for batch in [*self.batches, *left]}.values()))
+        self.begun = len(self.batches)
+
+    def settle(self, batches: list[Batch]) -> None:
+        """Let the file hold these finished batches, in this order; the files of single processes are removed."""
+        if batches != self.batches:
+            write(self.path, self.header, batches)
+            self.batches = batches
+        for path in shares_of(self.path):
+            path.unlink()
+        shutil.rmtree(self.path.with_name(CLAIMS), ignore_errors=True)
 
     def _append(self, line: dict[str, Any]) -> None:
         with self.path.open("a") as file:
@@ -76,12 +101,81 @@ class Journal:
             os.fsync(file.fileno())
 
 
+class Share(Journal):
+    """What process `rank` of `count` adds to `journal`, in a file of its own; `batches` holds what any of them has finished.
+
+    `check` is called before the files of the others are read, and raises where one of them has ended.
+    """
+
+    def __init__(self, journal: Journal, rank: int, count: int, check: Callable[[], None] = lambda: None):
+        super().__init__(_share(journal.path, rank), journal.header)
+        self.batches, self.begun, self.check = [*journal.batches], journal.begun, check
+        self.claims = journal.path.with_name(CLAIMS)
+        self.claims.mkdir(exist_ok=True)
+        self.read = {_share(journal.path, other): 0 for other in range(count) if other != rank}  # bytes of each
+
+    def claim(self, stage: str, number: int) -> bool:
+        """Whether this process is to judge this batch of a stage: the first that asks."""
+        try:
+            (self.claims / f"{stage}-{number}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def gather(self) -> list[Batch]:
+        self.check()
+        found = [batch for path in self.read for batch in self._new(path)]
+        self.batches += found
+        return found
+
+    def _new(self, path: Path) -> list[Batch]:
+        """The batches that another process has added to its file since it was last read."""
+        begun = self.read[path]
+        try:
+            with path.open("rb") as file:
+                file.seek(begun)
+                complete = file.read().rpartition(b"\n")[0]
+        except FileNotFoundError:
+            return []  # it has not opened it yet
+        if not complete:
+            return []
+        self.read[path] += len(complete) + 1
+        lines = _lines(path, complete)
+        if not begun:
+            check_header(path, lines.pop(0), self.header)
+        return [_batch(path, number, line) for number, line in enumerate(lines, 2)]
+
+
+def shares_of(path: Path) -> list[Path]:
+    """The files of single processes beside the journal at `path`."""
+    return sorted(path.parent.glob(f"{path.stem}-[0-9]*{path.suffix}"))
+
+
+def _share(path: Path, rank: int) -> Path:
+    return path.with_stem(f"{path.stem}-{rank}")
+
+
+def check_header(path: Path, found: dict[str, Any], header: dict[str, Any]) -> None:
+    """Raise ValueError where the journal at `path` is of another evaluation."""
+    if found != header:
+        differ = ", ".join(k for k in {**found, **header} if found.get(k) != header.get(k))
+        raise ValueError(
+            f"{path} holds another evaluation (another {differ}): choose another name, or set overwrite=true to replace it"
+        )
+
+
 def read(path: Path) -> tuple[dict[str, Any], list[Batch]] | None:
     """The header and the finished batches of a journal; None if not even its header is complete."""
     try:
         complete = path.read_bytes().rpartition(b"\n")[0]
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    lines = _lines(path, complete)
+    return (today(lines[0]), [_batch(path, number, line) for number, line in enumerate(lines[1:], 2)]) if lines else None
+
+
+def _lines(path: Path, complete: bytes) -> list[dict[str, Any]]:
+    """Whole lines without their check sums; ValueError for a damaged one."""
     lines = []
     for number, text in enumerate(complete.splitlines(), 1):
         try:
@@ -94,7 +188,7 @@ def read(path: Path) -> tuple[dict[str, Any], list[Batch]] | None:
                 f"{path} is damaged at line {number}: set overwrite=true to start again; the lines before it are undamaged"
             )
         lines.append(line)
-    return (today(lines[0]), [_batch(path, number, line) for number, line in enumerate(lines[1:], 2)]) if lines else None
+    return lines
 
 
 def write(path: Path, header: dict[str, Any], batches: Sequence[Batch]) -> None:

@@ -135,12 +135,13 @@ def open_evaluation(folder: Path, config: dict[str, Any], header: dict[str, Any]
     ValueError where the folder holds another evaluation, or its record is damaged.
     """
     if overwrite:
-        _clear(folder, FILES)
+        _clear(folder, (*FILES, journal.CLAIMS, *(path.name for path in journal.shares_of(folder / journal.NAME))))
     if (folder / "metrics.json").exists() and not (folder / journal.NAME).exists():
         raise ValueError(
             f"{folder} has figures but no {journal.NAME}, from which they come: set overwrite=true to evaluate again"
         )
     opened = Journal(folder / journal.NAME, header)
+    opened.merge()
     if opened.batches:
         read_facts(folder)
     else:

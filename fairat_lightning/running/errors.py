@@ -16,8 +16,8 @@ class Diverged(RuntimeError):
 class Lost(RuntimeError):
     """Another process of the run has ended."""
 
-    def __init__(self) -> None:
-        super().__init__(f"another process of this run has ended: {GOES_ON}")
+    def __init__(self, line: str = f"another process of this run has ended: {GOES_ON}") -> None:
+        super().__init__(line)
 
 
 def explain(error: Exception, cfg: Any, training: bool) -> str | None:

@@ -1,6 +1,6 @@
 """What a training step costs, each row a ratio measured side by side in one run: `make bench`.
 
-    python studies/bench/bench.py [--to FOLDER] [--rounds 3] [--parts abcdefghi] [--width 64] [--batch-size 128]
+    python studies/bench/bench.py [--to FOLDER] [--rounds 3] [--parts abcdefghik] [--width 64] [--batch-size 128]
 
 The sides of a comparison are processes of their own, so that each keeps its own memory and threads (`side.py`). They take one
 step in turn, round after round, the first of which warms them up; a row is the ratio of the medians, with the rounds' spread.
@@ -10,6 +10,7 @@ step in turn, round after round, the first of which warms them up; a row is the 
     c  closed-form class weights against a solver         g  an epoch of CIFAR-10, by extrapolation
     d  ours without one of its optimisations              h  worst-class robust accuracy against training time, an attack each
     i  what FAAL's weights, FairAT's scoring and the loader take of a step
+    k  an evaluation in one process of one thread against two such processes, or one GPU against two; `--evaluate` says which
 
 Part h trains: by default on the embedded digits, with `--train "data=cifar10 data.root=... trainer=gpu ..."` anything else; its
 picture lies beside the record, FOLDER/bench-cpu.json or FOLDER/bench-cuda.json.
@@ -350,6 +351,31 @@ def part_i(o: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def part_k(o: argparse.Namespace) -> list[dict[str, Any]]:
+    name = "evaluate: one process / devices=2"
+    if (torch.cuda.device_count() if DEVICE == "cuda" else os.cpu_count() or 1) < 2:
+        return [{"part": "k", "name": name, "not_run": "this machine has one device"}]
+    whole: dict[int, list[float]] = {1: [], 2: []}
+    attacks: dict[int, list[float]] = {1: [], 2: []}
+    verdicts = set()
+    with tempfile.TemporaryDirectory() as place:
+        for turn in range(o.rounds + 1):  # the first warms the disk up
+            for devices in whole:
+                words = [*o.evaluate.split(), f"devices={devices}", f"to={place}", "name=k", "overwrite=true"]
+                before = clock()
+                command = [sys.executable, "-m", "fairat_lightning.evaluate", *words]
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                taken, folder = clock() - before, Path(place, "evaluation", "k")
+                verdicts.add((folder / "samples.jsonl").read_bytes())
+                if turn:
+                    whole[devices].append(taken)
+                    attacks[devices].append(json.loads((folder / "run.json").read_text())["seconds"])
+    assert len(verdicts) == 1, "one process and two differ in a verdict"
+    facts = {"evaluate": o.evaluate}
+    rows = [row("k", f"{name}, from start to end", whole[1], whole[2], **facts)]
+    return [*rows, row("k", f"{name}, from the first batch to the last", attacks[1], attacks[2], **facts)]
+
+
 def show(rows: list[dict[str, Any]], console: Console) -> None:
     table = Table("", "", "ratio", "spread", "s", "of s", title="Times as long", title_justify="left")
     for r in rows:
@@ -367,8 +393,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--to", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--parts", default="abcdefghi")
+    parser.add_argument("--parts", default="abcdefghik")
     parser.add_argument("--train", default="data=digits", help="words for the trainings of part h")
+    parser.add_argument(
+        "--evaluate",
+        default="checkpoint=pretrained:digits_faal suite=apgd suite.targets=3 batch_size=20",
+        help="words for the evaluations of part k",
+    )
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument(

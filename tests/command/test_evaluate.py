@@ -292,6 +292,8 @@ WRONG = {
     "checkpoint={run} batch_size=0": "batch_size=0",
     "checkpoint={run} batch_size=null": "batch_size=None",
     "checkpoint={run} device=tpu": "device=tpu",
+    "checkpoint={run} devices=0": "devices=0",
+    "checkpoint={run} device=cpu devices=1000": "devices=1000: this machine has",
     "checkpoint={run} name=../x": "name=../x",
     "checkpoint={run} seed=-1": "seed=-1",
     "checkpoint={run} overwrite=no": "overwrite=no",

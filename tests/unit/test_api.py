@@ -186,6 +186,7 @@ def test_wrong_images_and_labels_are_one_line(data, said):
         ({"norm": "l7"}, "norm"),
         ({"classes": ["a"]}, "3 logits"),
         ({"logits": "scores"}, "without 'scores'"),
+        ({"overrides": ["devices=2"]}, "evaluates in one process"),
     ],
 )
 def test_wrong_words_are_one_line(words, said):

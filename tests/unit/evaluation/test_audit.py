@@ -8,7 +8,7 @@ from fairat_lightning.attacks import PGD
 from fairat_lightning.evaluation.attacks import predict
 from fairat_lightning.evaluation.audit import Audit
 from fairat_lightning.record.fingerprint import fingerprint
-from fairat_lightning.record.journal import Journal
+from fairat_lightning.record.journal import Journal, Share, read
 
 CLASSES = ["cat", "dog", "fox"]
 
@@ -56,6 +56,36 @@ def test_it_goes_on_after_the_last_finished_batch(make, tmp_path):
     path.write_bytes(b"".join(lines[:2]) + lines[2][:20])
     assert torch.equal(make().stage("cw20", "cw20"), whole)
     assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_audits_that_share_a_journal_judge_each_batch_once(make, net, tmp_path):
+    """Two, a third of whose batches are those that three others had finished before; then the file is as from one."""
+    one = make("whole.jsonl", batch_size=3)
+    whole = one.stage("cw20", "cw20")
+    batches, begun = one.journal.batches, [1, 6, 12]
+    journal = Journal(tmp_path / "s.jsonl", {})
+    for rank, number in enumerate(begun):
+        Share(journal, rank, 3).append(batches[number])
+    journal.merge()
+    found: list[torch.Tensor] = []
+
+    class First(Share):
+        """When it has judged two batches, the second process judges what is left."""
+
+        def claim(self, stage: str, number: int) -> bool:
+            if len(self.batches) == len(begun) + 2:
+                found.append(second.stage("cw20", "cw20"))
+            return super().claim(stage, number)
+
+    first, second = make(batch_size=3), make(batch_size=3)
+    first.journal, second.journal = First(journal, 0, 2), Share(journal, 1, 2)
+    found.append(first.stage("cw20", "cw20"))
+    own = [read(tmp_path / f"s-{rank}.jsonl")[1] for rank in range(2)]
+    assert all(torch.equal(predicted, whole) for predicted in found) and [len(part) for part in own] == [2, 9]
+    assert sorted(batches.index(b) for part in own for b in part) == [k for k in range(14) if k not in begun]
+    journal.settle(first.in_order())
+    assert (tmp_path / "s.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.jsonl", "whole.jsonl"]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fairat_lightning.classwise import VerdictMeter
-from fairat_lightning.record.journal import Batch, Journal, by_stage, read, write
+from fairat_lightning.record.journal import Batch, Journal, Share, by_stage, read, write
 
 BATCHES = [Batch("clean", [4, 2], [0, 1], [0, 2]), Batch("clean", [9], [1], [1], [0.5]), Batch("square", [4, 9], [0, 1], [1, 1])]
 
@@ -70,3 +70,31 @@ def test_verdicts_come_in_the_order_of_the_index():
     verdicts.update(torch.tensor([3, 1]), torch.tensor([0, 1]), torch.tensor([0, 0]))
     verdicts.update(torch.tensor([2]), torch.tensor([5]), torch.tensor([4]))
     assert [t.tolist() for t in verdicts.compute()] == [[1, 2, 3], [1, 5, 0], [0, 4, 0]]
+
+
+def test_processes_read_each_other_line_by_line(path, tmp_path):
+    journal = Journal(path, {"seed": 0})
+    a, b = (Share(journal, rank, 2) for rank in range(2))
+    assert a.gather() == [] and [a.claim("clean", 0), b.claim("clean", 0), b.claim("clean", 1)] == [True, False, True]
+    new = [Batch("square", [k], [0], [1]) for k in range(3)]
+    a.append(new[0])
+    a.append(new[1])
+    whole = (tmp_path / "samples-0.jsonl").read_bytes()
+    for cut in range(len(whole) + 1):
+        (tmp_path / "samples-0.jsonl").write_bytes(whole[:cut])
+        b.gather()
+        assert b.batches == [*BATCHES, *new[: max(whole[:cut].count(b"\n") - 1, 0)]]
+    assert Journal(path, {"seed": 0}).batches == BATCHES and b.gather() == []
+    b.append(new[2])
+    journal.merge()
+    assert journal.batches == read(path)[1] == [*BATCHES, *new] and journal.begun == 6
+    assert [entry.name for entry in tmp_path.iterdir()] == ["samples.jsonl"]
+
+
+def test_a_process_that_evaluates_something_else_is_found_out(path, tmp_path):
+    journal = Journal(path, {"seed": 0})
+    Journal(tmp_path / "samples-1.jsonl", {"seed": 1})
+    with pytest.raises(ValueError, match="another seed"):
+        Share(journal, 0, 2).gather()
+    with pytest.raises(ValueError, match="another seed"):
+        journal.merge()
