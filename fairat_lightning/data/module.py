@@ -147,6 +147,11 @@ class DataModule(LightningDataModule):
         }
         return decoded(parts, self.in_memory, self.cache)
 
+    def whole_test(self) -> tuple[Tensor, Tensor, list[str]]:
+        """All test images, uint8 (N,C,H,W), in memory, their labels (N,), and the names of the classes."""
+        self.prepare()
+        return self.test.pixels[:], self.test.targets, list(self.classes)
+
     def setup(self, stage: str | None = None) -> None:
         self.prepare()
 
