@@ -5,6 +5,7 @@ Taken are a DataLoader or any iterable of batches, a map-style data set, a pair 
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -83,7 +84,8 @@ class Rows:
                 " data.padding, data.flip and method.augmentation make them"
             )
         self.shape = (first.shape[1], first.shape[2], first.shape[3])
-        self.name = f"dataset-{part}-{'x'.join(map(str, first.shape[1:]))}"
+        kind = re.sub(r"\W", "_", type(dataset).__name__, flags=re.ASCII)[:40]
+        self.name = f"{kind}-{len(self)}x{'x'.join(map(str, self.shape))}-{part}"
 
     def __len__(self) -> int:
         return len(self.targets)
