@@ -205,7 +205,8 @@ FOLDERS: dict[Callable[[Path], str | None], str] = {
 
 
 @pytest.mark.parametrize("make", FOLDERS, ids=lambda make: make.__name__)
-def test_wrong_folders(monkeypatch, capsys, tmp_path, make):
+def test_wrong_folders(monkeypatch, capsys, tmp_path, tmp_path_factory, make):
+    monkeypatch.setenv("FAIRAT_LIGHTNING_DATA", str(tmp_path_factory.mktemp("cache")))
     extra = (make(tmp_path) or "").split()
     before = sorted(tmp_path.rglob("*"))
     code, _, err = call(monkeypatch, capsys, tmp_path, *FOLDER, *extra)
