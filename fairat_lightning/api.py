@@ -95,7 +95,7 @@ def benchmark(
     quieten()
     with _one_line():
         _network(net)
-        pixels, labels, names = read_images(data)
+        pixels, labels, names = data.whole_test() if isinstance(data, DataModule) else read_images(data)
         if pixels.dtype == torch.uint8 and not isinstance(data, DataModule):
             print("The images are bytes from 0 to 255, and are divided by 255.", flush=True)
         words = [f"suite={suite}", f"attack.norm={norm}", f"attack.eps={number('eps', eps)}", f"batch_size={batch_size}"]

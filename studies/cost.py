@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -58,9 +59,12 @@ SET = (
 
 
 class Candidate:
-    """A method with its optimiser, in the middle of a training of three epochs; `step` and `between` return seconds."""
+    """A method with its optimiser, in the middle of a training of three epochs; `step` and `between` return seconds.
 
-    def __init__(self, words: list[str], folder: Path, device: torch.device):
+    It keeps `batches` of the training set for its steps, by default all.
+    """
+
+    def __init__(self, words: list[str], folder: Path, device: torch.device, batches: int | None = None):
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = OmegaConf.create(resolved(hydra.compose("config", words, return_hydra_config=True)))
         job = prepare(cfg, folder)
@@ -81,8 +85,8 @@ class Candidate:
         self.method.setup("fit")
         if hasattr(self.method, "_teacher"):
             self.method._teacher[0].to(device)
-        batches = [[t.to(device) for t in batch] for batch in data.train_dataloader()]
-        self.batches = [(as_float(x), y, index) for x, y, index in batches]
+        kept = [[t.to(device) for t in batch] for batch in islice(data.train_dataloader(), batches)]
+        self.batches = [(as_float(x), y, index) for x, y, index in kept]
         self.optimizer = self.method.optim(self.method.net.parameters(), epochs=3, steps=100)["optimizer"]
         self.method.trainer.optimizers = [self.optimizer]
         self.method.train()

@@ -100,7 +100,7 @@ def load_data(source: str | Path | Sequence[str]) -> DataModule:
     """The data of a run's folder, or of overrides such as ["data=cifar10", "data.root=FOLDER"], already read.
 
     `train_dataloader()`, `val_dataloader()` and `test_dataloader()` give (x uint8, y, index); `.train`, `.val` and `.test` are
-    whole: `.pixels` uint8 (N,C,H,W) and `.targets` (N,).
+    whole: `.pixels[:]` uint8 (N,C,H,W) and `.targets` (N,).
     """
     return _prepared(OmegaConf.create({"data": _data_config(source)}))
 

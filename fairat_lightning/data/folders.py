@@ -5,18 +5,24 @@ classes at 64x64. The labels of its official test images were never published: i
 as it is everywhere.
 """
 
+import hashlib
+import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from fairat_lightning.data.images import Images, Parts, Splits
+from fairat_lightning.data.images import Parts, Splits
 from fairat_lightning.data.stratified import stratified
 from fairat_lightning.settings import nearest_path
 
@@ -30,14 +36,58 @@ LAYOUT = "train/<class>/ with images, and, if there are such sets, val/<class>/ 
 SETS = ("train", "val", "test")
 
 
+class Pictures:
+    """The pictures of one part of a set, each to become RGB uint8 (3,size,size): `Undecoded`, see `fairat_lightning.data.images`.
+
+    `by_class` has the files of each class in the order of the classes. Decoding raises ValueError that names the file.
+    """
+
+    def __init__(self, root: Path, part: str, by_class: dict[str, list[Path]], size: int) -> None:
+        self.root, self.shape = root, (3, size, size)
+        self.paths = [path for group in by_class.values() for path in group]
+        sizes = torch.tensor([len(group) for group in by_class.values()], dtype=torch.int64)
+        self.targets = torch.arange(len(sizes)).repeat_interleave(sizes)
+        place = root.resolve()
+        readable = re.sub(r"[^\w.-]", "_", place.name, flags=re.ASCII)[:40]
+        self.name = f"{readable}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}-{size}-{part}"
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def chosen(self, part: str, indices: Tensor | NDArray[np.int64]) -> "Pictures":
+        """Those at `indices` (B,), as another part of the set."""
+        found = Pictures(self.root, part, {}, self.shape[1])
+        found.paths = [self.paths[i] for i in indices.tolist()]
+        found.targets = self.targets[torch.as_tensor(indices)]
+        return found
+
+    def key(self) -> str:
+        """A hash of the files' names, sizes and times of change, and of Pillow's version."""
+        digest = hashlib.sha256(f"{PIL.__version__} {self.shape}".encode())
+        for path, target in zip(self.paths, self.targets.tolist(), strict=True):
+            digest.update(os.fsencode(path.relative_to(self.root)))
+            with suppress(OSError):  # of a missing file, whose decoding says so
+                state = path.stat()
+                digest.update(f" {state.st_size} {state.st_mtime_ns} {target}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def decode(self, start: int, stop: int) -> Tensor:
+        """The images from `start` to `stop`, uint8 (stop - start,3,size,size)."""
+        found = torch.empty(stop - start, *self.shape, dtype=torch.uint8)
+        with ThreadPoolExecutor() as pool:  # PIL decodes outside Python's lock
+            for i, picture in enumerate(pool.map(partial(_read, size=self.shape[1]), self.paths[start:stop])):
+                found[i] = picture
+        return found
+
+
 def folder(root: Path | None, *, image_size: int | None = None) -> Parts:
     """The user's pictures, `root`/train/<class>/, and `root`/val/<class>/ and `root`/test/<class>/ likewise.
 
     A picture is a file with an extension that Pillow reads, also in a folder below its class's; of several frames the first
     counts. Each becomes an RGB square of side `image_size`: scaled with antialiasing, its longer side cropped in the middle;
     transparency is dropped. Without a folder test, a stratified fifth of the training images is the test set. What is used for
-    what, and what is skipped, is in the `notes`. Raises ValueError for a missing folder, fewer than two classes, a class that is
-    empty or not in every part, and an image that cannot be read.
+    what, and what is skipped, is in the `notes`. The parts are `Pictures`, not decoded yet. Raises ValueError for a missing
+    folder, fewer than two classes, and a class that is empty or not in every part.
     """
     if root is None:
         raise ValueError(f"data.root is not set: data=folder needs data.root=FOLDER, a folder that holds {LAYOUT}")
@@ -64,9 +114,11 @@ def folder(root: Path | None, *, image_size: int | None = None) -> Parts:
             here = f"class {single!r} has only 1 image, and testing needs another"
             raise ValueError(f"{here}: add images or a folder {root / 'test'}")
         notes.append(f"{root / 'train'}: a fifth of each class is the test set, there is no {root / 'test'}")
-    images = {name: _read_all(part, image_size) for name, part in parts.items()}
+    images = {name: Pictures(root, name, part, image_size) for name, part in parts.items()}
     if "test" not in images:
-        images["test"], images["train"] = images["train"].split(stratified(images["train"].targets, 0.2))
+        whole = images["train"]
+        images["test"] = whole.chosen("test", chosen := stratified(whole.targets, 0.2))
+        images["train"] = whole.chosen("train", np.delete(np.arange(len(whole)), chosen))
     return Parts(images["train"], images["test"], list(train), images.get("val"), tuple(notes))
 
 
@@ -74,7 +126,7 @@ def tiny_imagenet(root: Path | None) -> Splits:
     """Tiny ImageNet, 100,000 + 10,000 images 3x64x64, from the folder that contains tiny-imagenet-200.
 
     Classes are in the order of their WordNet ids and have the first of their names, with the id where that is not
-    unique. Raises ValueError where files are missing.
+    unique. The parts are `Pictures`, not decoded yet. Raises ValueError where files are missing.
     """
     if root is None:
         raise ValueError(
@@ -96,7 +148,7 @@ def tiny_imagenet(root: Path | None) -> Splits:
         if wnid not in test:
             raise ValueError(f"{annotations} has {file} in class {wnid}, which wnids.txt does not list")
         test[wnid].append(annotations.parent / "images" / file)
-    return Splits(_read_all(train, 64), _read_all(test, 64), classes)
+    return Splits(Pictures(base, "train", train, 64), Pictures(base, "test", test, 64), classes)
 
 
 def _is_part(place: Path) -> bool:
@@ -170,21 +222,6 @@ def _counted(others: Counter[str]) -> str:
     shown = [f"{number} {why}" for why, number in others.most_common(5)]
     rest = others.total() - sum(number for _, number in others.most_common(5))
     return ", ".join([*shown, *([f"{rest} others"] if rest else [])])
-
-
-def _read_all(by_class: dict[str, list[Path]], size: int) -> Images:
-    paths = [path for group in by_class.values() for path in group]
-    sizes = torch.tensor([len(group) for group in by_class.values()])
-    try:
-        pixels = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
-    except RuntimeError as error:  # how torch reports too little memory
-        raise ValueError(
-            f"data.image_size={size}: {len(paths)} images of this size do not fit into the memory; set a smaller one"
-        ) from error
-    with ThreadPoolExecutor() as pool:  # PIL decodes outside Python's lock
-        for i, picture in enumerate(pool.map(partial(_read, size=size), paths)):
-            pixels[i] = picture
-    return Images(pixels, torch.arange(len(sizes)).repeat_interleave(sizes))
 
 
 def _read(path: Path, size: int) -> Tensor:

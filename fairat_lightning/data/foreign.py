@@ -1,9 +1,11 @@
 """Images and labels of somebody else's, in whatever they come, checked before anything is done with them.
 
-Taken are a DataLoader or any iterable of batches, a map-style data set, a pair of arrays or tensors, rows that are dicts
-(Hugging Face's `datasets`), and our own `DataModule` (its test images).
+Taken are a DataLoader or any iterable of batches, a map-style data set, a pair of arrays or tensors, and rows that are dicts
+(Hugging Face's `datasets`).
 """
 
+import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fairat_lightning.data.module import DataModule
+from fairat_lightning.data.images import CHUNK, LabelledImages, as_float
 
 IMAGE, LABEL = ("image", "img", "pixel_values", "x", "images"), ("label", "labels", "fine_label", "y", "target", "targets")
 ROUNDING = 1e-5  # of a division by 255, or of a resizing
+AGAIN = 64  # images that are read twice, to see whether they are the same
 NORMALISED = "give the images before normalisation, and set normalisation= to what the network expects"
 
 
@@ -28,9 +31,6 @@ def read_images(data: Any) -> tuple[Tensor, Tensor, list[str] | None]:
 
     ValueError, one line, for what cannot be read so.
     """
-    if isinstance(data, DataModule):
-        data.prepare()
-        return data.test.pixels, data.test.targets, list(data.classes)
     names = _names(data)
     if isinstance(data, Mapping):  # columns
         x, y = map(_tensor, _pair(data))
@@ -58,6 +58,67 @@ def read_images(data: Any) -> tuple[Tensor, Tensor, list[str] | None]:
     if len(shapes) > 1:
         raise ValueError(f"images of different shapes, {' and '.join(map(str, sorted(shapes)[:2]))}: resize them to one shape")
     return (*check_images(torch.cat(images), torch.cat(labels)), names)
+
+
+class Rows:
+    """A map-style data set of (image, label) as `Undecoded`, see `fairat_lightning.data.images`, for training.
+
+    Images are uint8, or floating in [0,1] if they are bytes divided by 255, as torchvision's `ToTensor` gives them. `part` names
+    them in messages. Raises ValueError, here and while it decodes, for what a training set cannot be.
+    """
+
+    def __init__(self, dataset: LabelledImages, part: str) -> None:
+        self.dataset, self.part = dataset, part
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            kind = type(dataset).__name__
+            raise ValueError(
+                f"data.load: the {part} set is of type {kind}: give Images or a map-style data set of (image, label)"
+            )
+        self.targets = torch.zeros(len(dataset), dtype=torch.int64)
+        if not len(self):
+            raise ValueError(f"data: the data set has no {part} images; add some")
+        first = self.decode(0, min(len(self), AGAIN))
+        if not torch.equal(first, self.decode(0, len(first))):
+            raise ValueError(
+                f"data.load: the {part} set gives other images when it is read again: leave random changes out of it, since"
+                " data.padding, data.flip and method.augmentation make them"
+            )
+        self.shape = (first.shape[1], first.shape[2], first.shape[3])
+        kind = re.sub(r"\W", "_", type(dataset).__name__, flags=re.ASCII)[:40]
+        self.name = f"{kind}-{len(self)}x{'x'.join(map(str, self.shape))}-{part}"
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def key(self) -> str:
+        """A hash of all images, for which each is read once."""
+        digest = hashlib.sha256(f"{len(self)} {self.shape}".encode())
+        step = max(1, CHUNK // torch.Size(self.shape).numel())
+        for start in range(0, len(self), step):
+            digest.update(self.decode(start, min(start + step, len(self))).numpy().data)
+        return digest.hexdigest()[:16]
+
+    def decode(self, start: int, stop: int) -> Tensor:
+        """The images from `start` to `stop`, uint8 (stop - start,C,H,W); their labels go to `targets`."""
+        try:
+            rows = [tuple(map(_tensor, _pair(self.dataset[k]))) for k in range(start, stop)]
+        except Exception as error:  # a data set of somebody else's may raise anything
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"data.load: a {self.part} image of {start} to {stop - 1} cannot be read: {reason}") from error
+        shapes = sorted({tuple(x.shape) for x, _ in rows})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"data.load: {self.part} images of different shapes, {shapes[0]} and {shapes[1]}: resize them to one"
+            )
+        try:
+            x, y = (torch.stack(column) for column in zip(*rows, strict=True))
+            x, self.targets[start:stop] = check_images(x, y)
+        except (ValueError, RuntimeError) as error:  # the second where labels are of different shapes
+            raise ValueError(f"data.load: {self.part} {error}") from error
+        pixels = x if x.dtype == torch.uint8 else (x * 255).round().to(torch.uint8)
+        if not torch.equal(as_float(pixels), as_float(x)):
+            raise ValueError(f"data.load: {self.part} images are not bytes divided by 255: give uint8 images to train on")
+        return pixels
 
 
 def check_images(x: Tensor, y: Tensor, num_classes: int | None = None) -> tuple[Tensor, Tensor]:

@@ -20,9 +20,11 @@ from torch import Tensor
 
 from fairat_lightning.augment import crop_flip
 from fairat_lightning.data.batches import Batches, DrawnBatches, Loader
-from fairat_lightning.data.images import Images, Parts, Splits, as_float
+from fairat_lightning.data.cache import decoded
+from fairat_lightning.data.foreign import Rows
+from fairat_lightning.data.images import Images, Parts, Splits, Undecoded, as_float
 from fairat_lightning.data.stratified import evenly, stratified
-from fairat_lightning.settings import reachable
+from fairat_lightning.settings import reachable, switch
 
 # Good advice for images on disk, wrong here: one gather in memory is faster than any worker's queue.
 warnings.filterwarnings("ignore", message=".*does not have many workers")
@@ -38,8 +40,9 @@ class DataModule(LightningDataModule):
     class, at least 1, or all validation images of a set that has its own. `train_size` and `test_size` keep that many images,
     as equally of each class as the set allows, and so does `monitor_size` of the validation images that every epoch is judged
     by (`val_dataloader`); None, or a number above theirs, keeps all. `padding` and `flip` augment the training batches, `seed`
-    orders them. A method that draws the classes of the training batches sets `draw`, see `DrawnBatches`. Raises ValueError for
-    impossible values, here or in `prepare`.
+    orders them. A method that draws the classes of the training batches sets `draw`, see `DrawnBatches`. `in_memory` and `cache`
+    say where images are kept that `load` has not decoded, see `fairat_lightning.data.cache`. Raises ValueError for impossible
+    values, here or in `prepare`.
     """
 
     classes: list[str]
@@ -67,6 +70,8 @@ class DataModule(LightningDataModule):
         padding: int = 0,
         flip: bool = False,
         seed: int = 0,
+        in_memory: bool | None = None,
+        cache: str | Path | None = None,
     ) -> None:
         super().__init__()
         if not callable(load):
@@ -81,8 +86,13 @@ class DataModule(LightningDataModule):
                 _check(key, value)
         if not isinstance(flip, bool):
             raise ValueError(f"data.flip={flip!r} must be true or false")
+        if in_memory is not None:
+            switch("data.in_memory", in_memory)
+        if not isinstance(cache, str | Path | None):
+            raise ValueError(f"data.cache={cache} must be a folder")
         self.load = load if image_size is None else partial(load, image_size=image_size)
         self.root = None if root is None else reachable(root)
+        self.in_memory, self.cache = in_memory, None if cache is None else reachable(cache)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_per_class, self.monitor_size = val_per_class, monitor_size
         self.train_size, self.test_size = train_size, test_size
@@ -96,26 +106,27 @@ class DataModule(LightningDataModule):
         if self.prepared:
             return
         try:
-            train, test, self.classes, val, notes = Parts(*self.load(self.root))
+            loaded = Parts(*self.load(self.root))
+            images = self._decoded(loaded)
         except TypeError as error:
             raise ValueError(f"data.load: {error}; see the keys of each option in conf/data/") from error
         except OSError as error:
             raise ValueError(f"data.root={self.root} cannot be read: {error}") from error
         except MemoryError as error:
             raise ValueError(
-                "data: the images do not fit into the memory: choose a smaller data.image_size or a smaller data set"
+                "data: the images do not fit into the memory: set data.in_memory=false or a smaller data.image_size"
             ) from error
-        self.num_classes = len(self.classes)
-        own = (("validation", val),) if val is not None else ()
-        for name, images in (("training", train), ("test", test), *own):
-            if not len(images):
+        train, test, val = images["training"], images["test"], images.get("validation")
+        self.classes, self.num_classes = loaded.classes, len(loaded.classes)
+        for name, part in images.items():
+            if not len(part):
                 raise ValueError(f"data: the data set has no {name} images; add some")
-            first, last = int(images.targets.min()), int(images.targets.max())
+            first, last = int(part.targets.min()), int(part.targets.max())
             if first < 0 or last >= self.num_classes:
                 wrong = first if first < 0 else last
                 raise ValueError(f"data: a {name} image has the label {wrong}, but the classes are 0 to {self.num_classes - 1}")
-            if images.pixels.shape[1:] != train.pixels.shape[1:]:
-                sizes = " and ".join(str(tuple(part.pixels.shape[1:])) for part in (train, images))
+            if part.pixels.shape[1:] != train.pixels.shape[1:]:
+                sizes = " and ".join(str(tuple(found.pixels.shape[1:])) for found in (train, part))
                 raise ValueError(f"data: training and {name} images must have one shape, not {sizes}")
         self.channels, self.image_size = train.pixels.shape[1:3]
         if self.padding > self.image_size:
@@ -130,8 +141,23 @@ class DataModule(LightningDataModule):
         self.test = self._reduced(test, "test_size", self.test_size)
         self.num_train = len(self.train)
         self.prepared = True
-        for note in notes:
+        for note in loaded.notes:
             rank_zero_only(print)(note, flush=True)
+
+    def _decoded(self, loaded: Parts) -> dict[str, Images]:
+        """The parts that there are, "training", "test" and "validation", in memory or mapped."""
+        given = {"training": loaded.train, "test": loaded.test, "validation": loaded.val}
+        parts = {
+            name: part if isinstance(part, Images | Undecoded) else Rows(part, name)
+            for name, part in given.items()
+            if part is not None
+        }
+        return decoded(parts, self.in_memory, self.cache)
+
+    def whole_test(self) -> tuple[Tensor, Tensor, list[str]]:
+        """All test images, uint8 (N,C,H,W), in memory, their labels (N,), and the names of the classes."""
+        self.prepare()
+        return self.test.pixels[:], self.test.targets, list(self.classes)
 
     def setup(self, stage: str | None = None) -> None:
         self.prepare()

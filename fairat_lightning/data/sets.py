@@ -14,7 +14,6 @@ it is not there, in the folder that the environment variable FAIRAT_LIGHTNING_DA
 """
 
 import gzip
-import os
 import zlib
 from collections.abc import Callable, Sequence
 from math import prod
@@ -26,6 +25,7 @@ from filelock import FileLock
 from numpy.typing import ArrayLike, NDArray
 from torchvision import datasets
 
+from fairat_lightning.data.cache import downloads
 from fairat_lightning.data.folders import folder, tiny_imagenet
 from fairat_lightning.data.images import Images, Splits
 from fairat_lightning.data.stratified import stratified
@@ -131,11 +131,6 @@ def _official(name: str, root: Path | None, files: Sequence[str], read: Callable
         raise ValueError(
             f"could not download {name} into {cache} ({_line(error)}): set data.root to a folder that holds it"
         ) from error
-
-
-def downloads() -> Path:
-    """The folder where a data set is looked for, and downloaded to, if no `root` is given."""
-    return Path(os.environ.get("FAIRAT_LIGHTNING_DATA") or "~/.cache/fairat_lightning").expanduser()
 
 
 def _idx(place: Path, name: str) -> NDArray[np.uint8]:

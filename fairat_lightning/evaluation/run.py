@@ -106,7 +106,8 @@ def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]
     """All that the verdicts depend on; what cannot be evaluated is refused here, before anything is written."""
     chosen = places(cfg, judged.data)
     images = getattr(judged.data, cfg.split).subset(chosen)
-    suite.check(images.pixels, images.targets, chosen)
+    pixels = images.pixels[:]
+    suite.check(pixels, images.targets, chosen)
     build_part(cfg, "attack")
     config = evaluation_identity(plain(cfg))
     return {  # not where the weights lie, but what they are
@@ -115,7 +116,7 @@ def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]
         "device": device_of(cfg),
         "version": VERDICTS,
         "weights": fingerprint(judged.net.state_dict()),
-        "images": fingerprint({"pixels": images.pixels, "targets": images.targets, "index": chosen}),
+        "images": fingerprint({"pixels": pixels, "targets": images.targets, "index": chosen}),
         "torch": torch.__version__,
         **suite.versions,
     }
@@ -125,7 +126,7 @@ def _audit(cfg: DictConfig, judged: Classifier, journal: Journal) -> Audit:
     chosen = places(cfg, judged.data)
     images = getattr(judged.data, cfg.split).subset(chosen)
     return Audit(
-        *(judged.net, images.pixels, images.targets, chosen, judged.data.classes),
+        *(judged.net, images.pixels[:], images.targets, chosen, judged.data.classes),
         threat=build_part(cfg, "attack"),
         journal=journal,
         batch_size=cfg.batch_size,

@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from fairat_lightning.attacks import PGD, crafting
 from fairat_lightning.awp import AWP
 from fairat_lightning.classwise import ClassMeans, VerdictMeter, global_mean, share_statistics
+from fairat_lightning.data.images import Pixels
 from fairat_lightning.evaluation.attacks import class_means, class_robust, predict, seeded_start
 from fairat_lightning.methods.parts.checked_batches import CheckedBatches
 from fairat_lightning.methods.parts.cuda_graph import Captured
@@ -231,7 +232,7 @@ class Method(CheckedBatches):
         self.results = {name: summary(matrix, self.classes) for name, matrix in self._matrices("test", TEST).items()}
         split_errors(self.results)
 
-    def keepsakes(self, pixels: Tensor) -> dict[str, Tensor]:
+    def keepsakes(self, pixels: Pixels) -> dict[str, Tensor]:
         """What else a finished run saves, by name, from the training images uint8 (N,C,H,W); nothing by default."""
         return {}
 

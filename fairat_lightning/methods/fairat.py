@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fairat_lightning.data.images import Pixels
 from fairat_lightning.methods.base import Method
 from fairat_lightning.methods.parts.hard_examples import HardExamples
 
@@ -62,5 +63,5 @@ class FairAT(Method):
         super().on_train_epoch_end()
         self.hard.refresh(self)
 
-    def keepsakes(self, pixels: Tensor) -> dict[str, Tensor]:
+    def keepsakes(self, pixels: Pixels) -> dict[str, Tensor]:
         return self.hard.hardest(pixels)

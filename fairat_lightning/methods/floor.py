@@ -22,6 +22,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fairat_lightning.data.images import Pixels
 from fairat_lightning.methods.base import Method
 from fairat_lightning.methods.parts.class_transfer import Transfer
 from fairat_lightning.methods.parts.hard_examples import HardExamples
@@ -78,5 +79,5 @@ class FLOOR(Method):
         if self.hard is not None:
             self.hard.refresh(self)
 
-    def keepsakes(self, pixels: Tensor) -> dict[str, Tensor]:
+    def keepsakes(self, pixels: Pixels) -> dict[str, Tensor]:
         return {} if self.hard is None else self.hard.hardest(pixels)

@@ -25,6 +25,7 @@ ADDED_WITHIN: dict[str, dict[str, Any]] = {
 }  # the same of keys within a group
 IDLE = {"logger": {}, "save_minutes": 10}  # change no bit; the names of runs are made with their defaults of 0.1
 IDLE_OF_TRAINER = ("enable_progress_bar", "log_every_n_steps")
+IDLE_OF_DATA = ("in_memory", "cache")  # where images are kept: they are the same ones
 MACHINE = ("devices", "num_nodes", "accelerator", "strategy")  # of the trainer: where an unfinished run continues
 SHOWN = 12  # differences that a line can hold
 SHARES = ("warmup", "start", "milestones")  # keys that are shares of all epochs
@@ -48,10 +49,14 @@ def identity(config: Any, *, machine: bool = True) -> Any:
 
 
 def _without_added(config: dict[str, Any]) -> dict[str, Any]:
-    """The groups of ADDED_WITHIN without its keys at their default."""
-    groups = {group: config[group] for group in ADDED_WITHIN if isinstance(config.get(group), dict)}
+    """The groups of ADDED_WITHIN without its keys at their default, and the data without the keys that change no bit."""
+    groups = {group: config[group] for group in (*ADDED_WITHIN, "data") if isinstance(config.get(group), dict)}
     return {
-        group: {key: value for key, value in values.items() if ADDED_WITHIN[group].get(key, ...) != value}
+        group: {
+            key: value
+            for key, value in values.items()
+            if ADDED_WITHIN.get(group, {}).get(key, ...) != value and not (group == "data" and key in IDLE_OF_DATA)
+        }
         for group, values in groups.items()
     }
 

@@ -1,6 +1,6 @@
 """What a training step costs, each row a ratio measured side by side in one run: `make bench`.
 
-    python studies/bench/bench.py [--to FOLDER] [--rounds 3] [--parts abcdefghik] [--width 64] [--batch-size 128]
+    python studies/bench/bench.py [--to FOLDER] [--rounds 3] [--parts abcdefghikm] [--width 64] [--batch-size 128]
 
 The sides of a comparison are processes of their own, so that each keeps its own memory and threads (`side.py`). They take one
 step in turn, round after round, the first of which warms them up; a row is the ratio of the medians, with the rounds' spread.
@@ -11,6 +11,7 @@ step in turn, round after round, the first of which warms them up; a row is the 
     d  ours without one of its optimisations              h  worst-class robust accuracy against training time, an attack each
     i  what FAAL's weights, FairAT's scoring and the loader take of a step
     k  an evaluation in one process of one thread against two such processes, or one GPU against two; `--evaluate` says which
+    m  images in a file against images in memory: time and anonymous memory
 
 Part h trains: by default on the embedded digits, with `--train "data=cifar10 data.root=... trainer=gpu ..."` anything else; its
 picture lies beside the record, FOLDER/bench-cpu.json or FOLDER/bench-cuda.json.
@@ -19,14 +20,20 @@ picture lies beside the record, FOLDER/bench-cpu.json or FOLDER/bench-cuda.json.
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -44,14 +51,25 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 class Side:
     """A process that takes steps when asked."""
 
-    def __init__(self, spec: dict[str, Any], path: str = ""):
+    def __init__(self, spec: dict[str, Any], path: str = "", *, peak: bool = False):
         variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [path, os.environ.get("PYTHONPATH", "")]))}
         command = [sys.executable, str(HERE / "side.py"), json.dumps(spec)]
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=variables
         )
+        self.anonymous = 0
+        if peak:
+            threading.Thread(target=self.watch, daemon=True).start()
         self.missing = self.read().get("missing")
+
+    def watch(self) -> None:
+        """Keep the most bytes that the process ever holds and no file does, its RssAnon (Linux)."""
+        status = Path(f"/proc/{self.process.pid}/status")
+        with suppress(OSError):  # it has ended
+            while found := re.search(r"RssAnon:\s+(\d+)", status.read_text()):
+                self.anonymous = max(self.anonymous, 1024 * int(found[1]))
+                time.sleep(0.05)
 
     def read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -376,6 +394,53 @@ def part_k(o: argparse.Namespace) -> list[dict[str, Any]]:
     return [*rows, row("k", f"{name}, from the first batch to the last", attacks[1], attacks[2], **facts)]
 
 
+def part_m(o: argparse.Namespace) -> list[dict[str, Any]]:
+    """Images of 64x64 from a file and from memory, and a small set from memory, each as a small network trains on them."""
+    network = ["model=preactresnet18", "model.width=8", "method=pgd_at", "attack=fgsm_rs", "trainer=auto"]
+    kinds = {"small": ("few", True), "memory": ("many", True), "file": ("many", False)}
+    with tempfile.TemporaryDirectory(dir=o.disk) as name:
+        place, sides = Path(name), {}
+        make_pictures(place, {"few": 2000, "many": o.images})
+        for kind, (folder, in_memory) in kinds.items():
+            words = [*network, "data=folder", "data.image_size=64", f"data.batch_size={o.batch_size}"]
+            words += [f"data.root={place}/{folder}", f"data.cache={place}/cache", f"data.in_memory={str(in_memory).lower()}"]
+            sides[kind] = Side({"kind": "ours", "words": words, "batches": 1}, peak=True)
+        steps = compare(sides, 10 * o.rounds)
+        small = sides.pop("small")
+        small.close()
+        epochs: dict[str, list[float]] = {kind: [] for kind in sides}
+        for turn in range(o.rounds + 1):
+            for kind, side in sides.items():
+                taken = side.ask("reading")["seconds"]
+                epochs[kind] += [taken] if turn else []
+        for side in sides.values():
+            side.close()
+    above = {kind: side.anonymous - small.anonymous for kind, side in sides.items()}
+    each = {f"images_per_second_{kind}": o.batch_size / median(seconds(steps[kind])) for kind in sides}
+    held = f"{above['file'] / 1e9:.2f} and {above['memory'] / 1e9:.2f} GB"
+    facts = {"ratio": above["file"] / above["memory"], **{f"bytes_{kind}": value for kind, value in above.items()}}
+    which = "from a file / from memory"
+    return [
+        row("m", f"{o.images:,} images, a step: {which}", seconds(steps["file"]), seconds(steps["memory"]), **each),
+        row("m", f"their batches alone, an epoch: {which}", epochs["file"], epochs["memory"]),
+        {"part": "m", "name": f"peak of RssAnon above a small set's: {held}, {which}", **facts},
+    ]
+
+
+def make_pictures(place: Path, folders: dict[str, int]) -> None:
+    """Folders of so many PNG 64x64 to train on, in ten classes, which are links to 2,000 different ones, and 100 to test on."""
+    random = np.random.RandomState(0)
+    for k in range(2000):
+        coarse = Image.fromarray(random.randint(0, 256, (8, 8, 3)).astype(np.uint8))
+        coarse.resize((64, 64), Image.Resampling.BICUBIC).save(place / f"{k}.png")
+    for folder, number in folders.items():
+        for part, count in (("train", number), ("test", 100)):
+            for k in range(count):
+                path = place / folder / part / f"class_{k % 10}" / f"{k}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.link(place / f"{k % 2000}.png", path)
+
+
 def show(rows: list[dict[str, Any]], console: Console) -> None:
     table = Table("", "", "ratio", "spread", "s", "of s", title="Times as long", title_justify="left")
     for r in rows:
@@ -385,7 +450,8 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
         number = (lambda v: f"{100 * v:.1f} %") if r["part"] in "fi" else (lambda v: f"{v:.2f}")
         spread = f"{number(r['low'])} to {number(r['high'])}" if "low" in r else ""
         base = f"{r['base_seconds']:.3g}" if "base_seconds" in r else ""
-        table.add_row(r["part"], r["name"], number(r["ratio"]) if "ratio" in r else "", spread, f"{r['seconds']:.3g}", base)
+        taken = f"{r['seconds']:.3g}" if "seconds" in r else ""
+        table.add_row(r["part"], r["name"], number(r["ratio"]) if "ratio" in r else "", spread, taken, base)
     console.print(table)
 
 
@@ -393,13 +459,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--to", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--parts", default="abcdefghik")
+    parser.add_argument("--parts", default="abcdefghikm")
     parser.add_argument("--train", default="data=digits", help="words for the trainings of part h")
     parser.add_argument(
         "--evaluate",
         default="checkpoint=pretrained:digits_faal suite=apgd suite.targets=3 batch_size=20",
         help="words for the evaluations of part k",
     )
+    parser.add_argument("--images", type=int, default=200_000, help="how many part m trains on")
+    parser.add_argument("--disk", help="a folder for the 5 GB that part m writes for a while")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument(

@@ -45,7 +45,7 @@ class Ours:
             optim.SGD = torch.optim.SGD  # type: ignore[misc]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with tempfile.TemporaryDirectory() as place:
-            self.candidate = Candidate(spec["words"], Path(place), self.device)
+            self.candidate = Candidate(spec["words"], Path(place), self.device, spec.get("batches"))
         method = self.candidate.method
         if spec.get("compile"):
             if reason := speed.compile_network(method.net, self.device):
@@ -97,6 +97,12 @@ class Ours:
         with Count() as count:
             self.candidate.take(batch)
         return {"flops": count.flops, "bytes": count.bytes}
+
+    def reading(self) -> dict:
+        """The batches of an epoch alone, without a training step."""
+        before = clock()
+        images = sum(len(y) for _, y, _ in self.data.train_dataloader())
+        return {"seconds": clock() - before, "images": images}
 
     def between(self) -> dict:
         return {"seconds": self.candidate.between()}

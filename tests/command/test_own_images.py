@@ -197,7 +197,7 @@ FOLDERS: dict[Callable[[Path], str | None], str] = {
     folder_for_an_image: "bad.png: it is not a file",
     class_name_in_other_bytes: "not valid UTF-8",
     no_size: "data.image_size is not set",
-    size_beyond_memory: "data.image_size=100000000",
+    size_beyond_memory: "set data.cache=FOLDER on another disk or a smaller data.image_size",
     two_means_for_three_channels: "model.mean=[0.5, 0.5]",
     one_value_a_channel: "data.batch_size=1: Expected more than 1 value per channel",
     more_validation_than_images: "data.val_per_class=3",
@@ -205,7 +205,8 @@ FOLDERS: dict[Callable[[Path], str | None], str] = {
 
 
 @pytest.mark.parametrize("make", FOLDERS, ids=lambda make: make.__name__)
-def test_wrong_folders(monkeypatch, capsys, tmp_path, make):
+def test_wrong_folders(monkeypatch, capsys, tmp_path, tmp_path_factory, make):
+    monkeypatch.setenv("FAIRAT_LIGHTNING_DATA", str(tmp_path_factory.mktemp("cache")))
     extra = (make(tmp_path) or "").split()
     before = sorted(tmp_path.rglob("*"))
     code, _, err = call(monkeypatch, capsys, tmp_path, *FOLDER, *extra)

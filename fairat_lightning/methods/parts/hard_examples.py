@@ -13,6 +13,7 @@ from fairat_lightning.attacks import mode
 from fairat_lightning.augment import augmentation_of
 from fairat_lightning.classwise import global_sum
 from fairat_lightning.data import as_float
+from fairat_lightning.data.images import Pixels
 from fairat_lightning.objectives import logits_of
 from fairat_lightning.settings import one_of, within
 
@@ -124,7 +125,7 @@ class HardExamples(nn.Module):
             return hard[broadcast(torch.randperm(size)).to(hard.device)]
         return torch.full_like(hard, self.subset == "all")
 
-    def hardest(self, pixels: Tensor) -> dict[str, Tensor]:
+    def hardest(self, pixels: Pixels) -> dict[str, Tensor]:
         """The images chosen for most epochs and, among those, of the highest last cross-entropy; nothing before any scoring."""
         order = sorted(range(len(self.times)), key=lambda i: (-int(self.times[i]), -float(self.sample_loss[i])))[:SHOWN]
         if self.sample_loss.isnan().all():

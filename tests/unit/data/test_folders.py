@@ -1,13 +1,15 @@
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from fairat_lightning.data import DataModule
-from fairat_lightning.data.folders import folder, tiny_imagenet
+from fairat_lightning.data import DataModule, folders
+from fairat_lightning.data.cache import decoded
+from fairat_lightning.data.images import Parts
 
 
 def save(path: Path, pixels: object, **options: object) -> None:
@@ -17,6 +19,17 @@ def save(path: Path, pixels: object, **options: object) -> None:
 
 def plain(value: int, size: int = 4) -> np.ndarray:
     return np.full((size, size, 3), value, np.uint8)
+
+
+def read(parts: Any) -> Any:
+    """The parts of a set, decoded in memory."""
+    named = Parts(*parts)._asdict()
+    images = decoded({name: named[name] for name in ("train", "test", "val") if named[name] is not None}, in_memory=True)
+    return Parts(*parts)._replace(**images)
+
+
+def folder(root: Path | None, **options: Any) -> Any:
+    return read(folders.folder(root, **options))
 
 
 @pytest.fixture
@@ -85,7 +98,7 @@ def test_a_folder_val_is_the_validation_set(root: Path) -> None:
     found = folder(root, image_size=4)
     assert found.val is not None and values(found.val) == [70, 71, 72, 80, 81, 82]
     assert found.val.targets.tolist() == [0, 0, 0, 1, 1, 1] and found.notes[0] == f"{root / 'val'} is the validation set"
-    whole, two = (DataModule(partial(folder, image_size=4), root=root, val_per_class=n) for n in (None, 2))
+    whole, two = (DataModule(partial(folders.folder, image_size=4), root=root, val_per_class=n) for n in (None, 2))
     for data in (whole, two):
         data.prepare()
         assert len(data.train) == 8 and len(data.test) == 2  # nothing of them validates
@@ -198,7 +211,7 @@ def tiny(tmp_path: Path) -> Path:
 
 
 def test_tiny_imagenet(tiny: Path) -> None:
-    train, test, classes = tiny_imagenet(tiny)
+    train, test, classes, *_ = read(folders.tiny_imagenet(tiny))
     assert classes == ["goldfish", "crane (n02)", "crane (n03)"]
     assert train.pixels.shape == (6, 3, 64, 64)
     assert values(train) == [0, 10, 100, 110, 200, 210] and train.targets.tolist() == [0, 0, 1, 1, 2, 2]
@@ -207,10 +220,10 @@ def test_tiny_imagenet(tiny: Path) -> None:
 
 def test_tiny_imagenet_says_what_it_lacks(tiny: Path) -> None:
     with pytest.raises(ValueError, match=r"data.root is not set: .*http\S*tiny-imagenet-200.zip"):
-        tiny_imagenet(None)
+        folders.tiny_imagenet(None)
     with pytest.raises(ValueError, match=r"no tiny-imagenet-200/wnids\.txt in it"):
-        tiny_imagenet(tiny / "elsewhere")
+        folders.tiny_imagenet(tiny / "elsewhere")
     annotations = tiny / "tiny-imagenet-200" / "val" / "val_annotations.txt"
     annotations.write_text("val_0.JPEG\tn77\t0\t0\t62\t62\n")
     with pytest.raises(ValueError, match=r"val_0\.JPEG in class n77"):
-        tiny_imagenet(tiny)
+        folders.tiny_imagenet(tiny)

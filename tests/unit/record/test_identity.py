@@ -43,6 +43,13 @@ def test_what_changes_no_bit_is_no_part_of_a_runs_name(words):
     assert compose_training([words])[1] == compose_training([])[1] != compose_training(["callbacks=[mine.X]"])[1]
 
 
+def test_where_images_are_kept_is_no_part_of_a_runs_name():
+    words = ["data=folder", "data.root=photos", "trainer.precision=32-true"]
+    for more in (["data.in_memory=true"], ["data.in_memory=false", "data.cache=elsewhere"]):
+        assert compose_training([*words, *more])[1] == compose_training(words)[1]
+    assert compose_training(words)[1].name == "folder-preactresnet18-pgd_at-at-s0-563b1012"
+
+
 def test_a_run_that_0_1_named_with_its_logger_is_found_finished(tmp_path, monkeypatch, capsys):
     config = yaml.safe_load((RUNS / BEFORE / "config.yaml").read_text())
     dashboard = {"_target_": "fairat_lightning.dashboards.wandb_logger", "project": "fairat_lightning"}
