@@ -40,9 +40,8 @@ class DataModule(LightningDataModule):
     class, at least 1, or all validation images of a set that has its own. `train_size` and `test_size` keep that many images,
     as equally of each class as the set allows, and so does `monitor_size` of the validation images that every epoch is judged
     by (`val_dataloader`); None, or a number above theirs, keeps all. `padding` and `flip` augment the training batches, `seed`
-    orders them. A method that draws the classes of the training batches sets `draw`, see `DrawnBatches`. `in_memory` and `cache`
-    say where images are kept that `load` has not decoded, see `fairat_lightning.data.cache`. Raises ValueError for impossible
-    values, here or in `prepare`.
+    orders them. A method that draws the classes of the training batches sets `draw`, see `DrawnBatches`. `in_memory` and `cache`:
+    see `fairat_lightning.data.cache`. Raises ValueError for impossible values, here or in `prepare`.
     """
 
     classes: list[str]
@@ -93,9 +92,8 @@ class DataModule(LightningDataModule):
         self.load = load if image_size is None else partial(load, image_size=image_size)
         self.root = None if root is None else reachable(root)
         self.in_memory, self.cache = in_memory, None if cache is None else reachable(cache)
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.val_per_class, self.monitor_size = val_per_class, monitor_size
-        self.train_size, self.test_size = train_size, test_size
+        self.batch_size, self.eval_batch_size, self.val_per_class = batch_size, eval_batch_size, val_per_class
+        self.monitor_size, self.train_size, self.test_size = monitor_size, train_size, test_size
         self.padding, self.flip, self.seed = padding, flip, seed
         self.draw: Callable[[int], Tensor] | None = None
         self.resident: dict[str, Images] = {}

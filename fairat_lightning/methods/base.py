@@ -83,9 +83,7 @@ class Method(CheckedBatches):
     @property
     def epochs(self) -> int:
         """How many epochs this training has."""
-        epochs = self.trainer.max_epochs
-        assert epochs is not None
-        return epochs
+        return cast(int, self.trainer.max_epochs)
 
     # -- the verbs of a training step
 
