@@ -137,8 +137,8 @@ class PGD:
     ) -> Tensor:
         """Craft with `pgd`: images (B,C,H,W) in and out.
 
-        `scale` (B,) multiplies each sample's eps, and its step unless `scale_step` is off; then see `second_step`. An offset given as `start` wins over
-        the attack's own start, and that over a name given here (the objective's).
+        `scale` (B,) multiplies each sample's eps, and its step unless `scale_step` is off; see `second_step` too. An offset given
+        as `start` wins over the attack's own start, and that over a name given here (the objective's).
         """
         assert isinstance(self.eps, float) and isinstance(self.step, float)
         eps = self.eps if scale is None else self.eps * scale

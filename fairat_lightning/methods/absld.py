@@ -14,8 +14,8 @@ learning rate, one epoch later than in the code.
 
 Deviations from the code: it divides in place a tensor that both branches share, so that each label is
 softmax(teacher / (T_a T_n)): `aliased=true`; its KL is divided by K as well: `reduction="mean"`; its L_k are sums, by which a
-class with more images is harder: `class_loss="sum"`. AWP, if chosen, climbs the loss. The loss knows no label, so that it takes `objective=at`
-without label smoothing only.
+class with more images is harder: `class_loss="sum"`. AWP, if chosen, climbs the loss. The loss knows no label, so that it takes
+`objective=at` without label smoothing only.
 """
 
 from collections.abc import Callable
@@ -101,7 +101,7 @@ class ABSLD(Distillation):
             self.log_classes(f"train/temperature_{name}", values)
 
     def adjust(self, risks: Tensor, rate: float) -> None:
-        """Move the temperatures by the student's cross-entropies (2,K), means or sums of each class; an absent class, nan, keeps its own."""
+        """Move the temperatures by the student's cross-entropies (2,K) of each class; an absent class, nan, keeps its own."""
         gap = risks - risks.nanmean(1, keepdim=True)
         widest = gap.nan_to_num().abs().amax(1, keepdim=True)
         step = (gap / widest.clamp(min=torch.finfo(gap.dtype).tiny)).nan_to_num()
