@@ -216,7 +216,7 @@ class Facts(SphinxDirective):
         return self.parse_text_to_nodes(facts(self.arguments[0], self.options.get("published", "").split()))
 
 
-DIGITS = sorted(RESULTS.glob("leaderboard-digits*/table.json"))
+DIGITS = sorted(RESULTS.glob("leaderboard-digits*/table.json"), reverse=True)  # the later ones first
 WITH_EVERY_METHOD = ("awp", "averaging", "head")  # groups that have a page of their own
 
 
