@@ -9,6 +9,7 @@ averaging|without FAWA|averaging=none
 hard|without hard examples|method.hard_fraction=0
 radius|without the distribution (FAAL)|method.radius=0
 memory|without memory|method.memory=0
+head|without the balanced head|head=none
 "
 arguments=()
 for seed in $seeds; do arguments+=("PGD-AT=$runs/pgd_at-s$seed"); done
