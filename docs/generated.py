@@ -211,12 +211,12 @@ class Facts(SphinxDirective):
     option_spec = {"published": directives.unchanged}
 
     def run(self) -> list[nodes.Node]:
-        for path in (RESULTS / "cost.json", *sorted(RESULTS.glob("*-night/table.json")), DIGITS):
+        for path in (RESULTS / "cost.json", *sorted(RESULTS.glob("*-night/table.json")), *DIGITS):
             self.env.note_dependency(str(path))
         return self.parse_text_to_nodes(facts(self.arguments[0], self.options.get("published", "").split()))
 
 
-DIGITS = RESULTS / "leaderboard-digits" / "table.json"
+DIGITS = sorted(RESULTS.glob("leaderboard-digits*/table.json"), reverse=True)  # the later ones first
 WITH_EVERY_METHOD = ("awp", "averaging", "head")  # groups that have a page of their own
 
 
@@ -240,7 +240,7 @@ def facts(method: str, published: list[str]) -> str:
 
 
 def ours(method: str) -> str:
-    """The rows of the night's records that this method trained; where there is none, the row of the leaderboard on digits."""
+    """The rows of the night's records that this method trained; where there is none, the rows of a leaderboard on digits."""
     found = []
     for path in sorted(RESULTS.glob("*-night/table.json")):
         record = json.loads(path.read_text())
@@ -252,18 +252,26 @@ def ours(method: str) -> str:
     if found:
         head = "| percent, average / worst class | clean | PGD-20 | APGD |\n|---|---:|---:|---:|\n"
         return head + "\n".join(found) + "\n\nBudget `night`, see [Reproducing the papers](../reproducing.md)."
-    record = json.loads(DIGITS.read_text())
-    by_label = {run["label"]: run["command"] for run in record["runs"]}
     alone = method in WITH_EVERY_METHOD
-    rows = [row for row in record["rows"] if shows(label := by_label[row["label"]], method) and (alone or plain(label))]
-    if not rows:
-        return "Not measured yet: `budget=night` has not run it."
-    (usual,) = cells(next(row for row in record["rows"] if row["label"] == "PGD-AT"), ("pgd20",))
-    return (
-        f"{measured('percent, average / worst class', rows)}\n\nOn the embedded digits, 30 epochs from scratch, where PGD-AT has "
-        f"{usual} under PGD-20; `results/leaderboard-cifar10/table.md` has a small study on CIFAR-10. "
-        "`budget=night` has not run it yet."
-    )
+    for path in DIGITS:
+        record = json.loads(path.read_text())
+        by_label = {run["label"]: run["command"] for run in record["runs"]}
+        rows = [row for row in record["rows"] if shows(label := by_label[row["label"]], method) and (alone or plain(label))]
+        if rows:
+            (usual,) = cells(next(row for row in record["rows"] if row["label"] == "PGD-AT"), ("pgd20",))
+            return (
+                f"{measured('percent, average / worst class', rows)}\n\nOn the embedded digits, 30 epochs from scratch "
+                f"(`results/{path.parent.name}/table.md`), where PGD-AT has {usual} under PGD-20. {on_cifar10(rows[0]['label'])}"
+                "`budget=night` has not run it yet."
+            )
+    return "Not measured yet: `budget=night` has not run it."
+
+
+def on_cifar10(label: str) -> str:
+    """Where the small study on CIFAR-10 has a row of this label, a sentence that says so."""
+    path = RESULTS / "leaderboard-cifar10" / "table.json"
+    known = {row["label"] for row in json.loads(path.read_text())["rows"]}
+    return f"`results/{path.parent.name}/table.md` has a small study on CIFAR-10. " if label in known else ""
 
 
 def measured(what: str, rows: list[dict[str, Any]]) -> str:

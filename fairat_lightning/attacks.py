@@ -41,13 +41,15 @@ def pgd(
     start: str | Tensor = "uniform",
     norm: str = "linf",
     noise: float | None = None,
+    second: tuple[float, float] | None = None,
 ) -> Tensor:
     """Maximise `loss` inside the eps-ball around `x` and inside [0, 1].
 
     `loss` maps images (B,C,H,W) to values (B,); `eps` and `step` are floats or (B,) tensors. `start` is "uniform" in the
     linf ball (in l2: in direction and in radius), "gaussian" (standard deviation 0.001), "zero", or an offset (B,C,H,W) that
     is added to `x` and projected. With `noise` a uniform start is that many times eps away, and nothing is projected onto the
-    ball. Returns images (B,C,H,W) without a graph. Raises ValueError for an unknown norm or start and for negative numbers.
+    ball. With `second`, an eps and a step, each step is followed by one of that length within that eps, along the same gradient.
+    Returns images (B,C,H,W) without a graph. Raises ValueError for an unknown norm or start and for negative numbers.
     """
     one_of("norm", norm, NORMS)
     if steps < 0 or any(isinstance(v, int | float) and not v >= 0 for v in (eps, step)):
@@ -65,6 +67,8 @@ def pgd(
         adv = adv.detach()
         direction = gradient.sign() if norm == "linf" else _unit(gradient)
         adv = _project(x, adv - x + step * direction, radius, norm)
+        if second is not None:
+            adv = _project(x, adv - x + second[1] * direction, second[0] if noise is None else inf, norm)
     return adv.detach()
 
 
@@ -75,7 +79,8 @@ class PGD:
     `eps` and `step` are numbers or fractions such as "8/255"; `step` may also be a multiple, "1.25 eps", and defaults to eps / 4.
     `start=None` leaves the start to the objective. `batch_norm` is the mode of the network's batch norms (and dropout) while
     crafting, "eval" or "train"; `precision` the one it crafts in, "float32" or "bfloat16" autocast, None that of the training.
-    `noise`: see `pgd`. `scale_step=False` keeps the step where a method scales eps. Raises ValueError for values out of range.
+    `noise`: see `pgd`. `scale_step=False` keeps the step where a method scales eps; `second_step=True` has each scaled step
+    followed by one of the plain size within the plain eps (DAFA's released code). Raises ValueError for values out of range.
     """
 
     eps: float | str
@@ -87,6 +92,7 @@ class PGD:
     noise: float | None = None
     precision: str | None = None
     scale_step: bool = True
+    second_step: bool = False
 
     def __post_init__(self) -> None:
         eps = number("attack.eps", self.eps)
@@ -105,6 +111,7 @@ class PGD:
         if self.precision is not None:
             one_of("attack.precision", self.precision, PRECISIONS, ", or null")
         switch("attack.scale_step", self.scale_step)
+        switch("attack.second_step", self.second_step)
         if self.noise is not None:
             object.__setattr__(self, "noise", number("attack.noise", self.noise))
             if self.noise < 0 or self.start != "uniform":
@@ -130,8 +137,8 @@ class PGD:
     ) -> Tensor:
         """Craft with `pgd`: images (B,C,H,W) in and out.
 
-        `scale` (B,) multiplies each sample's eps, and its step unless `scale_step` is off. An offset given as `start` wins over
-        the attack's own start, and that over a name given here (the objective's).
+        `scale` (B,) multiplies each sample's eps, and its step unless `scale_step` is off; see `second_step` too. An offset given
+        as `start` wins over the attack's own start, and that over a name given here (the objective's).
         """
         assert isinstance(self.eps, float) and isinstance(self.step, float)
         eps = self.eps if scale is None else self.eps * scale
@@ -139,7 +146,8 @@ class PGD:
         if self.start is not None and not isinstance(start, Tensor):
             start = self.start
         start = "uniform" if start is None else start
-        return pgd(loss, x, eps=eps, step=step, steps=self.steps, start=start, norm=self.norm, noise=self.noise)
+        second = (self.eps, self.step) if self.second_step and scale is not None else None
+        return pgd(loss, x, eps=eps, step=step, steps=self.steps, start=start, norm=self.norm, noise=self.noise, second=second)
 
     def with_steps(self, steps: int) -> "PGD":
         """The attack of this threat model with `steps` steps of eps/4 from a uniform start: what evaluates."""

@@ -7,22 +7,19 @@ rows="
 awp|without AWP|awp=none
 averaging|without FAWA|averaging=none
 hard|without hard examples|method.hard_fraction=0
-transfer|without class margins (DAFA)|method.strength=0
 radius|without the distribution (FAAL)|method.radius=0
 memory|without memory|method.memory=0
-trades|with TRADES, without AWP|objective=trades awp=none
+head|without the balanced head|head=none
 "
 arguments=()
 for seed in $seeds; do arguments+=("PGD-AT=$runs/pgd_at-s$seed"); done
 for seed in $seeds; do arguments+=("FLOOR=$runs/floor-s$seed"); done
 while IFS='|' read -r name label words; do
   [ -n "$name" ] || continue
-  for seed in $seeds; do
-    # shellcheck disable=SC2086
-    ${PYTHON:-python} -m fairat_lightning trainer=cpu trainer.precision=32-true data=digits method=floor method.augmentation=cutout $words "seed=$seed" \
-      "hydra.run.dir=$runs/floor-$name-s$seed"
-    arguments+=("FLOOR $label=$runs/floor-$name-s$seed")
-  done
+  # shellcheck disable=SC2086
+  ${PYTHON:-python} -m fairat_lightning -m trainer=cpu trainer.precision=32-true data=digits method=floor method.augmentation=cutout $words \
+    "seed=${seeds// /,}" "hydra.sweep.dir=$runs" "hydra.sweep.subdir=floor-$name-s\${seed}"
+  for seed in $seeds; do arguments+=("FLOOR $label=$runs/floor-$name-s$seed"); done
 done <<<"$rows"
 ${PYTHON:-python} -m fairat_lightning.report "${arguments[@]}" --sort --to $runs/report-floor
 "${PYTHON:-python}" studies/take.py $runs/report-floor results/floor-digits

@@ -48,10 +48,11 @@ absld|ABSLD|method=absld
 ham|HAM (AT)|method=ham
 trix|TRIX (AT)|method=trix
 variance|Variance penalty (AT)|method=variance
+decosam|PGD-AT, then DecoSAM|experiment=decosam
 floor|FLOOR (AT, AWP, FAWA)|method=floor method.augmentation=cutout $fawa
 "
 arguments=()
-first() { # the base of CIFAR-10's fine-tunes, and digits' PGD-AT, which is the teacher of Fair-ARD and ABSLD too
+first() { # the base of CIFAR-10's fine-tunes, and digits' PGD-AT, which is the teacher of Fair-ARD and ABSLD and DecoSAM's base too
   [ "$set" = digits ] && echo "$runs/pgd_at-s$1" || echo "$runs/base-s$1"
 }
 for seed in $seeds; do
@@ -60,7 +61,12 @@ for seed in $seeds; do
     [ -n "$name" ] || continue
     extra=()
     [[ "$name" = fair_ard || "$name" = absld ]] && extra+=("method.teacher=$(first "$seed")")
-    [ "$set" = cifar10 ] && extra+=("init_from=$(first "$seed")" optim.lr=0.02 trainer.max_epochs=3)
+    if [ "$name" = decosam ]; then # one epoch at its own learning rate
+      extra+=("init_from=$(first "$seed")" optim.lr=0.01 trainer.max_epochs=1)
+      [ "$set" = cifar10 ] && extra+=("~optim.milestones")
+    elif [ "$set" = cifar10 ]; then
+      extra+=("init_from=$(first "$seed")" optim.lr=0.02 trainer.max_epochs=3)
+    fi
     # shellcheck disable=SC2086
     $command "${protocol[@]}" $words "${extra[@]}" "seed=$seed" "hydra.run.dir=$runs/$name-s$seed"
   done <<<"$rows"

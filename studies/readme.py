@@ -1,6 +1,7 @@
 """Write the first table and picture of the README, and what was run in results/README.md, from the records: `make readme`.
 
-The record of a table of `fairat_lightning.reproduce` is results/<table>-<budget>/table.json. The README shows the budget `night`.
+The record of a table of `fairat_lightning.reproduce` is results/<table>-<budget>/table.json. The README shows the budget `night`;
+of the budget `smoke`, a rehearsal, no record is kept.
 """
 
 import json
@@ -20,7 +21,7 @@ RESULTS = ROOT / "results"
 BEGIN, CLAIM, END = "<!-- written by make readme -->", "<!-- written by make readme: claim -->", "<!-- end -->"
 TITLES = {"faal": "FAAL's table", "faal100": "FAAL on CIFAR-100", "fairat": "FairAT's table", "leaderboard": "Leaderboard"}
 BUDGETS = yaml.safe_load((TABLES / "budgets.yaml").read_text())
-NIGHT, LAST = "night", "@last"
+REHEARSAL, NIGHT, LAST = "smoke", "night", "@last"
 SHOWN = (  # table, row, what it is, and the figure whose difference to the control is the claim
     ("faal", "pgd_at", "PGD-AT: the base", "worst"),
     ("faal", "more", "2 more epochs of it: the control", "worst"),
@@ -167,7 +168,7 @@ def what_was_run() -> str:
     lines = ["| table | budget | record | runs | core-hours | hardware | revision | date |", "|---|---|---|---|---|---|---|---|"]
     for table, title in TITLES.items():
         wider = sorted(path.name.removeprefix(f"{table}-") for path in RESULTS.glob(f"{table}-*-width*"))
-        for budget in (*BUDGETS, *wider):
+        for budget in (*(budget for budget in BUDGETS if budget != REHEARSAL), *wider):
             found = record(table, budget)
             if found is None:
                 lines.append(f"| {title} | {budget} | **not run** | | | | | |")
@@ -189,6 +190,7 @@ def what_was_run() -> str:
             ]
             lines.append("| " + " | ".join(cells) + " |")
     lines += ["", *(f"- `{budget}`: {settings['about']}." for budget, settings in BUDGETS.items())]
+    lines.append(f"\n`{REHEARSAL}` is a rehearsal of the others, of which no record is kept.")
     return "\n".join(lines)
 
 

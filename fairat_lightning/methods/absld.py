@@ -14,8 +14,8 @@ learning rate, one epoch later than in the code.
 
 Deviations from the code: it divides in place a tensor that both branches share, so that each label is
 softmax(teacher / (T_a T_n)): `aliased=true`; its KL is divided by K as well: `reduction="mean"`; its L_k are sums, by which a
-class with more images is harder. AWP, if chosen, climbs the loss. The loss knows no label, so that it takes `objective=at`
-without label smoothing only.
+class with more images is harder: `class_loss="sum"`. AWP, if chosen, climbs the loss. The loss knows no label, so that it takes
+`objective=at` without label smoothing only.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairat_lightning.classwise import ClassMeans
+from fairat_lightning.classwise import ClassMeans, global_sum
 from fairat_lightning.methods.parts.distillation import Distillation
 from fairat_lightning.objectives import AT, kl, logits_of
 from fairat_lightning.settings import one_of, switch, within
@@ -44,6 +44,7 @@ class ABSLD(Distillation):
         temperature_range: tuple[float, float],
         aliased: bool = False,
         reduction: str = "sum",
+        class_loss: str = "mean",
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
@@ -55,11 +56,13 @@ class ABSLD(Distillation):
         within("method.temperature_range", temperature_range[1], "[1, inf)")
         switch("method.aliased", aliased)
         one_of("method.reduction", reduction, ("sum", "mean"))
+        one_of("method.class_loss", class_loss, ("mean", "sum"))
         if type(self.objective) is not AT or self.objective.label_smoothing:
             raise ValueError("method=absld learns from its teacher alone: set objective=at and objective.label_smoothing=0")
         self.objective = AT()
         self.objective.start = "gaussian"
         self.share, self.rate, self.temperature_range, self.aliased = share, rate, temperature_range, aliased
+        self.class_loss = class_loss
         self.divisor = self.num_classes if reduction == "mean" else 1
         self.register_buffer("temperatures", torch.ones(2, self.num_classes))  # adversarial, natural
         self.risks = ClassMeans(self.num_classes, 2)
@@ -89,13 +92,16 @@ class ABSLD(Distillation):
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
-        self.adjust(self.risks.compute().T, self.rate * self.progress())
+        risks = self.risks.compute()
+        if self.class_loss == "sum":
+            risks = risks * global_sum(self.risks.counts)[:, None]
         self.risks.reset()
+        self.adjust(risks.T, self.rate * self.progress())
         for name, values in zip(("adversarial", "natural"), self.temperatures, strict=True):
             self.log_classes(f"train/temperature_{name}", values)
 
     def adjust(self, risks: Tensor, rate: float) -> None:
-        """Move the temperatures by the student's mean cross-entropies (2,K); an absent class, nan, keeps its own."""
+        """Move the temperatures by the student's cross-entropies (2,K) of each class; an absent class, nan, keeps its own."""
         gap = risks - risks.nanmean(1, keepdim=True)
         widest = gap.nan_to_num().abs().amax(1, keepdim=True)
         step = (gap / widest.clamp(min=torch.finfo(gap.dtype).tiny)).nan_to_num()

@@ -1,17 +1,16 @@
 """FLOOR: fair learning by orthogonal operations for robustness. Ours: found apart, joined to lift the lowest class.
 
     x_i  <- augment(x_i) for the hard examples of the last epoch                                 FairAT  `parts/hard_examples.py`
-    x'_i  = argmax inner loss within  W[y_i] eps,  W fixed after the warm-up                     DAFA    `parts/class_transfer.py`
     theta <- theta + the weight perturbation that hurts most, until after backward               AWP     `awp.py`
     p*    = argmax_{p: KL(u || p) <= r} sum_k p_k m_k,  m_k <- d m_k + (1 - d) mbar_k            FAAL    `parts/worst_case.py`
-    loss  = (1/B) sum_i K' p*[y_i] ( W[y_i] supervised_i + beta consistency_i )
+    loss  = (1/B) sum_i K' p*[y_i] ( supervised_i + beta consistency_i )
     after each epoch:   theta_bar <- a theta_bar + (1 - a) theta if the worst class passes       FAWA    `averaging.py`
     after the training: the rows of the last layer are brought to one norm, as validation says   HWNwB   `head.py`
 
-Hard examples act on what the network sees, margins on where it is attacked, the distribution on what is minimised, AWP and FAWA
-on the weights, the head on what training leaves: none needs another. hard_fraction=0, strength=0, radius=0, awp=none,
-averaging=none and head=none switch one off each; with all but one off this is that method, bit for bit. The joint values are
-our choice.
+Hard examples act on what the network sees, the distribution on what is minimised, AWP and FAWA on the weights, the head on what
+training leaves: none needs another. hard_fraction=0, radius=0, awp=none, averaging=none and head=none switch one off each; with
+all but one off this is that method, bit for bit. The joint values are our choice. Until 0.2 DAFA's class margins were a part;
+without them the worst class was no lower (docs/methods/floor.md).
 
 Cost of a step against PGD-AT's 10 + 1 forward and backward passes: AWP one more; an epoch, besides: one forward over the
 training set (hard examples) and one PGD-10 over the validation split (FAWA); once, such a PGD-10 for each strength of the head.
@@ -24,14 +23,13 @@ from torch import Tensor
 
 from fairat_lightning.data.images import Pixels
 from fairat_lightning.methods.base import Method
-from fairat_lightning.methods.parts.class_transfer import Transfer
 from fairat_lightning.methods.parts.hard_examples import HardExamples
 from fairat_lightning.methods.parts.worst_case import WorstCase
 from fairat_lightning.settings import within
 
 
 class FLOOR(Method):
-    """The settings are those of FairAT (`hard_fraction`, 0 is off), DAFA (`strength`, `warmup`) and FAAL (`radius`, `memory`)."""
+    """The settings are those of FairAT (`hard_fraction`, 0 is off) and FAAL (`radius`, `memory`)."""
 
     def __init__(
         self,
@@ -39,8 +37,6 @@ class FLOOR(Method):
         num_samples: int,
         hard_fraction: float,
         augmentation: str,
-        strength: float,
-        warmup: float,
         radius: float,
         memory: float,
         **kwargs: Any,
@@ -49,7 +45,6 @@ class FLOOR(Method):
         within("method.hard_fraction", hard_fraction, "[0, 1]")
         hard = HardExamples(num_samples, augmentation=augmentation, hard_fraction=hard_fraction)
         self.hard = hard if hard_fraction else None
-        self.transfer = Transfer(self.num_classes, strength=strength, warmup=warmup)
         self.worst_case = WorstCase(self.num_classes, radius=radius, memory=memory)
 
     def setup(self, stage: str) -> None:
@@ -58,24 +53,17 @@ class FLOOR(Method):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, index = self.unpack(batch)
-        when = self.current_epoch, self.epochs
         if self.hard is not None:
             x = self.hard(x, index, batch_idx)
-        weight = self.transfer.weight(y, *when)
-        x_adv = self.craft(x, y, scale=weight)
+        x_adv = self.craft(x, y)
         self.ascend(x, x_adv, y)
         terms = self.score(x, x_adv, y)
-        self.transfer.learn(terms.logits, y, *when)
         worst = self.worst_case(terms.logits, y)
-        if weight is not None:
-            terms = terms._replace(supervised=weight * terms.supervised)
         return self.reduce(worst[y] * self.objective.total(terms))
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
-        self.transfer.settle()
         self.log_classes("train/class_weight", self.worst_case.mean_weights())
-        self.log_classes("train/class_eps", self.transfer.class_weight)
         if self.hard is not None:
             self.hard.refresh(self)
 

@@ -18,10 +18,10 @@ ADDED = {
 }  # came after 0.1, each with the value that a run before it had
 ADDED_WITHIN: dict[str, dict[str, Any]] = {
     "head": {"strength": None},
-    "attack": {"scale_step": True},
+    "attack": {"scale_step": True, "second_step": False},
     "objective": {"crafting": "ce"},
     "data": {"monitor_size": 600},
-    "method": {"margins": True, "cfp_factor": 1.0, "multiplied": False},
+    "method": {"margins": True, "cfp_factor": 1.0, "multiplied": False, "class_loss": "mean"},
 }  # the same of keys within a group
 IDLE = {"logger": {}, "save_minutes": 10}  # change no bit; the names of runs are made with their defaults of 0.1
 IDLE_OF_TRAINER = ("enable_progress_bar", "log_every_n_steps")

@@ -108,8 +108,7 @@ def build(kind: str, net: nn.Module, shared: dict):
         ),
         "floor": (
             FLOOR,
-            {"num_samples": 11, "hard_fraction": 0.4, "augmentation": "none"}
-            | {"strength": 1.0, "warmup": 0.3, "radius": 0.5, "memory": 0.9},
+            {"num_samples": 11, "hard_fraction": 0.4, "augmentation": "none", "radius": 0.5, "memory": 0.9},
         ),
     }
     assert set(values) == set(KINDS)

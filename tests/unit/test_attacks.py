@@ -131,6 +131,22 @@ def test_class_budgets_scale_the_step(net):
     torch.testing.assert_close(wider, pgd(loss_of(net, y), x, eps=0.03, step=0.02, steps=3, start="zero"))
 
 
+@pytest.mark.parametrize("size", [0.3, 1.0, 2.0])
+def test_a_second_step_of_the_plain_size_follows_a_scaled_one_along_the_same_gradient(net, size):
+    """DAFA's released loop for cross-entropy, written out: each step within W eps, then as far as the plain one within eps."""
+    x, y = torch.rand(4, 3, 8, 8).double(), torch.randint(5, (4,))
+    loss, wanted, scale = loss_of(net, y), x, torch.full((4,), size).double()
+    for _ in range(6):
+        (gradient,) = torch.autograd.grad(loss(image := wanted.clone().requires_grad_()).sum(), image)
+        for eps, step in ((0.1 * size, 0.03 * size), (0.1, 0.03)):
+            wanted = (wanted + step * gradient.sign()).clamp(x - eps, x + eps)
+        wanted = wanted.clamp(0, 1)
+    attack = PGD(eps=0.1, step=0.03, steps=6, start="zero", second_step=True)
+    torch.testing.assert_close(attack(loss, x, scale=scale), wanted)
+    plain = pgd(loss, x, eps=0.1, step=0.03, steps=6, start="zero")
+    assert torch.equal(attack(loss, x), plain) and not torch.equal(attack(loss, x, scale=scale), plain)
+
+
 def test_the_attacks_own_start_wins_over_the_objectives_and_an_offset_over_both():
     x = torch.full((2, 1, 2, 2), 0.5)
     up = lambda image: image.flatten(1).sum(1)  # noqa: E731

@@ -83,6 +83,28 @@ def test_a_class_that_was_not_seen_keeps_its_temperature_and_equal_risks_move_no
     assert module.temperatures.isfinite().all()
 
 
+@pytest.mark.parametrize("counts", [(3, 3, 3, 3), (6, 3, 2, 1), (7, 3, 2, 0)])
+def test_class_losses_are_means_or_as_released_sums_and_equal_classes_know_no_difference(counts):
+    """An epoch's end against the released rule, image by image; an absent class keeps its temperature."""
+    rng, y = np.random.default_rng(2), np.repeat(range(4), counts)
+    risks, moved = rng.random((2, 12)) + 0.3, {}
+    for kind in ("mean", "sum"):
+        module = method(class_loss=kind)
+        module._trainer = SimpleNamespace(optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])])
+        for part in (slice(0, 5), slice(5, 12)):
+            module.risks.update(torch.tensor(risks[:, part].T), torch.tensor(y[part]))
+        module.on_train_epoch_end()
+        seen = [k for k in range(4) if counts[k]]
+        average = np.mean if kind == "mean" else np.sum
+        for branch in range(2):
+            expected = released([1.0] * len(seen), [average(risks[branch, y == k]) for k in seen], 0.1)
+            np.testing.assert_allclose(module.temperatures[branch, seen].numpy(), expected, rtol=1e-12)
+        assert (module.temperatures[:, [k for k in range(4) if not counts[k]]] == 1).all()
+        assert not module.risks.update_called
+        moved[kind] = module.temperatures.numpy()
+    assert np.allclose(moved["mean"], moved["sum"]) == (len(set(counts)) == 1)
+
+
 @pytest.fixture
 def wider(trained):
     """A trained network of another width than the students'."""
@@ -111,6 +133,7 @@ def test_at_rate_0_it_is_distillation_with_temperature_1(trained, wider):
         *(("temperature_range", wrong) for wrong in ((0.0, 5.0), (2.0, 5.0), (0.5, 0.9), (1.0,), 5)),
         ("aliased", "yes"),
         ("reduction", "median"),
+        ("class_loss", "worst"),
     ],
 )
 def test_wrong_settings_are_named(key, value):

@@ -10,7 +10,6 @@ from fairat_lightning.objectives import TRADES, margin
 
 OFF = {
     "hard_fraction": "method.hard_fraction=0",
-    "strength": "method.strength=0",
     "radius": "method.radius=0",
     "memory": "method.memory=0",
     "awp": "awp=none",
@@ -24,7 +23,6 @@ ALONE = {  # the one ingredient that is left on -> the method that has no other
         ("method.hard_fraction=0.3", "method.augmentation=cutout"),
         ("method=fairat", "method.augmentation=cutout"),
     ),
-    "strength": (("method.strength=1.0", "method.warmup=0.4"), ("method=dafa", "method.strength=1.0", "method.warmup=0.4")),
     "radius": (("method.radius=0.5",), ("method=faal", "method.radius=0.5")),
     "radius with memory": (
         ("method.radius=0.5", "method.memory=0.9"),
@@ -39,7 +37,7 @@ ALONE = {  # the one ingredient that is left on -> the method that has no other
 @pytest.mark.parametrize(
     "ingredient,objective",
     quick_for(
-        [*((name, "at") for name in ALONE), ("strength", "trades"), ("radius", "trades")],
+        [*((name, "at") for name in ALONE), ("radius", "trades")],
         *((name, "at") for name in ALONE if name not in ("nothing", "radius")),
     ),
 )
@@ -55,9 +53,9 @@ def test_with_all_but_one_off_it_is_that_method_bit_for_bit(trained, ingredient,
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("ingredient", quick_for([name for name in OFF if name != "head"], "radius", "strength"))
+@pytest.mark.parametrize("ingredient", quick_for([name for name in OFF if name != "head"], "radius"))
 def test_every_ingredient_changes_the_run(trained, ingredient):
-    words = ("method=floor", "method.augmentation=cutout", "method.warmup=0.4", *FAWA[1:], "trainer.max_epochs=3")
+    words = ("method=floor", "method.augmentation=cutout", *FAWA[1:], "trainer.max_epochs=3")
     whole = torch.load(trained(*words)[0] / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     without = [word for word in words if not (ingredient == "averaging" and word in FAWA)]
     folder, _ = trained(*without, OFF[ingredient])
@@ -65,43 +63,30 @@ def test_every_ingredient_changes_the_run(trained, ingredient):
     assert any(not torch.equal(whole[name], other[name]) for name in whole if name.startswith("net."))
 
 
-def test_the_loss_joins_both_weights(monkeypatch):
-    """(1/B) sum K' p*[y] ( W[y] supervised + beta consistency ), attacked within W[y] eps."""
+def test_the_loss_weights_every_example_by_the_worst_distribution():
+    """(1/B) sum K' p*[y] ( supervised + beta consistency ), at the images of the plain attack."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).double()
     module = FLOOR(
         *(net, 4),
-        **{"num_samples": 12, "hard_fraction": 0.0, "augmentation": "none", "strength": 1.0, "warmup": 0.5, "radius": 0.5},
-        **{"memory": 0.9, "attack": PGD(eps=0.1, steps=1), "objective": TRADES(6.0), "optim": None},
+        **{"num_samples": 12, "hard_fraction": 0.0, "augmentation": "none", "radius": 0.5, "memory": 0.9},
+        **{"attack": PGD(eps=0.1, steps=1), "objective": TRADES(6.0), "optim": None},
     )
-    monkeypatch.setattr(FLOOR, "current_epoch", 1)
-    monkeypatch.setattr(FLOOR, "epochs", 2)
     module.log = lambda *_, **__: None
-    scales = []
-    attack = module.attack
-
-    class Spy:
-        batch_norm, start, precision = attack.batch_norm, attack.start, None
-
-        def __call__(self, loss, x, *, scale, start):
-            scales.append(scale)
-            return x + 0.05 * scale.view(-1, 1, 1, 1)
-
-    module.attack = Spy()
-    weight = torch.tensor([0.5, 1.5, 0.8, 1.2])
-    module.transfer.class_weight.copy_(weight)
     x, y = torch.rand(12, 3, 2, 2).double(), torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2])
+    torch.manual_seed(0)
+    x_adv = module.craft(x, y)
+    torch.manual_seed(0)
     loss = module.training_step((x, y, torch.arange(12)), 0)
-    assert torch.equal(scales[0], weight[y])
-    terms = module.objective(net, x, x + 0.05 * weight[y].view(-1, 1, 1, 1), y)
+    terms = module.objective(net, x, x_adv, y)
     margins = margin(terms.logits.softmax(1), y)
     means = torch.tensor([margins[y == k].mean() for k in range(3)])
     p = kl_worst_case(means, 0.5)
-    expected = (3 * p[y] * (weight[y] * terms.supervised + 6 * terms.consistency)).mean()
+    expected = (3 * p[y] * (terms.supervised + 6 * terms.consistency)).mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_wrong_settings_are_named(launch, capsys):
-    for word in ("hard_fraction=2", "strength=-1", "warmup=0", "radius=-1", "memory=1", "augmentation=blur"):
+    for word in ("hard_fraction=2", "radius=-1", "memory=1", "augmentation=blur"):
         with pytest.raises(SystemExit) as stopped:
             launch("method=floor", f"method.{word}")
         assert stopped.value.code == 2

@@ -92,8 +92,13 @@ def test_a_new_key_of_a_group_and_the_progress_bar_leave_a_run_its_name():
     old = {"_target_": "x", "strengths": [1.0]}
     new, forced = ({"head": old | {"strength": strength}} for strength in (None, 1.0))
     assert identity({"head": old}) == identity(new) != identity(forced)
-    others = (("attack", "scale_step", False), ("objective", "crafting", "kl"), ("data", "monitor_size", None))
-    for group, key, value in (*others, ("method", "margins", False)):
+    others = {
+        "attack": {"scale_step": False, "second_step": True},
+        "objective": {"crafting": "kl"},
+        "data": {"monitor_size": None},
+    }
+    others["method"] = {"margins": False, "class_loss": "sum"}
+    for group, key, value in ((group, key, value) for group, keys in others.items() for key, value in keys.items()):
         before, default, other = ({group: more} for more in ({}, {key: ADDED_WITHIN[group][key]}, {key: value}))
         assert identity(before) == identity(default) != identity(other)
     shown = {"trainer": {"max_epochs": 3, "enable_progress_bar": False, "log_every_n_steps": 1}}

@@ -25,7 +25,7 @@ RESUMED = [
     *options("method"),
     "faal method.memory=0.9",
     "dafa method.warmup=0.3",
-    "floor method.warmup=0.3 method.augmentation=cutout",
+    "floor method.augmentation=cutout",
     "floor averaging.threshold=0.0",
     "cfol method.sampling=uniform",
     "fairat averaging=ema method.augmentation=cutout",
