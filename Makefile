@@ -43,9 +43,9 @@ bench: .venv/.run       ## a step against published code, each optimisation alon
 	$(BIN)/python -m pip install --quiet -c constraints.txt cvxpy
 	$(BIN)/python studies/bench/bench.py --to results
 	OMP_NUM_THREADS=1 $(BIN)/python studies/cost.py --to results/cost.json
-bench-quick: .venv/.dev ## each goal of the speed of training, its figure, and whether it is met: under two minutes on two cores
+bench-quick: .venv/.dev ## each goal of the speed of training, its figure, and whether it is met: minutes
 	$(BIN)/python studies/bench/bench.py --quick
-speed: .venv/.run       ## training images a second against width, attack steps, precision and cores: ten minutes on two cores
+speed: .venv/.run       ## training images a second against width, attack steps, precision and cores: minutes
 	$(BIN)/python studies/speed.py --to results/speed.json
 soak: .venv/.run        ## half an hour of kills at random moments; what went on must be what was never stopped, to the bit
 	$(BIN)/python studies/soak.py --to results/soak.json
