@@ -1,7 +1,7 @@
 """What a training step costs, each row a ratio measured side by side in one run: `make bench`.
 
     python studies/bench/bench.py [--to FOLDER] [--rounds 3] [--parts abcdefghi] [--width 64] [--batch-size 128]
-    python studies/bench/bench.py --quick [--to FOLDER]     each goal, its figure and whether it is met, in under two minutes
+    python studies/bench/bench.py --quick [--to FOLDER]     each goal, its figure and whether it is met
 
 The sides of a comparison are processes of their own, so that each keeps its own memory and threads (`side.py`). They take one
 step in turn, round after round, the first of which warms them up; a row is the ratio of the medians, with the rounds' spread.
