@@ -8,7 +8,7 @@ RADIUS := 0.2
 .PHONY: $(foreach seed,$(SEEDS),base-$(seed) faal-$(seed) pgd_at-$(seed))
 train = mkdir -p runs/demo; $(RUN) $(1) seed=$* hydra.run.dir=runs/demo/$@ overwrite=true > runs/demo/$@.log 2>&1 && \
 	echo "$@ is trained." || { tail -n 5 runs/demo/$@.log; echo "$@ has failed: see runs/demo/$@.log"; exit 1; }
-.PHONY: help install run test test-slow test-slurm check format wheel bench soak readme docs docs-serve clean
+.PHONY: help install run test test-slow test-slurm check format wheel bench bench-quick speed soak readme docs docs-serve clean
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "make -C studies  list the long studies, whose records are in results/"
@@ -43,6 +43,10 @@ bench: .venv/.run       ## a step against published code, each optimisation alon
 	$(BIN)/python -m pip install --quiet -c constraints.txt cvxpy
 	$(BIN)/python studies/bench/bench.py --to results
 	OMP_NUM_THREADS=1 $(BIN)/python studies/cost.py --to results/cost.json
+bench-quick: .venv/.dev ## each goal of the speed of training, its figure, and whether it is met: minutes
+	$(BIN)/python studies/bench/bench.py --quick
+speed: .venv/.run       ## training images a second against width, attack steps, precision and cores: minutes
+	$(BIN)/python studies/speed.py --to results/speed.json
 soak: .venv/.run        ## half an hour of kills at random moments; what went on must be what was never stopped, to the bit
 	$(BIN)/python studies/soak.py --to results/soak.json
 readme: .venv/.run      ## the first table of the README and the list of what was run, from the records

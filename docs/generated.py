@@ -1,8 +1,9 @@
 """What the site takes from the project itself when it is built: the reference of the configuration, and what the records say of
-a method. So that neither can be out of date.
+a method and of the speed of a processor. So that none of it can be out of date.
 
 `configuration.md` is written before the pages are read. The directive `{facts} faal` gives a method's cost, our figures and the
-published ones; `:published:` names the rows of `fairat_lightning/report/published_figures/`, as FILE.ROW.
+published ones; `:published:` names the rows of `fairat_lightning/report/published_figures/`, as FILE.ROW. `{speed}` gives
+images a second.
 """
 
 import json
@@ -339,7 +340,35 @@ def write_configuration(app: Sphinx) -> None:
         path.write_text(text)
 
 
+class Speed(SphinxDirective):
+    """`{speed}`: images a second of a processor, what an hour of it gives, and the model of it, from `results/speed.json`."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(str(RESULTS / "speed.json"))
+        return self.parse_text_to_nodes(speed(json.loads((RESULTS / "speed.json").read_text())))
+
+
+def speed(record: dict[str, Any]) -> str:
+    """The record of `studies/speed.py` as a table, a column a precision and number of cores, and a line for each model."""
+    kinds = list(dict.fromkeys((cell["precision"], cell["cores"]) for cell in record["cells"]))
+    by_cell = {tuple(c[k] for k in ("precision", "cores", "width", "attack")): c["images_per_second"] for c in record["cells"]}
+    names = [f"{'float32' if p == '32-true' else 'bf16'}, {n} core{'s' * (n > 1)}" for p, n in kinds]
+    lines = [f"| width | attack | {' | '.join(names)} |", f"|---:|---|{'---:|' * len(kinds)}"]
+    for width, attack in dict.fromkeys((cell["width"], cell["attack"]) for cell in record["cells"]):
+        rates = [by_cell.get((*kind, width, attack)) for kind in kinds]
+        shown = ["–" if rate is None else f"{rate:.3g} ({3600 * rate / 50_000:.2g})" for rate in rates]
+        lines.append(f"| {width} | `{attack}` | {' | '.join(shown)} |")
+    fits = ["| | rate, GFLOP/s | overhead, µs | largest error |", "|---|---:|---:|---:|"]
+    for name, model in zip(names, record["models"], strict=True):
+        fits.append(f"| {name} | {model['rate'] / 1e9:.0f} | {1e6 * model['overhead']:.0f} | {100 * model['error']:.0f} % |")
+    batches, rounds = ({str(cell[key]) for cell in record["cells"]} for key in ("batch_size", "rounds"))
+    how = f"Batches of {' and '.join(sorted(batches))}, medians of {' and '.join(sorted(rounds))} steps"
+    where = f"{record['hardware']['cpu']}, torch {record['versions']['torch']}"
+    return "\n".join([*lines, "", *fits, "", f"{how}; {where}."])
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("facts", Facts)
+    app.add_directive("speed", Speed)
     app.connect("builder-inited", write_configuration)
     return {"parallel_read_safe": True}

@@ -15,7 +15,7 @@ from fairat_lightning.commands.one_run import run
 from fairat_lightning.config.base_run import with_base
 from fairat_lightning.config.compose import CONF, as_begun, compose_training
 from fairat_lightning.config.home import expanded
-from fairat_lightning.config.words import roots, with_config_dir, with_own_parts
+from fairat_lightning.config.words import roots, training_help, with_config_dir, with_own_parts
 from fairat_lightning.settings import nearest
 
 FLAGS = {
@@ -33,6 +33,9 @@ def main() -> None:
         key, given, value = unknown[0].lstrip("-").partition("=")
         like = f"; did you mean {key}={value if given else 'VALUE'}?" if key in roots("config") else nearest(unknown[0], FLAGS)
         refuse(f"there is no flag {unknown[0]}: --help and --hydra-help list the flags; set a value by key=value{like}")
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(training_help())
+        return
     try:
         words = expanded(sys.argv[1:])
         if not {"-h", "--help"} & set(words):  # Hydra lists the options of its own flag alone

@@ -1,6 +1,7 @@
 """What a training step costs, each row a ratio measured side by side in one run: `make bench`.
 
     python studies/bench/bench.py [--to FOLDER] [--rounds 3] [--parts abcdefghikm] [--width 64] [--batch-size 128]
+    python studies/bench/bench.py --quick [--to FOLDER]     each goal, its figure and whether it is met
 
 The sides of a comparison are processes of their own, so that each keeps its own memory and threads (`side.py`). They take one
 step in turn, round after round, the first of which warms them up; a row is the ratio of the medians, with the rounds' spread.
@@ -473,15 +474,23 @@ def main() -> None:
     parser.add_argument(
         "--compile", action="store_true", help="also a compiled network in parts a and d, whose first step takes minutes"
     )
+    parser.add_argument("--quick", action="store_true", help="each goal, its figure and whether it is met")
     o = parser.parse_args()
+    facts = {k: v for k, v in environment(0).items() if k != "command"}
+    facts["command"] = " ".join(["python", *sys.argv])
+    if o.quick:
+        from quick import run_quick
+
+        goals = run_quick()
+        if o.to:
+            write_json(o.to / "quick.json", {"rows": goals, **facts})
+        return
     rows: list[dict[str, Any]] = []
     for part in o.parts:
         found = globals()[f"part_{part}"](o)
         rows += found
         show(found, Console())
     if o.to:
-        facts = {k: v for k, v in environment(0).items() if k != "command"}
-        facts["command"] = " ".join(["python", *sys.argv])
         path = o.to / f"bench-{DEVICE}.json"
         before = json.loads(path.read_text())["rows"] if path.exists() else []
         kept = [r for r in before if r["part"] not in o.parts]

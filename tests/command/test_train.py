@@ -20,6 +20,7 @@ def test_help_is_for_people(tmp_path):
     assert "method: absld, bat, cfa, cfol, codat, csr, custom, dafa, decosam, faal, fair_ard" in done.stdout
     for word in ("init_from=", "data.root=", "method.radius=", "hydra.run.dir="):
         assert word in done.stdout
+    assert start(tmp_path, "--help", "seed=0").stdout == done.stdout  # which Hydra answers
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,5 +1,6 @@
 """The documentation site builds without a warning, its notebooks included, and explains every key of the configuration."""
 
+import json
 import re
 import subprocess
 import sys
@@ -26,6 +27,14 @@ def test_the_figures_of_a_method_are_those_of_the_records(generated):
     said = generated.facts("faal", ["faal.faal_at_from_pgd"])
     assert "FAAL-AT from PGD-AT (faal-night" in said and "45.51 / 31.1" in said
     assert "Not measured yet" in generated.ours("ham") or "budget=night" in generated.ours("ham")
+
+
+def test_the_speed_of_a_processor_is_that_of_the_record(generated):
+    record = json.loads((ROOT / "results" / "speed.json").read_text())
+    shown = generated.speed(record)
+    cells = re.findall(r"([\d.e+]+) \([\d.]+\)", shown)
+    assert sorted(cells) == sorted(f"{cell['images_per_second']:.3g}" for cell in record["cells"])
+    assert [f"{100 * model['error']:.0f} %" for model in record["models"]] == re.findall(r"\d+ %", shown)
 
 
 @pytest.mark.slow
