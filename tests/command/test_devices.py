@@ -73,10 +73,10 @@ def lines(place: Path) -> list[str]:
     return (place / "samples.jsonl").read_text().splitlines()[1:]
 
 
-def alive(session: int) -> bool:
-    """Whether anything still runs of a command that was started in a session of its own."""
-    shown = subprocess.run(["ps", "-e", "-o", "sess=,stat="], capture_output=True, text=True, check=True).stdout
-    return any(int(of) == session and state[0] != "Z" for of, state in map(str.split, shown.splitlines()))
+def alive(session: int) -> set[int]:
+    """What still runs of a command that was started in a session of its own."""
+    shown = subprocess.run(["ps", "-e", "-o", "pid=,sess=,stat="], capture_output=True, text=True, check=True).stdout
+    return {int(pid) for pid, of, state in map(str.split, shown.splitlines()) if int(of) == session and state[0] != "Z"}
 
 
 def folder(tmp_path: Path, name: str) -> Path:
@@ -144,7 +144,7 @@ def test_what_goes_wrong_in_another_process_is_said(evaluate, tmp_path, monkeypa
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlasts_the_command(tmp_path, number):
     """Ctrl-C, which the whole group hears, is answered by the command alone; a killed command takes the others with it."""
-    words = [*DIGITS, "suite=sweep", "samples_per_class=30", "devices=2"]
+    words = [*DIGITS, "suite=sweep", f"suite.multiples={list(range(1, 100))}", "samples_per_class=30", "devices=2"]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [sys.executable, "-m", "fairat_lightning.evaluate", *words],
@@ -156,7 +156,14 @@ def test_no_process_outlasts_the_command(tmp_path, number):
     while not (place / "samples-1.jsonl").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.kill()
+    if number == signal.SIGINT:
+        for pid in alive(process.pid) - {process.pid}:
+            os.kill(pid, number)
+        time.sleep(1)
+        assert process.poll() is None, "the others do not hear it"
+        os.killpg(process.pid, number)
+    else:
+        process.kill()
     err = process.communicate(timeout=120)[1]  # until the last of them has closed it
     assert process.returncode == (75 if number == signal.SIGINT else -9)
     assert err.count("\n") == (number == signal.SIGINT), err
