@@ -1,6 +1,6 @@
 """What a training step costs, each row a ratio measured side by side in one run: `make bench`.
 
-    python studies/bench/bench.py [--to FOLDER] [--rounds 3] [--parts abcdefghikm] [--width 64] [--batch-size 128]
+    python studies/bench/bench.py [--to FOLDER] [--rounds 3] [--parts abcdefghijkm] [--width 64] [--batch-size 128]
     python studies/bench/bench.py --quick [--to FOLDER]     each goal, its figure and whether it is met
 
 The sides of a comparison are processes of their own, so that each keeps its own memory and threads (`side.py`). They take one
@@ -11,6 +11,7 @@ step in turn, round after round, the first of which warms them up; a row is the 
     c  closed-form class weights against a solver         g  an epoch of CIFAR-10, by extrapolation
     d  ours without one of its optimisations              h  worst-class robust accuracy against training time, an attack each
     i  what FAAL's weights, FairAT's scoring and the loader take of a step
+    j  the validation of an epoch against its training, on CIFAR-10 with the default values
     k  an evaluation in one process of one thread against two such processes, or one GPU against two; `--evaluate` says which
     m  images in a file against images in memory: time and anonymous memory
 
@@ -46,6 +47,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 from cost import clock  # noqa: E402
 
+TRAINED, MONITORED = 47_000, 600  # images of CIFAR-10 in an epoch: conf/data/cifar10.yaml
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -370,6 +372,23 @@ def part_i(o: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def part_j(o: argparse.Namespace) -> list[dict[str, Any]]:
+    parts = {attack: validation(attack, o) for attack in ("n_fgsm", "pgd10")}
+    return [row("j", f"validation / an epoch of training, {attack}", *times) for attack, times in parts.items()]
+
+
+def validation(attack: str, o: argparse.Namespace) -> tuple[list[float], list[float]]:
+    """Seconds of validating CIFAR-10 after an epoch and of training for that epoch, both from a part of it, in turn."""
+    side = Side(ours("data.val_per_class=6", f"attack={attack}", o=o))
+    judged, trained = 60, o.batch_size
+    times: list[tuple[float, float]] = []
+    for _ in range(o.rounds + 1):
+        validating, step = (side.ask(what)["seconds"] for what in ("validation", "step"))
+        times.append((validating * MONITORED / judged, step * TRAINED / trained))
+    side.close()
+    return [v for v, _ in times[1:]], [t for _, t in times[1:]]
+
+
 def part_k(o: argparse.Namespace) -> list[dict[str, Any]]:
     name = "evaluate: one process / devices=2"
     if (torch.cuda.device_count() if DEVICE == "cuda" else os.cpu_count() or 1) < 2:
@@ -448,7 +467,7 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
         if "not_run" in r:
             table.add_row(r["part"], r["name"], "–", r["not_run"][:60])
             continue
-        number = (lambda v: f"{100 * v:.1f} %") if r["part"] in "fi" else (lambda v: f"{v:.2f}")
+        number = (lambda v: f"{100 * v:.1f} %") if r["part"] in "fij" else (lambda v: f"{v:.2f}")
         spread = f"{number(r['low'])} to {number(r['high'])}" if "low" in r else ""
         base = f"{r['base_seconds']:.3g}" if "base_seconds" in r else ""
         taken = f"{r['seconds']:.3g}" if "seconds" in r else ""
@@ -460,7 +479,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--to", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--parts", default="abcdefghikm")
+    parser.add_argument("--parts", default="abcdefghijkm")
     parser.add_argument("--train", default="data=digits", help="words for the trainings of part h")
     parser.add_argument(
         "--evaluate",

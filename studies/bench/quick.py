@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from bench import HERE, Side, compare, ours, published, seconds
+from bench import HERE, Side, compare, ours, part_k, published, seconds, validation
 from rich.console import Console
 from rich.table import Table
 
@@ -58,6 +58,19 @@ def faal_step() -> float | str:
     return median(seconds(answers["theirs"])) / median(seconds(answers["mine"]))
 
 
+def validating(attack: str) -> float:
+    """Seconds of validating after an epoch divided by those of training for it."""
+    times = validation(attack, argparse.Namespace(width=64, batch_size=32, rounds=ROUNDS))
+    return median(times[0]) / median(times[1])
+
+
+def two_devices() -> float | str:
+    """Seconds from the first batch to the last of an evaluation in one process, divided by those of two."""
+    words = "checkpoint=pretrained:digits_faal suite=apgd suite.targets=3 batch_size=20 samples_per_class=10"
+    found = part_k(argparse.Namespace(evaluate=words, rounds=1))[-1]
+    return str(found["not_run"]) if "not_run" in found else float(found["ratio"])
+
+
 def start_up() -> float:
     """Start-up to the first training step divided by `import torch, lightning`, in turn: in the processor's seconds, which other
     work on the machine disturbs little. Neither side counts the end of its process.
@@ -95,6 +108,9 @@ def processor() -> float:
 FAAL = "at least 5" if best_precision("auto") == "bf16-mixed" else "at least 1.4"
 GOALS = [
     Goal("a", "FAAL's step, published / ours", FAAL, faal_step),
+    Goal("j", "validation / an epoch of training, N-FGSM", "at most 0.10", lambda: validating("n_fgsm")),
+    Goal("j", "validation / an epoch of training, PGD-10", "at most 0.05", lambda: validating("pgd10")),
+    Goal("k", "evaluate: one process / devices=2", "at least 1.8", two_devices),
     Goal("l", "start-up to the first training step / import torch, lightning", "at most 1.3", start_up),
     Goal("l", "seconds of --help, the slowest command", "at most 1", slowest_help),
 ]

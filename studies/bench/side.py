@@ -107,6 +107,9 @@ class Ours:
     def between(self) -> dict:
         return {"seconds": self.candidate.between()}
 
+    def validation(self) -> dict:
+        return {"seconds": self.candidate.validate()}
+
     def profile(self) -> dict:
         from torch.profiler import profile
 

@@ -26,7 +26,7 @@ def quick(monkeypatch):
 
 @pytest.mark.parametrize("name", quick_for(list(SIDES)))
 def test_a_side_takes_steps(name):
-    asked = ["step", "step"] + (["count", "between", "profile"] if name == "ours" else [])
+    asked = ["step", "step"] + (["count", "between", "profile", "validation"] if name == "ours" else [])
     done = subprocess.run(
         [sys.executable, BENCH / "side.py", json.dumps(SIDES[name])], input="\n".join(asked), capture_output=True, text=True
     )
