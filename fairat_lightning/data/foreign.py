@@ -19,7 +19,10 @@ from fairat_lightning.data.images import CHUNK, LabelledImages, as_float
 IMAGE, LABEL = ("image", "img", "pixel_values", "x", "images"), ("label", "labels", "fine_label", "y", "target", "targets")
 ROUNDING = 1e-5  # of a division by 255, or of a resizing
 AGAIN = 64  # images that are read twice, to see whether they are the same
-NORMALISED = "give the images before normalisation, and set normalisation= to what the network expects"
+NORMALISED = (
+    "give the images before normalisation, and set normalisation= to what the network expects, or, for a training, put"
+    " torchvision.transforms.Normalize in front of the network"
+)
 
 
 class WrongBatch(ValueError):

@@ -126,7 +126,7 @@ def _own(event) -> float:
     return float(event.self_device_time_total if on_gpu else event.self_cpu_time_total)
 
 
-def _pgd_with_weight_gradients(loss, x, *, eps, step, steps, start="uniform", norm="linf", noise=None):
+def _pgd_with_weight_gradients(loss, x, *, eps, step, steps, start="uniform", norm="linf", noise=None, second=None):
     """`attacks.pgd` for linf as it would be if it backpropagated into the weights too."""
     from fairat_lightning.attacks import _project, _random_offset
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
+import torch
 import yaml
 from helpers import options, script
 
@@ -38,6 +39,22 @@ def test_the_python_example_runs():
     names: dict = {}
     exec(compile(example, "README.md", "exec"), names)
     assert names["fair"].worst["pgd20"] > names["base"].worst["pgd20"] and len(names["fair"].classes) == 10
+
+
+def test_the_examples_of_your_own_parts_run(tmp_path, monkeypatch):
+    """The augmentation in training, and the method in a `Trainer` of one's own, whose batches are made smaller here."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "own.md").read_text(), re.S)
+    (augmentation,) = (block for block in blocks if "mypackage.py" in block)
+    (trainer,) = (block for block in blocks if "lightning.Trainer" in block)
+    names: dict = {}
+    exec(compile(augmentation, "mypackage.py", "exec"), names)
+    x, draws = torch.rand(40, 3, 6, 6), [torch.Generator().manual_seed(0) for _ in range(2)]
+    first, second = (names["blur"](x, generator=draw) for draw in draws)
+    assert torch.equal(first, second) and first.shape == x.shape
+    assert 0 < (first == x).flatten(1).all(1).sum() < 40
+    monkeypatch.chdir(tmp_path)
+    exec(compile(trainer, "own.md", "exec"), names)
+    assert names["module"].trainer.current_epoch == 2
 
 
 def test_the_readme_is_short():
