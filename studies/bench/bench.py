@@ -7,7 +7,7 @@ The sides of a comparison are processes of their own, so that each keeps its own
 step in turn, round after round, the first of which warms them up; a row is the ratio of the medians, with the rounds' spread.
 
     a  published code, re-stated, against ours            e  batch size, classes, width, attack steps
-    b  a loop of the usual packages against ours          f  FLOP/s as a share of the device's matrix products
+    b  a loop of the usual packages against ours          f  FLOP/s as a share of the matrix products', convolutions
     c  closed-form class weights against a solver         g  an epoch of CIFAR-10, by extrapolation
     d  ours without one of its optimisations              h  worst-class robust accuracy against training time, an attack each
     i  what FAAL's weights, FairAT's scoring and the loader take of a step
@@ -254,6 +254,7 @@ def part_f(o: argparse.Namespace) -> list[dict[str, Any]]:
         answer = side.ask("count")
         counted = answer["flops"]
         taken = [side.ask("step")["seconds"] for _ in range(o.rounds)]
+        operators = side.ask("profile")["rows"]
         side.close()
         rate = matrix_rate(dtype)
         share = [counted / t / rate for t in taken]
@@ -262,6 +263,8 @@ def part_f(o: argparse.Namespace) -> list[dict[str, Any]]:
             {"part": "f", "name": f"{precision}: share of the matrix rate", "ratio": counted / median(taken) / rate, **facts}
         )
         rows[-1] |= {"low": min(share), "high": max(share)}
+        convolutions = sum(part for name, part, _ in operators if "convolution" in name.lower())
+        rows.append({"part": "f", "name": f"{precision}: convolutions' share of a step", "ratio": convolutions})
     return rows
 
 
