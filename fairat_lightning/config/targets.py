@@ -27,7 +27,7 @@ OURS_TO_CALL = tuple(
 PIECES = tuple(  # what parts are made of or read by, and no part of a configuration itself
     f"fairat_lightning.{name}."
     for name in (
-        *("methods.parts", "data.foreign"),
+        *("methods.parts", "data.cache", "data.foreign"),
         *(f"models.{name}" for name in ("builders", "checked_logits", "logits", "weight_sets")),  # models.resnet18 is one's name
     )
 )

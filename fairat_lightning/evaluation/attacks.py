@@ -102,7 +102,8 @@ def logits_under(
     """
     assert not net.training, "evaluation needs the network in eval mode"
     kind = x.device.type
-    fast = not exact and torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.bfloat16
+    on = not exact and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    fast = on and torch.get_autocast_dtype(kind) is torch.bfloat16
     # A Trainer with inference_mode=True hands over tensors that no gradient may touch: leave the mode and copy them.
     with (
         torch.inference_mode(False),

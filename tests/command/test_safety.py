@@ -94,7 +94,7 @@ OUTSIDE = (
         "lightning.pytorch.cli.LightningCLI",
     ),
     *("torch.optim.optimizer.functools.partial", "fairat_lightning.record.writer.open_folder", "fairat_lightning.data.sets.Path"),
-    *("fairat_lightning.record.writer.subprocess.run", "fairat_lightning.data.sets.os.remove"),
+    *("fairat_lightning.record.writer.subprocess.run", "fairat_lightning.data.folders.os.remove"),
     "fairat_lightning.models.weights.torch.load",
     *("fairat_lightning.methods.parts.cuda_graph.Captured", "fairat_lightning.methods.parts.hard_examples.HardExamples"),
     *("fairat_lightning.methods.parts.worst_case.WorstCase", "fairat_lightning.methods.parts.class_transfer.Transfer"),
@@ -136,7 +136,7 @@ def test_a_stored_configuration_names_our_own_parts_alone(launch, monkeypatch, t
     changes = (
         ({"model": {"_target_": "timm.create_model", "checkpoint_path": "evil.pt"}}, "timm.create_model is not allowed"),
         ({"model": {"_target_": "torch.nn.Identity"}}, "not allowed"),
-        ({"data": {**config["data"], "load": {"_target_": "fairat_lightning.data.sets.os.remove", "path": "x"}}}, "not allowed"),
+        ({"data": {**config["data"], "load": {"_target_": "fairat_lightning.data.folders.os.remove", "path": "x"}}}, "not allowed"),
         ({"attack": {**config["attack"], "eps": "${oc.env:HOME}"}}, "not the configuration of a run"),
         ({"attack": None}, "has no attack"),
     )
