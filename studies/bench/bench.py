@@ -151,7 +151,7 @@ def against(
 
 def part_a(o: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
-    for method in ("faal", "fairat", "pgd_at", "trades"):
+    for method in o.methods:
         sides = {
             f"{method}: published": Side(published(method, o)),
             f"{method}: ours in float32": Side(ours("trainer.precision=32-true", o=o, method=method)),
@@ -491,6 +491,7 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=200_000, help="how many part m trains on")
     parser.add_argument("--disk", help="a folder for the 5 GB that part m writes for a while")
+    parser.add_argument("--methods", nargs="+", default=["faal", "fairat", "pgd_at", "trades"], help="of part a")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument(
@@ -515,7 +516,8 @@ def main() -> None:
     if o.to:
         path = o.to / f"bench-{DEVICE}.json"
         before = json.loads(path.read_text())["rows"] if path.exists() else []
-        kept = [r for r in before if r["part"] not in o.parts]
+        made = {r["name"] for r in rows}
+        kept = [r for r in before if r["part"] not in o.parts or (r["part"] == "a" and r["name"] not in made)]
         write_json(path, {"rows": sorted([*kept, *rows], key=lambda r: r["part"]), **facts})
         print(path)
 
