@@ -10,7 +10,7 @@ import yaml
 from helpers import SMALL, call, refused, rows
 
 from fairat_lightning.commands.tables import recipes
-from fairat_lightning.config.compose import compose_training, names_of
+from fairat_lightning.config.compose import compose_training, names_of, resolved
 from fairat_lightning.record.identity import ADDED, ADDED_WITHIN, identity
 from fairat_lightning.running import machine as speed
 
