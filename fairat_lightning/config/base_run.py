@@ -22,7 +22,7 @@ def with_base(words: Sequence[str]) -> list[str]:
     What the command itself sets wins. A file that belongs to no run brings nothing. Raises ValueError where the run's
     configuration cannot be read, or is of a class that is no option here.
     """
-    given = {word.partition("=")[0]: word for word in words if "=" in word}
+    given = {word.lstrip("+").partition("=")[0]: word for word in words if "=" in word}
     if given.get("experiment", "").partition("=")[2] not in RECIPES or "init_from" not in given:
         return list(words)
     try:
@@ -62,7 +62,7 @@ def _leaves(prefix: str, values: dict[str, Any]) -> Iterator[str]:
         if isinstance(value, dict):
             yield from _leaves(f"{prefix}.{key}", value)
         else:
-            yield f"{prefix}.{key}={_written(value)}"
+            yield f"++{prefix}.{key}={_written(value)}"
 
 
 def _written(value: Any) -> str:

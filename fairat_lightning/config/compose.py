@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fairat_lightning.config.base_run import with_base
 from fairat_lightning.config.targets import allowed, stored
 from fairat_lightning.config.words import CONF, parse_word, with_own_parts
-from fairat_lightning.record.identity import formerly, identity
+from fairat_lightning.record.identity import ADDED_WITHIN, IDLE_OF_DATA, formerly, identity
 from fairat_lightning.record.reader import check_checkpoint, read_config, run_folder
 from fairat_lightning.settings import nearest_key, seed_number
 
@@ -66,8 +66,20 @@ def as_begun(cfg: DictConfig, folder: Path, choices: Mapping[str, str], *, say: 
             with suppress(OSError):  # an empty folder that Hydra has made for a job of a sweep
                 if place != folder:
                     folder.rmdir()
+            _monitored_as_begun(begun, place, say)
             return begun, place
     return cfg, folder
+
+
+def _monitored_as_begun(cfg: DictConfig, folder: Path, say: bool) -> None:
+    """A run from before `data.monitor_size` keeps what it began with: it has no such key, and so all validation images."""
+    stored, default = (read_config(folder) or {}).get("data") or {}, ADDED_WITHIN["data"]["monitor_size"]
+    if "monitor_size" in stored or cfg.data.get("monitor_size") != default:
+        return
+    with open_dict(cfg):
+        del cfg.data["monitor_size"]
+    if say and not (folder / "metrics.json").exists():
+        print("This run began with an earlier version: each epoch is still evaluated on all validation images.", flush=True)
 
 
 def begun_with(folder: Path) -> Any:
@@ -115,7 +127,8 @@ def compose_classifier(
             word, value = given[key]
             if not (own_class and key.startswith("model.")) and not word.startswith("+"):
                 parent, _, leaf = key.rpartition(".")
-                if leaf not in (OmegaConf.select(cfg, parent) or {}):
+                later = parent == "data" and leaf in IDLE_OF_DATA  # which an older run lacks
+                if not later and leaf not in (OmegaConf.select(cfg, parent) or {}):
                     like = nearest_key(key, [f"{parent}.{name}" for name in OmegaConf.select(cfg, parent) or {}])
                     raise ValueError(f"there is no key {key} in the configuration of {run}{like}")
             OmegaConf.update(cfg, key, value)

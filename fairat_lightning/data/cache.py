@@ -135,12 +135,13 @@ def _build(part: Undecoded, path: Path, shape: tuple[int, ...]) -> None:
     head, each = BytesIO(), prod(shape[1:])
     np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
     with _explained(place):
-        for old in set(place.glob(f"{part.name}-*")) - {partial, progress}:
+        others = f"{part.name}-*" if part.replaces else f"{part.name}-*{path.stem.rpartition('-')[2]}.*"
+        for old in set(place.glob(others)) - {partial, progress}:
             if old.suffix == ".npy":
                 wrong = "is damaged" if old == path else "is of images that have changed since, or of another version"
                 _say(f"{old} {wrong}, and is removed: the images are decoded anew")
             old.unlink()
-        done = _done(progress, partial, head.tell(), each)
+        done = _done(progress, partial, head.getvalue(), each)
         if (size := prod(shape) - done * each) > (free := shutil.disk_usage(place).free):
             raise ValueError(
                 f"data.cache={place}: the decoded images take {_gb(size)}, and the disk has {_gb(free)} free: free some"
@@ -166,11 +167,13 @@ def _build(part: Undecoded, path: Path, shape: tuple[int, ...]) -> None:
         progress.unlink(missing_ok=True)
 
 
-def _done(progress: Path, partial: Path, head: int, each: int) -> int:
-    """How many images of an interrupted attempt are safely on the disk."""
+def _done(progress: Path, partial: Path, head: bytes, each: int) -> int:
+    """How many images of an interrupted attempt are safely on the disk, behind the same header."""
     try:
         done = json.loads(progress.read_text())["images"]
-        return done if partial.stat().st_size >= head + done * each else 0
+        with partial.open("rb") as file:
+            same = file.read(len(head)) == head
+        return done if same and partial.stat().st_size >= len(head) + done * each else 0
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 

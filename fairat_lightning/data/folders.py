@@ -42,6 +42,8 @@ class Pictures:
     `by_class` has the files of each class in the order of the classes. Decoding raises ValueError that names the file.
     """
 
+    replaces = True  # the name has the folder in it
+
     def __init__(self, root: Path, part: str, by_class: dict[str, list[Path]], size: int) -> None:
         self.root, self.shape = root, (3, size, size)
         self.paths = [path for group in by_class.values() for path in group]

@@ -70,6 +70,8 @@ class Rows:
     them in messages. Raises ValueError, here and while it decodes, for what a training set cannot be.
     """
 
+    replaces = False  # two data sets of one class and size may be different ones
+
     def __init__(self, dataset: LabelledImages, part: str) -> None:
         self.dataset, self.part = dataset, part
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):

@@ -109,6 +109,7 @@ class Undecoded(Protocol):
     shape: tuple[int, int, int]  # (C,H,W) of each image
     targets: Tensor
     name: str  # of the file that may hold them
+    replaces: bool  # whether files of this name with another key are of former states of the same images
 
     def __len__(self) -> int: ...
 

@@ -27,9 +27,10 @@ def check_devices(cfg: DictConfig) -> None:
     """Raise ValueError for a device that is missing, and for more `devices` than this machine has."""
     gpus = device_of(cfg) == "cuda"
     there = torch.cuda.device_count() if gpus else os.cpu_count() or 1
-    if cfg.devices > there:
+    most = there if gpus else max(8, there)  # as for trainer.devices: processes may share a core
+    if cfg.devices > most:
         what = ("GPU" if gpus else "core") + ("s" if there > 1 else "")
-        raise ValueError(f"devices={cfg.devices}: this machine has {there} {what}; set devices={there}{' or less' * (there > 1)}")
+        raise ValueError(f"devices={cfg.devices}: this machine has {there} {what}; set devices={most}{' or less' * (most > 1)}")
 
 
 def threads_of_each(devices: int) -> int:

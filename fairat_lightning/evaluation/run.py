@@ -98,8 +98,15 @@ def judge_share(rank: int, folder: Path, given: dict[str, Any]) -> None:
         torch.cuda.set_device(rank)
     judged = load(cfg, lambda run: folder)
     suite: Suite = build_part(cfg, "suite")
-    journal = Journal(folder / NAME, _header(cfg, judged, suite))
-    suite(_audit(cfg, judged, Share(journal, rank, cfg.devices)))
+    try:
+        journal = Journal(folder / NAME, _header(cfg, judged, suite))
+        suite(_audit(cfg, judged, Share(journal, rank, cfg.devices)))
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written to: {error.strerror}") from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ValueError(
+            f"out of memory in process {rank + 1} of {cfg.devices}: set fewer devices or a smaller batch_size"
+        ) from error
 
 
 def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]:

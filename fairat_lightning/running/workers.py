@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -35,8 +35,9 @@ def workers(count: int, work: Callable[..., None], *given: Any) -> Iterator[Call
 
     def check() -> None:
         for rank, (process, message) in enumerate(started, 1):
-            if process.exitcode == WRONG_INPUT and message.poll():
-                raise ValueError(message.recv())
+            if process.exitcode == WRONG_INPUT:
+                with suppress(EOFError):  # it has ended with this code for another reason
+                    raise ValueError(message.recv())
             if process.exitcode:
                 raise Lost(
                     f"process {rank + 1} of {count + 1} has ended {_how(process.exitcode)}: what was finished is kept, and"

@@ -33,7 +33,7 @@ def balance_best(method: Method, data: DataModule, head: BalancedHead, trainer: 
         method.to(trainer.strategy.root_device)
 
         def accuracy() -> torch.Tensor:
-            return class_robust(method.net, data.val_dataloader(), method.attack, method.num_classes)
+            return class_robust(method.net, data.whole_val_dataloader(), method.attack, method.num_classes)
 
         found = head.fit(method.net, method.num_classes, lambda: float(selection_score(accuracy(), method.select)))
         robust = map(none_if_nan, accuracy().tolist())
@@ -53,7 +53,7 @@ def balance(cfg: DictConfig, to: Path) -> None:
     accuracies = []
 
     def score() -> float:
-        accuracies.append(class_robust(net, data.val_dataloader(), attack, data.num_classes))
+        accuracies.append(class_robust(net, data.whole_val_dataloader(), attack, data.num_classes))
         return float(selection_score(accuracies[-1], cfg.select))
 
     head = build_part(cfg, "head")

@@ -50,7 +50,7 @@ class Collapse(Checkpoint):
         own, robust, clean = (float(trainer.callback_metrics.get(key, torch.nan)) for key in keys)
         averaged = any(isinstance(callback, WeightAveraging) for callback in cast(Any, trainer).callbacks)
         if averaged:  # then validation saw the average, whose collapse comes late or never
-            method, batches = cast(Method, pl_module), cast(Any, trainer.val_dataloaders)
+            method, batches, clean = cast(Method, pl_module), cast(Any, trainer.val_dataloaders), torch.nan
             robust = float(average(class_robust(method.net, batches, method.attack, method.num_classes)))
         few = cast(Method, pl_module).attack.steps < STEPS
         if self.epoch is None and few and robust < self.best / 2 and own > self.best and not clean < own / 2:

@@ -92,6 +92,8 @@ def prepare(
     L.seed_everything(cfg.seed, verbose=False)
     datamodule: DataModule = build_part(cfg, "data")
     datamodule.prepare()
+    if cfg.select == "worst":
+        datamodule.monitor = datamodule.val  # the worst class of a few images is chance
     check_first(datamodule)
     keep_memory()
     net = network(cfg, datamodule)

@@ -122,7 +122,16 @@ def test_a_killed_process_ends_the_command_and_another_number_continues(evaluate
     assert not list(place.glob("samples-*")) and not (place / ".claims").exists()
 
 
-@pytest.mark.parametrize("wrong", ['raise RuntimeError("the fan has stopped")', "x = x * torch.nan"])
+WRONG = {  # what another process does, and the exit code of the command with a part of its last line
+    'raise RuntimeError("the fan has stopped")': (1, "process 2 of 2 has ended with exit code 1, see its own message above"),
+    "x = x * torch.nan": (2, "nan or infinite"),
+    'raise OSError(27, "File too large")': (2, "cannot be written to: File too large"),
+    'raise torch.OutOfMemoryError("no more")': (2, "out of memory in process 2 of 2"),
+    "raise SystemExit(2)": (1, "process 2 of 2 has ended with exit code 2"),
+}
+
+
+@pytest.mark.parametrize("wrong", quick_for(list(WRONG), *list(WRONG)[:2]))
 def test_what_goes_wrong_in_another_process_is_said(evaluate, tmp_path, monkeypatch, wrong):
     (tmp_path / "fanpackage.py").write_text(OWN.format(what=wrong))
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -133,11 +142,9 @@ def test_what_goes_wrong_in_another_process_is_said(evaluate, tmp_path, monkeypa
     code, _, err = evaluate(*words, "samples_per_class=2", "devices=2")
     monkeypatch.setattr(Share, "claim", claim)
     sys.modules.pop("fanpackage")
-    if "nan" in wrong:
-        assert code == 2 and err.startswith("error: ") and "nan or infinite" in err and err.count("\n") == 1, err
-    else:
-        assert code == 1 and "RuntimeError: the fan has stopped" in err, err
-        assert "error: process 2 of 2 has ended with exit code 1, see its own message above" in err.splitlines()[-1]
+    expected, said = WRONG[wrong]
+    assert code == expected and err.splitlines()[-1].startswith("error: ") and said in err.splitlines()[-1], err
+    assert ("RuntimeError: the fan has stopped" in err) == ("fan" in wrong) and (err.count("\n") == 1 or "fan" in wrong), err
 
 
 @pytest.mark.slow

@@ -136,7 +136,10 @@ def test_a_stored_configuration_names_our_own_parts_alone(launch, monkeypatch, t
     changes = (
         ({"model": {"_target_": "timm.create_model", "checkpoint_path": "evil.pt"}}, "timm.create_model is not allowed"),
         ({"model": {"_target_": "torch.nn.Identity"}}, "not allowed"),
-        ({"data": {**config["data"], "load": {"_target_": "fairat_lightning.data.folders.os.remove", "path": "x"}}}, "not allowed"),
+        (
+            {"data": {**config["data"], "load": {"_target_": "fairat_lightning.data.folders.os.remove", "path": "x"}}},
+            "not allowed",
+        ),
         ({"attack": {**config["attack"], "eps": "${oc.env:HOME}"}}, "not the configuration of a run"),
         ({"attack": None}, "has no attack"),
     )

@@ -194,3 +194,10 @@ def test_wrong_words_are_one_line_and_code_2(command, capsys, words, message):
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
     assert sorted(p for p in Path(".").rglob("*")) == before
+
+
+def test_the_strength_is_chosen_on_all_validation_images(launch):
+    words = (*TRAINED, "head=balanced", "select=last")
+    few, whole = (launch(*words, f"data.monitor_size={size}", folder=size)[0] for size in ("4", "null"))
+    heads = [json.loads((folder / "run.json").read_text())["head"] for folder in (few, whole)]
+    assert heads[0] == heads[1]

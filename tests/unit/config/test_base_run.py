@@ -39,6 +39,13 @@ def test_any_text_of_the_base_is_brought_as_it_is(tmp_path, path):
     assert compose_training([RECIPE, f"init_from={tmp_path}"])[0].data.root == path
 
 
+def test_a_base_with_a_key_that_was_added_is_repeated(tmp_path):
+    text = (run_folder("pretrained:digits_pgd_at") / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace("  width: 16", "  width: 16\n  extra: 1"))
+    cfg, _ = compose_training([RECIPE, f"init_from={tmp_path}", "+data.load.more=2"])
+    assert cfg.model.extra == 1 and cfg.data.load.more == 2
+
+
 def test_everything_else_is_left_as_it_is(tmp_path):
     (tmp_path / "net.pt").touch()
     for words in (

@@ -65,6 +65,13 @@ def test_its_file_is_made_once_and_anew_when_an_image_has_changed(tmp_path, caps
         assert any(torch.equal(image, images[7]) for image in everything)
 
 
+def test_two_data_sets_of_one_kind_and_size_keep_their_files(tmp_path, capsys):
+    for fold, made in ((0, 2), (1, 1), (0, 0), (1, 0)):
+        prepared(TensorDataset(BYTES.roll(fold, 0), LABELS), tmp_path)
+        said = capsys.readouterr().out
+        assert said.count("Decoding") == made and "removed" not in said
+
+
 WRONG = {
     "random": (lambda k: (torch.randint(0, 256, (3, 4, 4), dtype=torch.uint8), 0), "other images when it is read again"),
     "resized floats": (lambda k: (BYTES[k] / 250, 0), "images are from 0 to"),

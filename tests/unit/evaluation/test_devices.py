@@ -14,9 +14,9 @@ from fairat_lightning.evaluation.devices import check_devices, threads_of_each
     [
         ("cuda", 1, 3, "devices=3: this machine has 1 GPU; set devices=1$"),
         ("auto", 2, 3, "devices=3: this machine has 2 GPUs; set devices=2 or less"),
-        ("cpu", 1, 5, "devices=5: this machine has 4 cores; set devices=4 or less"),
+        ("cpu", 1, 9, "devices=9: this machine has 4 cores; set devices=8 or less"),
         ("auto", 4, 4, None),
-        ("cpu", 0, 4, None),
+        ("cpu", 0, 8, None),
     ],
 )
 def test_more_devices_than_there_are(monkeypatch, device, gpus, devices, said):

@@ -10,7 +10,7 @@ import yaml
 from helpers import SMALL, call, refused, rows
 
 from fairat_lightning.commands.tables import recipes
-from fairat_lightning.config.compose import compose_training, names_of
+from fairat_lightning.config.compose import compose_training, names_of, resolved
 from fairat_lightning.record.identity import ADDED, ADDED_WITHIN, identity
 from fairat_lightning.running import machine as speed
 
@@ -255,3 +255,17 @@ def test_another_number_of_processes_is_said_as_another_device_is(tmp_path, monk
     (tmp_path / "mine" / "metrics.json").unlink()
     code, out, _ = call(monkeypatch, capsys, tmp_path, *words)
     assert code == 0 and out.count("the bits will not be the same") == 1
+
+
+def test_a_run_from_before_the_monitored_part_keeps_all_of_its_validation_images(tmp_path, capsys):
+    words = ["data=cifar10", f"hydra.run.dir={tmp_path}"]
+    cfg, _ = compose_training(words)
+    assert cfg.data.monitor_size == 600
+    old = resolved(cfg)
+    del old["data"]["monitor_size"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
+    begun, _ = compose_training(words)
+    assert "monitor_size" not in begun.data and "all validation images" in capsys.readouterr().out
+    assert identity(resolved(begun)) == identity(old) == identity(resolved(cfg))
+    assert compose_training([*words, "data.monitor_size=300"])[0].data.monitor_size == 300
+    assert compose_training([*words, "overwrite=true"])[0].data.monitor_size == 600
