@@ -92,8 +92,7 @@ def prepare(
     L.seed_everything(cfg.seed, verbose=False)
     datamodule: DataModule = build_part(cfg, "data")
     datamodule.prepare()
-    if cfg.select == "worst":
-        datamodule.monitor = datamodule.val  # the worst class of a few images is chance
+    datamodule.monitor = datamodule.val if cfg.select == "worst" else datamodule.monitor  # the worst of few images is chance
     check_first(datamodule)
     keep_memory()
     net = network(cfg, datamodule)
@@ -220,6 +219,7 @@ def _execute(training: Training) -> None:
     training.trainer.test(training.method, training.datamodule, ckpt_path=best, weights_only=True, verbose=False)
     if training.trainer.is_global_zero:
         seconds = {**trained_seconds(training.folder), "test": round(time.perf_counter() - fitted, 1)}
+        facts["validated_on"] = len(training.datamodule.monitor)
         draw_classes({training.folder.name: training.method.results}, training.folder / "classes.png")
         batches = [Batch(name, *(t.tolist() for t in rows)) for name, rows in training.method.verdicts.items()]
         tested = {"config": plain(training.cfg), "weights": fingerprint(training.method.net.state_dict())}
@@ -230,7 +230,6 @@ def _execute(training: Training) -> None:
             np.savez(content, **arrays)
             write(training.folder / "hardest.npz", content.getbuffer())
         facts |= {"selected_epoch": selected, "selected_by": training.cfg.select, "judged_in": ARITHMETIC}
-        facts["validated_on"] = len(training.datamodule.monitor)
         close_folder(training.folder, training.method.results, seconds=seconds, memory=peak_memory(), **facts)
         if any(isinstance(logger, WandbLogger) for logger in training.trainer.loggers):
             from fairat_lightning.training.wandb import log_report
@@ -241,15 +240,14 @@ def _execute(training: Training) -> None:
 
 def _introduce(training: Training) -> None:
     data, attack = training.datamodule, training.method.attack
-    size = sum(p.numel() for p in training.method.net.parameters())
     print(f"{short(training.folder)}" + (", resumed" if training.resume else ""))
     if training.resume is not None and training.resume.name == PREVIOUS:
         print(f"{LAST} is missing or damaged: continuing from the checkpoint before it, {PREVIOUS}")
     part = f" ({len(data.monitor):,} of them each epoch)" if len(data.monitor) < len(data.val) else ""
     images = f"{data.num_train:,} + {len(data.val):,} + {len(data.test):,} images to train, validate{part} and test"
-    for line in training.brought.lines:
-        print(line)
-    print(f"{images}, {data.num_classes} classes, {size:,} parameters, {attack.norm} eps {attack.eps:.4g}", flush=True)
+    print(*training.brought.lines, sep="\n", end="\n" if training.brought.lines else "")
+    size = f"{sum(p.numel() for p in training.method.net.parameters()):,}"
+    print(f"{images}, {data.num_classes} classes, {size} parameters, {attack.norm} eps {attack.eps:.4g}", flush=True)
 
 
 def show(folder: Path) -> None:
