@@ -1,7 +1,8 @@
 """Write the first table and picture of the README, and what was run in results/README.md, from the records: `make readme`.
 
-The record of a table of `fairat_lightning.reproduce` is results/<table>-<budget>/table.json. The README shows the budget `night`;
-of the budget `smoke`, a rehearsal, no record is kept.
+The record of a table of `fairat_lightning.reproduce` is results/<table>-<budget>/table.json. Rows that are finished for one seed
+alone are in results/<table>-<budget>-seed0 until the others are. The README shows the budget `night`; of the budget `smoke`, a
+rehearsal, no record is kept.
 """
 
 import json
@@ -60,8 +61,10 @@ def first_table() -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for table, key, what, figure in SHOWN:
-        found, row = RECORDS[table, NIGHT], rows_of(table, NIGHT)[key]
-        mine = next((one for one in (found or {"rows": ()})["rows"] if one["label"] == row["label"]), None)
+        row = rows_of(table, NIGHT)[key]
+        records = (RECORDS[table, NIGHT], record(table, f"{NIGHT}-seed0"))
+        rows = [(one, found) for found in records if found for one in found["rows"] if one["label"] == row["label"]]
+        mine, found = rows[0] if rows else (None, None)
         last = LAST if mine and f"pgd20{LAST}_average" in mine else ""
         cells = ["not run", *[""] * 6]
         if mine is not None:
@@ -69,6 +72,7 @@ def first_table() -> str:
             names = [f"clean{last}_average", *(f"{attack}{last}_{f}" for attack in ("pgd20", "apgd") for f in ("average", worst))]
             if worst != "worst":
                 names[3] = ""  # APGD met some classes alone
+            assert found is not None
             cells = [
                 hours(found, mine["label"]),
                 *(spread(mine.get(name)) for name in names),
