@@ -392,7 +392,7 @@ def validation(attack: str, o: argparse.Namespace) -> tuple[list[float], list[fl
     return [v for v, _ in times[1:]], [t for _, t in times[1:]]
 
 
-def part_k(o: argparse.Namespace, first: int = 0) -> list[dict[str, Any]]:
+def part_k(o: argparse.Namespace) -> list[dict[str, Any]]:
     name = "evaluate: one process / devices=2"
     if (torch.cuda.device_count() if DEVICE == "cuda" else os.cpu_count() or 1) < 2:
         return [{"part": "k", "name": name, "not_run": "this machine has one device"}]
@@ -400,7 +400,7 @@ def part_k(o: argparse.Namespace, first: int = 0) -> list[dict[str, Any]]:
     attacks: dict[int, list[float]] = {1: [], 2: []}
     verdicts = set()
     with tempfile.TemporaryDirectory() as place:
-        for turn in range(first, o.rounds + 1):  # round 0 warms the disk up
+        for turn in range(o.rounds + 1):  # the first warms the disk up
             for devices in whole:
                 words = [*o.evaluate.split(), f"devices={devices}", f"to={place}", "name=k", "overwrite=true"]
                 before = clock()

@@ -5,6 +5,7 @@ why there is none. Every figure is a median or a ratio of medians of sides that 
 """
 
 import argparse
+import json
 import os
 import resource
 import subprocess
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from bench import HERE, Side, compare, ours, part_k, published, seconds, validation
+from bench import DEVICE, HERE, Side, compare, ours, published, seconds, validation
 from rich.console import Console
 from rich.table import Table
 
@@ -46,8 +47,10 @@ class Goal:
 
 
 def faal_step() -> float | str:
-    """Seconds of published FAAL's step divided by ours: PreAct ResNet-18, batch of 32."""
-    o = argparse.Namespace(width=64, batch_size=32)
+    """Seconds of published FAAL's step divided by ours: PreAct ResNet-18, batch of 24: with 128, as in
+    part a, it is more.
+    """
+    o = argparse.Namespace(width=64, batch_size=24)
     theirs = Side(published("faal", o))
     if theirs.missing:
         return theirs.missing
@@ -60,15 +63,18 @@ def faal_step() -> float | str:
 
 def validating(attack: str) -> float:
     """Seconds of validating after an epoch divided by those of training for it."""
-    times = validation(attack, argparse.Namespace(width=64, batch_size=32, rounds=1))
+    times = validation(attack, argparse.Namespace(width=32, batch_size=32, rounds=1))
     return median(times[0]) / median(times[1])
 
 
-def two_devices() -> float | str:
-    """Seconds from the first batch to the last of an evaluation in one process, divided by those of two."""
-    words = "checkpoint=pretrained:digits_faal suite=apgd suite.targets=3 batch_size=20 samples_per_class=30"
-    found = part_k(argparse.Namespace(evaluate=words, rounds=1), first=1)[-1]
-    return str(found["not_run"]) if "not_run" in found else float(found["ratio"])
+def recorded(part: str, words: str) -> str:
+    """What the record of the whole benchmark has for a goal that takes minutes, and how to measure it here."""
+    path = HERE.parents[1] / "results" / f"bench-{DEVICE}.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    found = [row["ratio"] for row in rows if row["part"] == part and words in row["name"]]
+    return (
+        f"{found[0]:.2f} in the record; here: bench.py --parts {part}, minutes" if found else f"bench.py --parts {part}, minutes"
+    )
 
 
 def start_up() -> float:
@@ -110,8 +116,8 @@ GOALS = [
     Goal("a", "FAAL's step, published / ours", FAAL, faal_step),
     Goal("j", "validation / an epoch of training, N-FGSM", "at most 0.10", lambda: validating("n_fgsm")),
     Goal("j", "validation / an epoch of training, PGD-10", "at most 0.05", lambda: validating("pgd10")),
-    Goal("k", "evaluate: one process / devices=2", "at least 1.8", two_devices),
-    Goal("m", "200,000 images, a step: from memory / from a file", "at least 0.95", lambda: "takes minutes: bench.py --parts m"),
+    Goal("k", "evaluate: one process / devices=2", "at least 1.8", lambda: recorded("k", "first batch")),
+    Goal("m", "200,000 images, a step: from a file / from memory", "at most 1.05", lambda: recorded("m", "a step")),
     Goal("l", "start-up to the first training step / import torch, lightning", "at most 1.3", start_up),
     Goal("l", "seconds of --help, the slowest command", "at most 1", slowest_help),
 ]
