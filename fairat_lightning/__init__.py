@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fairat_lightning.api import Result, benchmark, compare, load_data, load_run, method, train, write_report
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = ["Result", "benchmark", "compare", "load_data", "load_run", "method", "train", "write_report"]
 
 

@@ -139,7 +139,7 @@ def _build(part: Undecoded, path: Path, shape: tuple[int, ...]) -> None:
         for old in set(place.glob(others)) - {partial, progress}:
             if old.suffix == ".npy":
                 wrong = "is damaged" if old == path else "is of images that have changed since, or of another version"
-                _say(f"{old} {wrong}, and is removed: the images are decoded anew")
+                _say(f"{old} {wrong}, and is removed: the images are decoded again")
             old.unlink()
         done = _done(progress, partial, head.getvalue(), each)
         if (size := prod(shape) - done * each) > (free := shutil.disk_usage(place).free):

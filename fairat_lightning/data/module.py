@@ -38,8 +38,8 @@ class DataModule(LightningDataModule):
     `load` maps a folder, or None for the cache, to `Splits` or `Parts`; it is given `image_size` too where that is set.
     `batch_size` and `eval_batch_size` count the images of all processes together. `val_per_class` None takes a tenth of each
     class, at least 1, or all validation images of a set that has its own. `train_size` and `test_size` keep that many images,
-    as equally of each class as the set allows, and so does `monitor_size` of the validation images that every epoch is judged
-    by (`val_dataloader`); None, or a number above theirs, keeps all. `padding` and `flip` augment the training batches, `seed`
+    as equally of each class as the set allows, and so does `monitor_size` of the validation images that every epoch is evaluated
+    on (`val_dataloader`); None, or a number above theirs, keeps all. `padding` and `flip` augment the training batches, `seed`
     orders them. A method that draws the classes of the training batches sets `draw`, see `DrawnBatches`. `in_memory` and `cache`:
     see `fairat_lightning.data.cache`. Raises ValueError for impossible values, here or in `prepare`.
     """
@@ -175,7 +175,7 @@ class DataModule(LightningDataModule):
         return self._loader("train", self.eval_batch_size)
 
     def val_dataloader(self) -> Loader:
-        """The validation images that every epoch is judged by, the same ones each time."""
+        """The validation images that every epoch is evaluated on, the same ones each time."""
         return self._loader("monitor", self.eval_batch_size)
 
     def whole_val_dataloader(self) -> Loader:

@@ -181,7 +181,7 @@ def test_a_damaged_file_is_not_used(photos, capsys, harm):
             path.write_bytes({"cut": path.read_bytes()[:-100], "empty": b"", "text": b"no images"}[harm])
     capsys.readouterr()
     assert equal(read(photos), read(photos, True))
-    assert capsys.readouterr().out.count("is damaged, and is removed: the images are decoded anew") == 2
+    assert capsys.readouterr().out.count("is damaged, and is removed: the images are decoded again") == 2
 
 
 def test_a_full_disk_is_one_line_and_what_is_there_is_kept(monkeypatch, capsys, tmp_path, photos):
