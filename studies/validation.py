@@ -23,13 +23,14 @@ from fairat_lightning.attacks import PGD
 from fairat_lightning.data import DataModule, Images, as_float
 from fairat_lightning.data.sets import cifar10
 from fairat_lightning.evaluation.attacks import predict
-from fairat_lightning.models import preactresnet18
+from fairat_lightning.models import load_weights, preactresnet18
 from fairat_lightning.record.atomic_write import write_json
 from fairat_lightning.record.environment import environment
 
 WIDTH = 8
 RUNS = ((2500, 40), (10000, 20))  # training images, epochs
 SEEDS = (0, 1, 2)
+MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]  # conf/data/cifar10.yaml
 THREAT = PGD(norm="linf", eps=8 / 255, step=2 / 255, steps=10)
 PER_CLASS, EVERY, DRAWS = (10, 30, 60, 100, 200), (2, 4), 200
 Verdicts = tuple[np.ndarray, np.ndarray]  # whether each image is right at each epoch, bool (E,N), and the labels (N,)
@@ -51,9 +52,8 @@ def judged(folder: Path, split: str, images: Images, epochs: int) -> Verdicts:
     for epoch in range(epochs // 2, epochs):
         place = folder / f"{split}-{epoch}.npy"
         if not place.exists():
-            net = preactresnet18(num_classes=10, in_channels=3, mean=[0.0], std=[1.0], width=WIDTH)
-            state = torch.load(folder / "epochs" / f"epoch={epoch}.ckpt", weights_only=True)["state_dict"]
-            net.load_state_dict({key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")})
+            net = preactresnet18(num_classes=10, in_channels=3, mean=MEAN, std=STD, width=WIDTH)
+            load_weights(net, folder / "epochs" / f"epoch={epoch}.ckpt")
             net.eval()
             parts = [
                 predict(net, as_float(images.pixels[i]), images.targets[i], i, THREAT, "pgd10") == images.targets[i]

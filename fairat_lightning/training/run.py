@@ -245,7 +245,7 @@ def _introduce(training: Training) -> None:
         print(f"{LAST} is missing or damaged: continuing from the checkpoint before it, {PREVIOUS}")
     part = f" ({len(data.monitor):,} of them each epoch)" if len(data.monitor) < len(data.val) else ""
     images = f"{data.num_train:,} + {len(data.val):,} + {len(data.test):,} images to train, validate{part} and test"
-    print(*training.brought.lines, sep="\n", end="\n" if training.brought.lines else "")
+    print("".join(f"{line}\n" for line in training.brought.lines), end="")
     size = f"{sum(p.numel() for p in training.method.net.parameters()):,}"
     print(f"{images}, {data.num_classes} classes, {size} parameters, {attack.norm} eps {attack.eps:.4g}", flush=True)
 
