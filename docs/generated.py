@@ -132,11 +132,22 @@ def configuration() -> str:
         "Of `python -m fairat_lightning.evaluate`.",
         table(CONF / "evaluate.yaml"),
     ]
+    chosen = defaults()
     for group, what in GROUPS.items():
-        parts += [f"(config-{group})=\n## {group}", what]
+        parts += [f"(config-{group})=\n## {group}", f"{what} {usual(group, chosen.get(group))}"]
         for path in sorted((CONF / group).glob("*.yaml")):
             parts += [f"(config-{group}-{path.stem})=\n### {group}={path.stem}", introduction(path), table(path)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def defaults() -> dict[str, str | None]:
+    """The option of each group that a command takes when none is named: in a training, and for `suite` in an evaluation."""
+    listed = [yaml.safe_load((CONF / file).read_text())["defaults"] for file in ("evaluate.yaml", "config.yaml")]
+    return {group: option for part in listed for choice in part if isinstance(choice, dict) for group, option in choice.items()}
+
+
+def usual(group: str, option: str | None) -> str:
+    return f"The default is `{group}={option}`." if option else "None is taken unless it is named."
 
 
 def introduction(path: Path) -> str:

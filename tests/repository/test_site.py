@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from helpers import ROOT, script
 
 
@@ -21,6 +22,17 @@ def test_every_key_of_the_configuration_has_a_sentence(generated):
         assert listed in page or path.parent.name == "conf", path  # balance and classifier are parts of the evaluation's
         unexplained = re.findall(r"^\| `([^`]+)` \|[^|]*\| +\|$", listed, re.M)
         assert path.parent.name == "experiment" or not unexplained, (path.name, unexplained)
+
+
+def test_every_group_says_its_default(generated):
+    page = generated.configuration()
+    config = yaml.safe_load((ROOT / "conf" / "config.yaml").read_text())["defaults"]
+    assert sum(isinstance(choice, dict) and "experiment" not in choice for choice in config) > 10
+    for choice in (*config, {"suite": "quick"}):
+        for group, option in choice.items() if isinstance(choice, dict) else ():
+            if not group.startswith("override"):
+                said = f"The default is `{group}={option}`." if option else "None is taken unless it is named."
+                assert said in page.split(f"## {group}\n", 1)[1].split("###", 1)[0], group
 
 
 def test_the_figures_of_a_method_are_those_of_the_records(generated):
