@@ -1,7 +1,8 @@
 """A recipe that fine-tunes any run: it takes the data, network and threat model of the run that it starts from."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -20,17 +21,43 @@ def with_base(words: Sequence[str]) -> list[str]:
     """The overrides, those of the run that `init_from` names first, where the experiment is one of RECIPES.
 
     What the command itself sets wins. A file that belongs to no run brings nothing. Raises ValueError where the run's
-    configuration cannot be read, or is of a class that is no option here.
+    configuration cannot be read, or is of a class that is no option here, and where the jobs of a sweep need
+    different ones.
     """
     given = {word.lstrip("+").partition("=")[0]: word for word in words if "=" in word}
-    if given.get("experiment", "").partition("=")[2] not in RECIPES or "init_from" not in given:
+    recipes, bases = _values(given.get("experiment")), _values(given.get("init_from"))
+    if not any(recipe in RECIPES for recipe in recipes) or not bases:
         return list(words)
-    try:
-        run = run_folder(parse_word(given["init_from"]).value())
-    except ValueError:  # several values of a sweep
-        return list(words)
+    if len(recipes) > 1:
+        raise ValueError(
+            f"{given['experiment']}: a recipe that takes its data and network from init_from needs a command of its own"
+        )
+    first, *others = [(path, _brought(run_folder(path), given)) for path in bases]
+    for path, brought in others:
+        if brought != first[1]:
+            raise ValueError(
+                f"init_from: {first[0]} and {path} differ in data, network, norm or eps, which the recipe takes from them:"
+                " give each a command of its own"
+            )
+    return [*first[1], *words]
+
+
+def _values(word: str | None) -> list[Any]:
+    """The value of key=value, or the values of a sweep."""
+    if word is None:
+        return []
+    override = parse_word(word, sweep=True)
+    if not override.is_sweep_override():
+        return [override.value()]
+    if not override.is_choice_sweep():  # a glob or a range
+        return []
+    return [parse_word(f"{override.key_or_group}={one}").value() for one in override.sweep_string_iterator()]
+
+
+def _brought(run: Path | None, given: Mapping[str, str]) -> list[str]:
+    """What the recipe takes from `run`."""
     if run is None:
-        return list(words)
+        return []
     allow = prefixes(parse_word(given["allow"]).value()) if "allow" in given else []
     found, brought = stored(run, [*GROUPS, "attack"], allow), []
     for group, key in GROUPS.items():
@@ -38,7 +65,7 @@ def with_base(words: Sequence[str]) -> list[str]:
             brought += [f"{group}={_option(group, _at(found[group], key))}", *_leaves(group, found[group])]
     if "attack" not in given:
         brought += [f"attack.{key}={_written(found['attack'][key])}" for key in THREAT if f"attack.{key}" not in given]
-    return [*brought, *words]
+    return brought
 
 
 def _option(group: str, target: str) -> str:

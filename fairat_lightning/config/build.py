@@ -60,6 +60,14 @@ def build_part(cfg: DictConfig, group: str, instead: Mapping[str, str] | None = 
     return part
 
 
+def prepared_data(cfg: DictConfig, processes: int = 1) -> Any:
+    """The data module of `cfg`, its images read, by each of `processes` on this machine."""
+    data = build_part(cfg, "data")
+    data.processes = processes
+    data.prepare()
+    return data
+
+
 def _no_subclass(group: str, node: Mapping[Any, Any], name: str, wanted: type) -> str:
     what = f"{wanted.__module__}.{wanted.__name__}"
     return f"{group}._target_={node['_target_']} gives {name}: it must be a subclass of {what}"

@@ -18,7 +18,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from fairat_lightning.config.build import PACKAGE_PREFIX, build_part, network, target_of
+from fairat_lightning.config.build import PACKAGE_PREFIX, network, prepared_data, target_of
 from fairat_lightning.config.compose import plain
 from fairat_lightning.config.loading import load_trained, named_set
 from fairat_lightning.config.normalisation import KEYS, meant, normalised_as_begun, set_model
@@ -60,8 +60,7 @@ def load(cfg: DictConfig, begun: Callable[[Path | None], Path] | None = None) ->
     given, key = _said(cfg, of_run), named_set(cfg)
     if not given and begun is not None:
         given = normalised_as_begun(cfg, begun(run), "checkpoint")
-    data: DataModule = build_part(cfg, "data")
-    data.prepare()
+    data: DataModule = prepared_data(cfg, cfg.get("devices", 1))
     net = network(cfg, data)
     if not isinstance(net, Normalized):
         raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}: name a function listed in conf/model/")

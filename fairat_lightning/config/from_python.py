@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch import nn
 
-from fairat_lightning.config.build import PACKAGE_PREFIX, build_part, network
+from fairat_lightning.config.build import PACKAGE_PREFIX, build_part, network, prepared_data
 from fairat_lightning.config.compose import compose_training, resolved
 from fairat_lightning.config.home import expanded
 from fairat_lightning.config.loading import load_trained
@@ -55,7 +55,7 @@ def load_run(
     if ours and names and ("image_size" not in cfg.model or size):
         shape: Any = _Shape(names, stored_channels(path), size)
     else:  # only the data themselves say it
-        shape = _prepared(cfg)
+        shape = prepared_data(cfg)
     net: Normalized = network(cfg, shape)
     load_weights(net, path)
     attack = build_part(cfg, "attack")
@@ -74,7 +74,7 @@ def foreign_run(path: str, model: Any, data: Any, normalisation: Any, key: str |
         of_data.prepare()
     elif data is not None:
         cfg.data = _data_config(data)
-        of_data = _prepared(cfg)
+        of_data = prepared_data(cfg)
     pick, _ = picking(model, logits, None if of_data is None else of_data.num_classes)
     convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     channels = of_data.channels if of_data is not None else convolution.in_channels if convolution is not None else None
@@ -102,13 +102,7 @@ def load_data(source: str | Path | Sequence[str]) -> DataModule:
     `train_dataloader()`, `val_dataloader()` and `test_dataloader()` give (x uint8, y, index); `.train`, `.val` and `.test` are
     whole: `.pixels[:]` uint8 (N,C,H,W) and `.targets` (N,).
     """
-    return _prepared(OmegaConf.create({"data": _data_config(source)}))
-
-
-def _prepared(cfg: Any) -> DataModule:
-    data: DataModule = build_part(cfg, "data")
-    data.prepare()
-    return data
+    return prepared_data(OmegaConf.create({"data": _data_config(source)}))
 
 
 def _data_config(source: str | Path | Sequence[str]) -> Any:

@@ -132,12 +132,12 @@ def roots(name: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def parse_word(word: str) -> Override:
-    """One key=value; ValueError for anything else, and for a list of values to sweep over."""
+def parse_word(word: str, *, sweep: bool = False) -> Override:
+    """One key=value; ValueError for anything else and, unless `sweep`, for a list of values to sweep over."""
     try:
         override = OverridesParser.create().parse_override(word)
     except HydraException as error:
         raise ValueError(f"cannot read {word}, each setting must be written key=value: {error}") from error
-    if override.is_sweep_override():
+    if override.is_sweep_override() and not sweep:
         raise ValueError(f"{word}: this command takes one value for each key; write a list as [a,b]")
     return override

@@ -36,12 +36,13 @@ def downloads() -> Path:
 
 
 def decoded(
-    parts: Mapping[str, Images | Undecoded], in_memory: bool | None = None, cache: Path | None = None
+    parts: Mapping[str, Images | Undecoded], in_memory: bool | None = None, cache: Path | None = None, processes: int = 1
 ) -> dict[str, Images]:
     """The parts of a set, those that are `Undecoded` now decoded: in memory, or mapped from files in the folder `cache`.
 
-    `in_memory` None decides by their size; a line says so where they do not fit. `cache` None is the folder `decoded` beside the
-    downloaded sets. Raises ValueError where the disk is full or the folder cannot be written, MemoryError where the memory is.
+    `in_memory` None decides by their size, times the `processes` of this machine that each decode them; a line says so where they
+    do not fit. `cache` None is the folder `decoded` beside the downloaded sets. Raises ValueError where the disk is full or the
+    folder cannot be written, MemoryError where the memory is.
     """
     waiting = [part for part in parts.values() if not isinstance(part, Images)]
     place = downloads() / "decoded" if cache is None else cache
@@ -49,10 +50,11 @@ def decoded(
         _say("data.in_memory=false has no effect on this data set: its images come decoded, and stay in memory")
     if waiting and in_memory is None:
         size, free = sum(len(part) * prod(part.shape) for part in waiting), available_memory()
-        in_memory = size <= SHARE * free
+        in_memory = size * processes <= SHARE * free
         if not in_memory:
+            each = f" in each of {processes} processes" if processes > 1 else ""
             _say(
-                f"The decoded images take {_gb(size)}, more than a third of the free memory, {_gb(free)}:"
+                f"The decoded images take {_gb(size)}{each}, more than a third of the free memory, {_gb(free)}:"
                 f" they stay in files in {place}; data.in_memory=true keeps them in memory"
             )
     read = _in_memory if in_memory else (lambda part: Images(Mapped(_cached(part, place)), part.targets))

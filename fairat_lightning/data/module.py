@@ -53,6 +53,7 @@ class DataModule(LightningDataModule):
     monitor: Images
     test: Images
     num_train: int
+    processes: int = 1  # of this machine that read the set, each for itself: set before `prepare`
 
     def __init__(
         self,
@@ -145,12 +146,8 @@ class DataModule(LightningDataModule):
     def _decoded(self, loaded: Parts) -> dict[str, Images]:
         """The parts that there are, "training", "test" and "validation", in memory or mapped."""
         given = {"training": loaded.train, "test": loaded.test, "validation": loaded.val}
-        parts = {
-            name: part if isinstance(part, Images | Undecoded) else Rows(part, name)
-            for name, part in given.items()
-            if part is not None
-        }
-        return decoded(parts, self.in_memory, self.cache)
+        parts = {name: p if isinstance(p, Images | Undecoded) else Rows(p, name) for name, p in given.items() if p is not None}
+        return decoded(parts, self.in_memory, self.cache, self.processes)
 
     def whole_test(self) -> tuple[Tensor, Tensor, list[str]]:
         """All test images, uint8 (N,C,H,W), in memory, their labels (N,), and the names of the classes."""

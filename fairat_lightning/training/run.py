@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 
-from fairat_lightning.config.build import build_part, naming, network, optimiser
+from fairat_lightning.config.build import build_part, naming, network, optimiser, prepared_data
 from fairat_lightning.config.compose import plain
 from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.evaluation.attacks import ARITHMETIC
@@ -49,7 +49,7 @@ from fairat_lightning.training.brought import Brought
 from fairat_lightning.training.catastrophic_overfitting import Collapse
 from fairat_lightning.training.checks import check
 from fairat_lightning.training.nonfinite import Finite
-from fairat_lightning.training.trainer import build_trainer
+from fairat_lightning.training.trainer import build_trainer, processes_here
 
 
 @dataclass
@@ -90,8 +90,7 @@ def prepare(
     if cfg.init_from is not None and resume is None:
         brought.check()
     L.seed_everything(cfg.seed, verbose=False)
-    datamodule: DataModule = build_part(cfg, "data")
-    datamodule.prepare()
+    datamodule: DataModule = prepared_data(cfg, processes_here(cfg.trainer))
     datamodule.monitor = datamodule.val if cfg.select == "worst" else datamodule.monitor  # the worst of few images is chance
     check_first(datamodule)
     keep_memory()

@@ -88,6 +88,16 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     return trainer
 
 
+def processes_here(trainer: DictConfig) -> int:
+    """How many processes of a training run on this machine."""
+    devices = trainer.get("devices", 1)
+    if isinstance(devices, int) and devices > 0:
+        return devices
+    if not isinstance(devices, int | str):  # a list of GPUs
+        return len(devices)
+    return max(1, 0 if trainer.accelerator == "cpu" else torch.cuda.device_count())
+
+
 def _check_own(callbacks: list[Callback], logger: bool) -> None:
     """ValueError for a callback that would end the run later: it has no logger, or goes by a value that no run logs."""
     for callback in callbacks:

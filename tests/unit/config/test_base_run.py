@@ -53,11 +53,21 @@ def test_everything_else_is_left_as_it_is(tmp_path):
         ["experiment=digits_faal", "init_from=pretrained:digits_pgd_at"],
         [RECIPE],
         [RECIPE, f"init_from={tmp_path / 'net.pt'}"],
-        [RECIPE, "init_from=pretrained:digits_pgd_at,pretrained:digits_faal"],  # a sweep
+        ["experiment=glob(digits*)", "init_from=glob(*)"],
+        [RECIPE, "init_from=range(1,3)"],
     ):
         assert with_base(words) == words
     once = with_base([RECIPE, "init_from=pretrained:digits_pgd_at"])
     assert with_base(once) == once
+
+
+def test_a_sweep_takes_what_its_bases_have_in_common(tmp_path):
+    same = [RECIPE, "init_from=pretrained:cifar10_pgd_at_s0,pretrained:cifar10_pgd_at_s1"]
+    assert with_base(same) == [*with_base([RECIPE, "init_from=pretrained:cifar10_pgd_at_s0"])[:-2], *same]
+    with pytest.raises(ValueError, match="cifar10_pgd_at and pretrained:digits_pgd_at differ in data, network"):
+        with_base([RECIPE, "init_from=pretrained:cifar10_pgd_at,pretrained:digits_pgd_at"])
+    with pytest.raises(ValueError, match="recommended,digits_faal: a recipe that takes its data"):
+        with_base(["experiment=recommended,digits_faal", "init_from=pretrained:digits_pgd_at"])
 
 
 def test_a_base_of_a_class_of_ones_own_is_named(tmp_path):

@@ -104,6 +104,17 @@ def test_what_does_not_fit_the_memory_stays_in_files_and_a_line_says_so(monkeypa
     assert "The decoded images take 0.0 MB, more than a third of the free memory" in capsys.readouterr().out
 
 
+def test_each_process_of_a_machine_takes_memory_of_its_own(monkeypatch, photos, capsys):
+    monkeypatch.setattr(cache, "available_memory", lambda: 3 * 2 * (2 * EACH * 3 * 8 * 8))
+    kinds = []
+    for processes in (2, 3):
+        data = DataModule(partial(folder, image_size=8), root=photos, cache=photos.parent / "cache")
+        data.processes = processes
+        data.prepare()
+        kinds.append(type(data.train.pixels))
+    assert kinds == [torch.Tensor, Mapped] and "0.0 MB in each of 3 processes, more than" in capsys.readouterr().out
+
+
 def test_the_free_memory_is_that_of_the_machine_or_of_the_control_group(monkeypatch):
     free = cache.available_memory()
     assert 0 < free < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
