@@ -79,8 +79,8 @@ class PGD:
     `eps` and `step` are numbers or fractions such as "8/255"; `step` may also be a multiple, "1.25 eps", and defaults to eps / 4.
     `start=None` leaves the start to the objective. `batch_norm` is the mode of the network's batch norms (and dropout) while
     crafting, "eval" or "train"; `precision` the one it crafts in, "float32" or "bfloat16" autocast, None that of the training.
-    `noise`: see `pgd`. `scale_step=False` keeps the step where a method scales eps; `second_step=True` has each scaled step
-    followed by one of the plain size within the plain eps (DAFA's released code). Raises ValueError for values out of range.
+    `noise`: see `pgd`. `scale_step=False` keeps the step where a method scales eps; `second_step=True` has each step, scaled or
+    not, followed by one of the plain size within the plain eps (DAFA's released code). Raises ValueError for values out of range.
     """
 
     eps: float | str
@@ -146,12 +146,13 @@ class PGD:
         if self.start is not None and not isinstance(start, Tensor):
             start = self.start
         start = "uniform" if start is None else start
-        second = (self.eps, self.step) if self.second_step and scale is not None else None
+        second = (self.eps, self.step) if self.second_step else None
         return pgd(loss, x, eps=eps, step=step, steps=self.steps, start=start, norm=self.norm, noise=self.noise, second=second)
 
     def with_steps(self, steps: int) -> "PGD":
         """The attack of this threat model with `steps` steps of eps/4 from a uniform start: what evaluates."""
-        return replace(self, steps=steps, step=None, start="uniform", batch_norm="eval", noise=None, precision=None)
+        plain = replace(self, start="uniform", batch_norm="eval", noise=None, precision=None, second_step=False)
+        return replace(plain, steps=steps, step=None)
 
 
 @contextmanager

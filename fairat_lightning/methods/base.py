@@ -179,11 +179,11 @@ class Method(CheckedBatches):
         context = self.trainer.precision_plugin.forward_context
         return class_means(self.net, loader, self.num_classes, values, width, context)
 
-    def craft_fixed(self, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
+    def craft_fixed(self, x: Tensor, y: Tensor, index: Tensor, inner: Any = None) -> Tensor:
         """`craft` in eval mode with a random start that is a function of each image's index."""
         with crafting(self.net, self.attack, training=False):
             start = seeded_start(x, index, self.attack) * (1.0 if self.attack.noise is None else self.attack.noise)
-            return self.attack(self.objective.inner(self.net, x, y), x, start=start)
+            return self.attack((inner or self.objective.inner)(self.net, x, y), x, start=start)
 
     def validation_robust(self) -> Tensor:
         """The current weights' accuracy per class under PGD-10 on the validation split: (C,), nan where absent."""

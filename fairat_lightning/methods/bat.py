@@ -11,8 +11,8 @@ Sun, Xu, Yao, Liang, Wu, Liang, Liu and Liu, "Improving Robust Fairness via Bala
 
 u uniform over the K classes, `entropy` 1 in the code, three forwards in training mode. beta and the smoothing of the labels are
 those of `objective=trades`, the only one that it takes. Deviations: both searches share one path, as they do in the code but for
-their noise of 0.001; an example that has its image is moved on unseen, so that the step has one shape and waits for no device;
-u is 1/K, where the code has 0.1. AWP, if chosen, climbs this loss. `train/robust` is the accuracy at x_first.
+their noise of 0.001; an example that has its image is moved on unseen, so that the step has one shape and waits for no device.
+AWP, if chosen, climbs this loss. `train/robust` is the accuracy at x_first.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 Jin, Wu, Liu, Huang and Mu, "Enhancing Robust Fairness via Confusional Spectral Regularization", ICLR 2025, arXiv 2501.13273.
 The worst class's robust error is bounded by the spectral norm of the robust confusion matrix. Before each epoch a pass over the
-training set in eval mode, under attack and with the true logit z_y lowered to z_y - gamma |z_y|, counts the errors
+training set in eval mode, under an attack on the cross-entropy, with the true logit z_y lowered to z_y - gamma |z_y|, counts
 
     C[k, j] = share of class j that is predicted k != j,      u, v = its leading singular vectors,
     G = u v^T, scaled to [.01, 2.01],
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairat_lightning.methods.base import Method
-from fairat_lightning.objectives import logits_of
+from fairat_lightning.objectives import AT, logits_of
 from fairat_lightning.settings import switch, within
 
 LEAST, MOST = 0.01, 2.01
@@ -53,7 +53,7 @@ class CSR(Method):
 
     def on_train_epoch_start(self) -> None:
         def predicted(x: Tensor, y: Tensor, index: Tensor) -> Tensor:
-            logits = logits_of(self.net, self.craft_fixed(x, y, index))
+            logits = logits_of(self.net, self.craft_fixed(x, y, index, AT().inner))
             own = logits.gather(1, y[:, None])
             logits = logits.scatter(1, y[:, None], own - self.gamma * (own if self.multiplied else own.abs()))
             return F.one_hot(logits.argmax(1), self.num_classes)

@@ -5,9 +5,9 @@ After the warm-up, with W fixed, a hard class is both weighted more and attacked
     eps_i = W[y_i] eps,  step_i = W[y_i] step,      mean_i [ W[y_i] supervised_i + beta * consistency_i ].
 
 Deviations: those of `class_transfer.py`. For the cross-entropy objective the released code follows each step by a second one,
-with the same gradient, of the plain size and within the plain eps, from a Gaussian start: `attack.second_step=true
-attack.start=gaussian`. No image then leaves the plain eps, and the two steps together are 1 + W as long. Without the option the
-margins act; `margins=False` weights the loss alone.
+with the same gradient, of the plain size and within the plain eps, from a Gaussian start, in the warm-up too:
+`attack.second_step=true attack.start=gaussian`. No image then leaves the plain eps, and the two steps together are 1 + W as long.
+Without the option the margins act; `margins=False` weights the loss alone.
 """
 
 from typing import Any

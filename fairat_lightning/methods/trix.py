@@ -7,10 +7,11 @@ are attacked weakly, towards a class drawn uniformly, weak classes strongly, awa
     eps_k        (lambda1 + t_k) eps, and the step with it
     w_k          (lambda2 + 1 - t_k) / mean_j (lambda2 + 1 - t_j),        loss = mean_i w[y_i] objective_i
 
-t_k is class k's robust accuracy on the training batches of the last epoch; strong is a class of t_k above the mean. In epoch 0
-all are weak, and both factors 1. eps works against the rest: a weak class has the smaller one. No code is public and we could
-read the abstract alone, so that what it leaves open is OUR CHOICE: how t_k is taken, where strong begins, both rules (eps_k is
-CFA's, which the same authors use in FAIR-TAT), both lambdas.
+t_k is class k's robust accuracy on the training batches of the last epoch, under its own attack, so that a strong class, which
+faces the weaker one, tends to stay strong; strong is a class of t_k above the mean. In epoch 0 all are weak, and both factors 1.
+eps works against the rest: a weak class has the smaller one. No code is public and we could read the abstract alone, so that what
+it leaves open is OUR CHOICE: how t_k is taken, where strong begins, both rules (eps_k is CFA's, which the same authors use in
+FAIR-TAT), both lambdas.
 """
 
 from collections.abc import Callable

@@ -58,14 +58,18 @@ KINDS = (
         "cfol_uniform",
         "csr",
         "fair_tat",
+        "fair_tat_cfp",
         "codat",
         "fair_ard",
         "floor",
         "absld",
+        "absld_released",
         "ham",
         "ham_drop",
         "trix",
         "variance",
+        "variance_harl",
+        "variance_released",
         "decosam",
     ),
 )
@@ -95,9 +99,15 @@ def build(kind: str, net: nn.Module, shared: dict):
         "cfol_uniform": (CFOL, {"eta": 0.01, "gamma": 0.5, "sampling": "uniform"}),
         "csr": (CSR, {"share": 0.3, "gamma": 0.1}),
         "fair_tat": (FairTAT, {"sharpness": 2.0, "lambda1": 0.5, "scale": "robust"}),
+        "fair_tat_cfp": (FairTAT, {"sharpness": 2.0, "lambda1": 0.5, "scale": "cfp", "cfp_factor": 2.0}),
         "codat": (CODAT, {"rho": 0.5}),
         "fair_ard": (FairARD, {"temperature": 30.0, "alpha": 0.7, "power": 2.0, "weight_range": (0.5, 2.5)}),
         "absld": (ABSLD, {"share": 0.8, "rate": 0.1, "temperature_range": (0.5, 5.0)}),
+        "absld_released": (
+            ABSLD,
+            {"share": 0.8, "rate": 0.1, "temperature_range": (0.5, 5.0)}
+            | {"aliased": True, "reduction": "mean", "class_loss": "sum"},
+        ),
         "decosam": (DecoSAM, {"tau": 1.0, "radius": 0.5}),
         "ham": (HAM, {"decide_after": 1, "warmup": 0.0, "drop": False}),
         "ham_drop": (HAM, {"decide_after": 1, "warmup": 0.0, "drop": True}),
@@ -105,6 +115,14 @@ def build(kind: str, net: nn.Module, shared: dict):
         "variance": (
             VariancePenalty,
             {"variance": 1.0, "concentration": 0.5, "weight": 1.0, "over": "classes", "present_only": True},
+        ),
+        "variance_harl": (
+            VariancePenalty,
+            {"variance": 1.0, "concentration": 0.5, "weight": 0.1, "over": "classes", "present_only": False},
+        ),
+        "variance_released": (
+            VariancePenalty,
+            {"variance": 1.0, "concentration": 0.0, "weight": 1.0, "over": "examples", "present_only": True, "padded_to": 100},
         ),
         "floor": (
             FLOOR,

@@ -45,6 +45,10 @@ CASES = {
         "variance": "method=variance method.variance=1",
         "variance-harl": "method=variance method.weight=0.1 method.concentration=0.1 method.over=classes "
         "method.present_only=false",
+        "variance-released": "method=variance method.variance=1 method.padded_to=100",
+        "absld-released": "method=absld method.aliased=true method.reduction=mean method.class_loss=sum",
+        "dafa-second-step": "method=dafa objective=at attack.second_step=true method.warmup=0.5",
+        "csr-multiplied": "method=csr method.multiplied=true",
         "faal-memory": "method=faal method.memory=0.9",
         "cfol": "method=cfol method.eta=0.01",
         "cfol-uniform": "method=cfol method.eta=0.01 method.sampling=uniform",

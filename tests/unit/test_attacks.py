@@ -143,8 +143,9 @@ def test_a_second_step_of_the_plain_size_follows_a_scaled_one_along_the_same_gra
         wanted = wanted.clamp(0, 1)
     attack = PGD(eps=0.1, step=0.03, steps=6, start="zero", second_step=True)
     torch.testing.assert_close(attack(loss, x, scale=scale), wanted)
-    plain = pgd(loss, x, eps=0.1, step=0.03, steps=6, start="zero")
-    assert torch.equal(attack(loss, x), plain) and not torch.equal(attack(loss, x, scale=scale), plain)
+    torch.testing.assert_close(attack(loss, x), attack(loss, x, scale=torch.ones(4).double()))
+    plain = PGD(eps=0.1, step=0.03, steps=6, start="zero")
+    assert not torch.equal(attack(loss, x), plain(loss, x)) and attack.with_steps(10) == plain.with_steps(10)
 
 
 def test_the_attacks_own_start_wins_over_the_objectives_and_an_offset_over_both():

@@ -7,8 +7,10 @@ import torch
 from helpers import network_weights, quick_for
 from scipy.special import log_softmax
 from torch import nn
+from torch.nn import functional as F
 
 from fairat_lightning.attacks import PGD
+from fairat_lightning.evaluation.attacks import seeded_start
 from fairat_lightning.methods import CSR
 from fairat_lightning.methods.csr import spectral_weights
 from fairat_lightning.objectives import AT, TRADES
@@ -123,9 +125,10 @@ def test_errors_of_the_training_set_with_the_true_logit_lowered(seed, shift, gam
         np.testing.assert_allclose(released.pair_weight.numpy(), pair_weights(confusion_of(raised, y.numpy(), 0.0)), atol=1e-6)
 
 
-def test_errors_are_counted_under_attack_in_eval_mode():
+@pytest.mark.parametrize("objective", [AT(), TRADES(6.0)])
+def test_errors_are_counted_under_attack_on_the_cross_entropy_in_eval_mode(objective):
     """A network that is right on clean images and wrong within eps, and otherwise in training mode."""
-    module = method(attack=PGD(eps=0.3, steps=5), gamma=0.0)
+    module = method(objective, attack=PGD(eps=0.3, steps=5), gamma=0.0)
     x, index = torch.rand(40, 3, 2, 2).double(), torch.arange(40)
     y = module.net(x).argmax(1)
     dropout = nn.Dropout(1.0)  # no logit would be left in training mode
@@ -135,8 +138,10 @@ def test_errors_are_counted_under_attack_in_eval_mode():
     begin_epoch(module, (x, y, index))
     assert dropout.training and torch.equal(torch.get_rng_state(), state)
     with torch.no_grad():
-        x_adv = module.craft_fixed(x, y, index)
         module.eval()
+        x_adv = module.attack(
+            lambda image: F.cross_entropy(module.net(image), y, reduction="none"), x, start=seeded_start(x, index, module.attack)
+        )
         logits = module.net(x_adv).numpy()
     assert (logits.argmax(1) != y.numpy()).any() and (x_adv - x).abs().amax() <= 0.3 + 1e-9
     np.testing.assert_allclose(module.pair_weight.numpy(), pair_weights(confusion_of(logits, y.numpy(), 0.0)), atol=1e-6)

@@ -76,24 +76,14 @@ def test_without_margins_the_weights_act_on_the_loss_alone():
 
 
 def test_with_a_second_step_the_plain_eps_holds_and_the_steps_are_1_plus_w_as_long():
-    """From the image itself one such step is min((1 + W) step, eps) long; before the weights act it is the plain step."""
+    """From the image itself one such step is min((1 + W) step, eps) long; before the weights act W is 1."""
     x, y, weight = 0.4 + 0.2 * torch.rand(16, 3, 2, 2).double(), torch.arange(16) % 4, np.array(WEIGHT)
     attack = PGD(0.1, 1, step=0.045, start="zero", second_step=True)
-    for epoch, length in ((5, np.full(4, 0.045)), (6, np.minimum(0.045 * (1 + weight), 0.1))):
+    for epoch, length in ((5, np.full(4, 0.09)), (6, np.minimum(0.045 * (1 + weight), 0.1))):
         module = method(attack=attack, epoch=epoch)
         module.transfer.class_weight.copy_(torch.tensor(WEIGHT))
         moved = (crafted(module, x, y) - x).abs().flatten(1).amax(1)
         np.testing.assert_allclose(moved.numpy(), length[y], atol=1e-7)
-
-
-def test_in_the_warm_up_a_second_step_changes_nothing_bit_for_bit(trained):
-    def weights(*words):
-        return network_weights(trained("method=dafa", "objective=at", *words)[0])
-
-    once, twice = (weights("method.warmup=1.0", f"attack.second_step={switch}") for switch in ("false", "true"))
-    assert all(torch.equal(once[name], twice[name]) for name in once)
-    once, twice = (weights("method.warmup=0.5", f"attack.second_step={switch}") for switch in ("false", "true"))
-    assert any(not torch.equal(once[name], twice[name]) for name in once)
 
 
 def crafted(module, x, y):

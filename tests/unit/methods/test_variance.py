@@ -20,18 +20,22 @@ def method(objective=None, classes=5, **kwargs):
     return module
 
 
-def by_hand(losses, y, *, variance, concentration, weight, over, present_only, classes=5):
+def by_hand(losses, y, *, variance, concentration, weight, over, present_only, padded_to=None, classes=5):
     """The loss in torch, class by class, with its own gradient."""
     classes = [k for k in range(classes) if (y == k).any() or not present_only]
     means = torch.stack([losses[y == k].mean() if (y == k).any() else losses.sum() * 0 for k in classes])
     mean = losses.mean() if over == "examples" else means.mean()
     share = means / means.sum()
-    return weight * mean + variance * ((means - means.mean()) ** 2).mean() + concentration * (share**2).sum()
+    spread = ((means - means.mean()) ** 2).mean()
+    if padded_to is not None:
+        spread = torch.cat([means, means.new_zeros(padded_to - len(means))]).var()
+    return weight * mean + variance * spread + concentration * (share**2).sum()
 
 
-@pytest.mark.parametrize(
-    "settings", [FAIRLY, HARL, HARL | {"present_only": True}, FAIRLY | {"variance": 3.0, "concentration": 2.0}]
-)
+ANY = (FAIRLY, FAIRLY | {"padded_to": 100}, HARL, HARL | {"present_only": True}, FAIRLY | {"variance": 3.0, "concentration": 2.0})
+
+
+@pytest.mark.parametrize("settings", ANY)
 @pytest.mark.parametrize("objective", [AT(), AT(0.1), TRADES(6.0), MART(5.0)])
 def test_value_and_gradient_are_those_of_the_formula_by_autograd(objective, settings):
     """Classes of unequal size; class 4 is absent."""
@@ -58,6 +62,19 @@ def test_harl_in_numpy_as_its_code_counts_an_absent_class():
     value, _ = module.penalised(torch.tensor(sums), torch.tensor(counts).double())
     means = np.array([2.0, 4.0, 0.0, 0.5, 0.0])
     assert value.item() == pytest.approx(0.1 * means.mean() + 0.1 * means.var() + 0.1 * ((means / means.sum()) ** 2).sum())
+
+
+def test_the_released_code_takes_the_unbiased_variance_of_100_losses():
+    module, y = method(padded_to=100), np.array([0, 0, 1, 3])
+    losses = np.array([1.0, 3.0, 4.0, 0.5])
+    value, _ = module.penalised(torch.tensor(np.bincount(y, losses, 5)), torch.tensor(np.bincount(y, minlength=5)).double())
+    padded = np.zeros(100)
+    padded[[0, 1, 3]] = 2.0, 4.0, 0.5
+    assert value.item() == pytest.approx(losses.mean() + 0.1 * padded.var(ddof=1))
+    assert method(padded_to=5).penalised(torch.ones(5).double(), torch.ones(5).double())[0] == 1
+    for wrong in (4, 0, 2.5, "all"):
+        with pytest.raises(ValueError, match="method.padded_to="):
+            method(padded_to=wrong)
 
 
 def test_equal_losses_and_losses_of_0_have_no_penalty_and_finite_gradients():

@@ -22,7 +22,7 @@ NAMES = {  # as commit f4a75fa named them
     "method=faal data=cifar100": "cifar100-preactresnet18-faal-at-s0-bd00512c",
     "experiment=dafa_resnet18": "cifar10-resnet18-dafa-trades-s0-77fdde0e",
     "experiment=cfol_resnet18": "cifar10-resnet18-cfol-at-s0-561f3269",
-    "experiment=cfa_at_preactresnet18": "cifar10-preactresnet18-cfa-at-fawa-s0-d7ca2ed9",
+    "experiment=cfa_at_preactresnet18 attack=pgd10_batch_stats": "cifar10-preactresnet18-cfa-at-fawa-s0-d7ca2ed9",
     "experiment=trades_wrn34_10": "cifar10-wrn34_10-trades-trades-s0-ed209373",
     "logger=wandb": "digits-preactresnet_tiny-pgd_at-at-s0-d1016c9a",
 }
