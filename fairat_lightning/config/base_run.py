@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.types import ChoiceSweep
 
 from fairat_lightning.config.targets import prefixes, stored
 from fairat_lightning.config.words import CONF, parse_word
@@ -49,7 +50,7 @@ def _values(word: str | None) -> list[Any]:
     override = parse_word(word, sweep=True)
     if not override.is_sweep_override():
         return [override.value()]
-    if not override.is_choice_sweep():  # a glob or a range
+    if not isinstance(override.value(), ChoiceSweep):  # a glob or a range
         return []
     return [parse_word(f"{override.key_or_group}={one}").value() for one in override.sweep_string_iterator()]
 
