@@ -79,7 +79,11 @@ def _monitored_as_begun(cfg: DictConfig, folder: Path, say: bool) -> None:
     with open_dict(cfg):
         del cfg.data["monitor_size"]
     if say and not (folder / "metrics.json").exists():
-        print("This run began with an earlier version: each epoch is still evaluated on all validation images.", flush=True)
+        print(
+            "This run began with an earlier version: each epoch is still evaluated on all validation images, from now on in the"
+            " training's precision.",
+            flush=True,
+        )
 
 
 def begun_with(folder: Path) -> Any:

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from io import BytesIO
+from io import BytesIO, FileIO
 from math import prod
 from pathlib import Path
 
@@ -123,8 +123,8 @@ def _cached(part: Undecoded, place: Path) -> NDArray[np.uint8]:
 def _mapped(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
     """The images of a file; None where there is none, or it is damaged."""
     try:
-        found = np.load(path, mmap_mode="r")
-    except (FileNotFoundError, NotADirectoryError, ValueError, EOFError):  # the last two: it is cut off, or no file of NumPy's
+        found = np.lib.format.open_memmap(path, mode="r")
+    except (FileNotFoundError, NotADirectoryError, ValueError, EOFError):  # the last two: it is cut off, or no array of NumPy's
         return None
     except OSError as error:
         raise ValueError(f"data.cache: {path} cannot be read: {error.strerror}; remove it, or set data.cache=FOLDER") from error
@@ -151,22 +151,26 @@ def _build(part: Undecoded, path: Path, shape: tuple[int, ...]) -> None:
             )
         kept = f"; {done:,} of them are there already" if done else ""
         _say(f"Decoding {shape[0]:,} images once, into {path} ({_gb(prod(shape))}){kept}")
-        file = partial.open("r+b" if done else "wb")
+        file = partial.open("r+b" if done else "wb", buffering=0)  # a buffer would be written again when the file is closed
     with file:
         with _explained(place):
-            file.write(head.getvalue())
+            _write(file, head.getbuffer())
             file.seek(head.tell() + done * each)
             file.truncate()
         for start, stop in _chunks(part, done):
             pixels = part.decode(start, stop)
             with _explained(place, start, shape[0]):
-                file.write(pixels.numpy().data)
-                file.flush()
+                _write(file, pixels.numpy().data.cast("B"))
                 os.fsync(file.fileno())
                 write_json(progress, {"images": stop})
     with _explained(place):
         partial.replace(path)
         progress.unlink(missing_ok=True)
+
+
+def _write(file: FileIO, data: memoryview) -> None:
+    while data:
+        data = data[file.write(data) :]
 
 
 def _done(progress: Path, partial: Path, head: bytes, each: int) -> int:
@@ -175,7 +179,8 @@ def _done(progress: Path, partial: Path, head: bytes, each: int) -> int:
         done = json.loads(progress.read_text())["images"]
         with partial.open("rb") as file:
             same = file.read(len(head)) == head
-        return done if same and partial.stat().st_size >= len(head) + done * each else 0
+        whole = type(done) is int and done >= 0
+        return done if whole and same and partial.stat().st_size >= len(head) + done * each else 0
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 

@@ -64,13 +64,20 @@ class Pictures:
         return found
 
     def key(self) -> str:
-        """A hash of the files' names, sizes and times of change, and of Pillow's version."""
+        """A hash of the files' names, sizes, times of change and places on the disk, and of Pillow's version."""
         digest = hashlib.sha256(f"{PIL.__version__} {self.shape}".encode())
         for path, target in zip(self.paths, self.targets.tolist(), strict=True):
             digest.update(os.fsencode(path.relative_to(self.root)))
             with suppress(OSError):  # of a missing file, whose decoding says so
                 state = path.stat()
-                digest.update(f" {state.st_size} {state.st_mtime_ns} {target}\n".encode())
+                what = (
+                    state.st_size,
+                    state.st_mtime_ns,
+                    state.st_ctime_ns,
+                    state.st_ino,
+                    target,
+                )  # an exchanged file keeps the first two
+                digest.update(f" {what}\n".encode())
         return digest.hexdigest()[:16]
 
     def decode(self, start: int, stop: int) -> Tensor:

@@ -84,7 +84,8 @@ class Keep(ModelCheckpoint):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.select in SCORES and self.judged > 1 and self.error > LARGE:
-            say(trainer, doubt(self.select, self.error))
+            data = cast(Any, trainer).datamodule
+            say(trainer, doubt(self.select, self.error, len(data.monitor), len(data.val)))
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "highest": self.highest, "error": self.error, "judged": self.judged}
@@ -97,11 +98,14 @@ class Keep(ModelCheckpoint):
         self.highest, self.error, self.judged = own
 
 
-def doubt(select: str, error: float) -> str:
-    """The line about an epoch that was chosen by a score of this standard error."""
+def doubt(select: str, error: float, looked_at: int, there: int) -> str:
+    """The line about an epoch that was chosen by a score of this standard error, on so many of the validation images."""
+    why, more = "the validation set is small", ""
+    if looked_at < there:
+        why, more = f"only {looked_at:,} of the {there:,} validation images are looked at", "data.monitor_size=null takes all; "
     return (
-        f"select={select}: the score of the epoch that was kept has a standard error of {100 * error:.1f} points, as the"
-        f" validation set is small: select=last or select={ONE_SE} depends less on chance"
+        f"select={select}: the score of the epoch that was kept has a standard error of {100 * error:.1f} points, as"
+        f" {why}: {more}select=last or select={ONE_SE} depends less on chance"
     )
 
 

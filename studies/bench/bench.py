@@ -1,6 +1,6 @@
 """What a training step costs, each row a ratio measured side by side in one run: `make bench`.
 
-    python studies/bench/bench.py [--to FOLDER] [--rounds 3] [--parts abcdefghijkm] [--width 64] [--batch-size 128]
+    python studies/bench/bench.py [--to FOLDER] [--rounds 3] [--parts abcdefghijklm] [--width 64] [--batch-size 128]
     python studies/bench/bench.py --quick [--to FOLDER]     each goal, its figure and whether it is met
 
 The sides of a comparison are processes of their own, so that each keeps its own memory and threads (`side.py`). They take one
@@ -13,6 +13,7 @@ step in turn, round after round, the first of which warms them up; a row is the 
     i  what FAAL's weights, FairAT's scoring and the loader take of a step
     j  the validation of an epoch against its training, on CIFAR-10 with the default values
     k  an evaluation in one process of one thread against two such processes, or one GPU against two; `--evaluate` says which
+    l  a command's start to its first training step against `import torch, lightning`; `--help`
     m  images in a file against images in memory: time and anonymous memory
 
 Part h trains: by default on the embedded digits, with `--train "data=cifar10 data.root=... trainer=gpu ..."` anything else; its
@@ -417,6 +418,13 @@ def part_k(o: argparse.Namespace) -> list[dict[str, Any]]:
     return [*rows, row("k", f"{name}, from the first batch to the last", attacks[1], attacks[2], **facts)]
 
 
+def part_l(o: argparse.Namespace) -> list[dict[str, Any]]:
+    from quick import slowest_help, start_up
+
+    first = row("l", "start-up to the first training step / import torch, lightning", *start_up(o.rounds))
+    return [first, {"part": "l", "name": "--help of the slowest command", "seconds": slowest_help()}]
+
+
 def part_m(o: argparse.Namespace) -> list[dict[str, Any]]:
     """Images of 64x64 from a file and from memory, and a small set from memory, each as a small network trains on them."""
     network = ["model=preactresnet18", "model.width=8", "method=pgd_at", "attack=fgsm_rs", "trainer=auto"]
@@ -482,7 +490,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--to", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--parts", default="abcdefghijkm")
+    parser.add_argument("--parts", default="abcdefghijklm")
     parser.add_argument("--train", default="data=digits", help="words for the trainings of part h")
     parser.add_argument(
         "--evaluate",
@@ -499,6 +507,10 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="each goal, its figure and whether it is met")
     o = parser.parse_args()
+    if unknown := sorted({part for part in o.parts if f"part_{part}" not in globals()}):
+        parser.error(f"--parts={o.parts}: there is no part {', '.join(unknown)}")
+    if o.to:
+        o.to.mkdir(parents=True, exist_ok=True)
     facts = {k: v for k, v in environment(0).items() if k != "command"}
     facts["command"] = " ".join(["python", *sys.argv])
     if o.quick:

@@ -1,7 +1,7 @@
 """Nothing in a training step waits for the device: no number is read, no shape depends on a value.
 
 On a CPU a dispatch mode stands where the GPU would wait; on CUDA torch itself looks (`set_sync_debug_mode`). Nor is a tensor left
-behind on the CPU: on the meta device, which has shapes and no values, any operation with one of the CPU fails.
+behind on the CPU: on the meta device, which has shapes and no values, no operation may mix them.
 """
 
 from contextlib import nullcontext
@@ -12,7 +12,9 @@ import torch
 from helpers import SMALL, options
 from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fairat_lightning.config.compose import resolved
 from fairat_lightning.training import run as runs
@@ -29,6 +31,17 @@ class Waits(TorchDispatchMode):
         assert func.overloadpacket not in WAITING, f"{func} waits for the device"
         if func.overloadpacket in (aten.index, aten.index_put, aten.index_put_):
             assert not any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]), f"{func} with a mask waits"
+        return func(*args, **(kwargs or {}))
+
+
+class OneDevice(TorchDispatchMode):
+    """Raises where an operation mixes tensors of the meta device and of the CPU, but for CPU scalars, as on a GPU."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        if func.overloadpacket not in (aten.copy_, aten._to_copy):  # what copies from one to the other says so
+            devices = {t.device.type for t in tensors if t.ndim or t.device.type == "meta"}
+            assert len(devices) < 2, f"{func} mixes devices"
         return func(*args, **(kwargs or {}))
 
 
@@ -119,15 +132,23 @@ def test_no_tensor_is_left_behind_on_the_cpu(compose, tmp_path, monkeypatch, met
     monkeypatch.setattr(module, "_metric", lambda *_: SimpleNamespace(update=lambda *tensors: counted.extend(tensors)))
     batch = [torch.rand(8, 1, 8, 8, device="meta"), *(torch.zeros(8, dtype=torch.long, device="meta") for _ in range(2))]
     module.on_fit_start()  # where a teacher follows its student
-    loss = module.training_step(batch, 0)
-    loss.backward()
-    module.on_after_backward()
+    with OneDevice():
+        loss = module.training_step(batch, 0)
+        loss.backward()
+        module.on_after_backward()
     assert loss.device.type == "meta" and all(p.grad is not None for p in module.parameters() if p.requires_grad)
     module.eval()
-    module.validation_step(batch, 0)
+    with OneDevice():
+        module.validation_step(batch, 0)
     assert counted and all(tensor.device.type == "meta" for tensor in counted)
 
 
 def test_a_tensor_on_the_cpu_is_found():
-    with pytest.raises(RuntimeError, match="device"):
-        torch.rand(3, device="meta") + torch.rand(3)
+    there, here, index = torch.rand(3, 3, device="meta"), torch.rand(3, 3), torch.zeros(3, dtype=torch.long, device="meta")
+    mixed = [lambda: there + here, lambda: here[index], lambda: F.linear(there, here), lambda: F.embedding(index, here)]
+    mixed += [lambda: here.index_put_((index,), there[0]), lambda: here.gather(0, index[None])]
+    for operation in mixed:
+        with pytest.raises((RuntimeError, AssertionError), match="device"), OneDevice():
+            operation()
+    with OneDevice():
+        assert (there + torch.tensor(1.0)).device.type == "meta"

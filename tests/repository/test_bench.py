@@ -46,7 +46,10 @@ def test_a_goal_is_met_not_met_or_not_run(quick):
     }
     met = [key for key, row in rows.items() if row.get("met")]
     assert met == [("at least 2", 2.0), ("at least 2", 2.5), ("at most 2", 1.5), ("at most 2", 2.0)]
-    assert quick.said(rows["at most 2", 2.5]) == "2.50, not met"
+    assert quick.said(rows["at most 2", 2.5]) == "2.5, not met"
+    recorded = quick.Goal("x", "a figure", "at least 2", lambda: (1.5, "bench.py --parts x takes minutes")).row()
+    assert quick.said(recorded) == "1.5, not met in the record; here: bench.py --parts x takes minutes"
+    assert all(isinstance(goal.measure(), tuple) for goal in quick.GOALS if goal.part in "km")
     assert "met" not in rows["at least 2", "there is no cvxpy"]
     assert quick.said(rows["at most 2", "there is no cvxpy"]) == "not run: there is no cvxpy"
 

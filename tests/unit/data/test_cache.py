@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 from collections import namedtuple
@@ -182,17 +183,46 @@ def test_a_file_of_another_version_is_not_used(monkeypatch, photos, capsys):
     assert capsys.readouterr().out.count("of another version, and is removed") == 2
 
 
-@pytest.mark.parametrize("harm", ["cut", "empty", "text", "other shape"])
+@pytest.mark.parametrize("harm", ["cut", "empty", "text", "other shape", "archive"])
 def test_a_damaged_file_is_not_used(photos, capsys, harm):
     read(photos)
     for path in (photos.parent / "cache").glob("*.npy"):
         if harm == "other shape":
             np.save(path, np.zeros((3, 3), np.uint8))
+        elif harm == "archive":
+            np.savez(path.with_suffix(".npz"), np.zeros(3))
+            path.with_suffix(".npz").replace(path)
         else:
             path.write_bytes({"cut": path.read_bytes()[:-100], "empty": b"", "text": b"no images"}[harm])
     capsys.readouterr()
     assert equal(read(photos), read(photos, True))
     assert capsys.readouterr().out.count("is damaged, and is removed: the images are decoded again") == 2
+
+
+def test_exchanged_pictures_of_one_size_and_time_are_decoded_again(photos):
+    """Their classes change places, and no file's own size or time of change does."""
+    shape = (9, 9, 3)
+    for value, path in enumerate(sorted(photos.rglob("*.png"))):
+        path.unlink()
+        Image.fromarray(np.full(shape, value, np.uint8)).save(path.with_suffix(".bmp"))
+        os.utime(path.with_suffix(".bmp"), (1e9, 1e9))
+    read(photos)
+    train = photos / "train"
+    for old, new in (("cat", "other"), ("dog", "cat"), ("other", "dog")):
+        (train / old).rename(train / new)
+    assert equal(read(photos), read(photos, True))
+
+
+def test_a_file_that_may_not_grow_is_named_and_not_the_data(monkeypatch, capsys, tmp_path, photos):
+    """What is still in a buffer must not be written again, and fail again, when the file is closed."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(cache, "CHUNK", SMALL_CHUNK)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        code, _, err = call(monkeypatch, capsys, tmp_path, *FOLDER, "data.in_memory=false", f"data.cache={tmp_path / 'cache'}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    refused(code, err, "cache cannot be written: File too large; set data.cache=FOLDER")
 
 
 def test_a_full_disk_is_one_line_and_what_is_there_is_kept(monkeypatch, capsys, tmp_path, photos):

@@ -37,13 +37,18 @@ def test_an_epoch_is_judged_as_it_trains_and_a_test_exactly():
         assert seen == {inside}
 
 
-def test_rules_that_learn_from_validation_see_all_of_it(launch):
-    """FRL's weights are the same whichever part of the split the epochs are judged by; the figures of the epochs are not."""
-    few, whole = (launch("method=frl", "select=last", f"data.monitor_size={n}", folder=n)[0] for n in ("4", "null"))
+GATE = "averaging=fawa averaging.threshold=0.5 averaging.start=0 trainer.max_epochs=4 optim.lr=0.1 attack.eps=0.01 "
+GATE += "data.train_size=200"
+
+
+@pytest.mark.parametrize("rule", ["method=frl", "method=wat", GATE])  # the gate lets the second epoch in by all images alone
+def test_rules_that_learn_from_validation_see_all_of_it(launch, rule):
+    """The weights are the same whichever part of the split the epochs are judged by; the figures of the epochs are not."""
+    few, whole = (launch(*rule.split(), "select=last", f"data.monitor_size={n}", folder=n)[0] for n in ("4", "null"))
     a, b = network_weights(few), network_weights(whole)
     assert all(torch.equal(a[k], b[k]) for k in a)
-    counts = [json.loads((folder / "run.json").read_text())["validated_on"] for folder in (few, whole)]
-    assert counts[0] < counts[1]
+    facts = [json.loads((folder / "run.json").read_text()) for folder in (few, whole)]
+    assert facts[0]["validated_on"] < facts[1]["validated_on"] and facts[0]["validated_in"] == "float32 without TF32"
 
 
 def test_the_three_yamls_of_plain_training_differ_in_the_objective_alone_and_an_explicit_one_wins(launch):
