@@ -70,13 +70,8 @@ class Pictures:
             digest.update(os.fsencode(path.relative_to(self.root)))
             with suppress(OSError):  # of a missing file, whose decoding says so
                 state = path.stat()
-                what = (
-                    state.st_size,
-                    state.st_mtime_ns,
-                    state.st_ctime_ns,
-                    state.st_ino,
-                    target,
-                )  # an exchanged file keeps the first two
+                # An exchanged file keeps its size and the time that it was written at.
+                what = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, target]
                 digest.update(f" {what}\n".encode())
         return digest.hexdigest()[:16]
 

@@ -179,7 +179,7 @@ class Method(CheckedBatches):
         context = self.trainer.precision_plugin.forward_context
         return class_means(self.net, loader, self.num_classes, values, width, context)
 
-    def craft_fixed(self, x: Tensor, y: Tensor, index: Tensor, inner: Any = None) -> Tensor:
+    def craft_fixed(self, x: Tensor, y: Tensor, index: Tensor, inner: Inner | None = None) -> Tensor:
         """`craft` in eval mode with a random start that is a function of each image's index."""
         with crafting(self.net, self.attack, training=False):
             start = seeded_start(x, index, self.attack) * (1.0 if self.attack.noise is None else self.attack.noise)
