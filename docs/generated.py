@@ -134,7 +134,7 @@ def configuration() -> str:
     ]
     chosen = defaults()
     for group, what in GROUPS.items():
-        parts += [f"(config-{group})=\n## {group}", f"{what} {usual(group, chosen.get(group))}"]
+        parts += [f"(config-{group})=\n## {group}", f"{what} {default(group, chosen.get(group))}"]
         for path in sorted((CONF / group).glob("*.yaml")):
             parts += [f"(config-{group}-{path.stem})=\n### {group}={path.stem}", introduction(path), table(path)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -146,7 +146,7 @@ def defaults() -> dict[str, str | None]:
     return {group: option for part in listed for choice in part if isinstance(choice, dict) for group, option in choice.items()}
 
 
-def usual(group: str, option: str | None) -> str:
+def default(group: str, option: str | None) -> str:
     return f"The default is `{group}={option}`." if option else "None is taken unless it is named."
 
 

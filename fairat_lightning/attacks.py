@@ -151,8 +151,9 @@ class PGD:
 
     def with_steps(self, steps: int) -> "PGD":
         """The attack of this threat model with `steps` steps of eps/4 from a uniform start: what evaluates."""
-        plain = replace(self, start="uniform", batch_norm="eval", noise=None, precision=None, second_step=False)
-        return replace(plain, steps=steps, step=None)
+        return replace(
+            self, steps=steps, step=None, start="uniform", batch_norm="eval", noise=None, precision=None, second_step=False
+        )
 
 
 @contextmanager

@@ -218,8 +218,8 @@ def _execute(training: Training) -> None:
     training.trainer.test(training.method, training.datamodule, ckpt_path=best, weights_only=True, verbose=False)
     if training.trainer.is_global_zero:
         seconds = {**trained_seconds(training.folder), "test": round(time.perf_counter() - fitted, 1)}
-        facts["validated_on"], precision = len(training.datamodule.monitor), training.cfg.trainer.precision
-        facts["validated_in"] = ARITHMETIC if precision == "32-true" else precision
+        inside = ARITHMETIC if (precision := training.cfg.trainer.precision) == "32-true" else precision
+        facts |= {"validated_on": len(training.datamodule.monitor), "validated_in": inside}
         draw_classes({training.folder.name: training.method.results}, training.folder / "classes.png")
         batches = [Batch(name, *(t.tolist() for t in rows)) for name, rows in training.method.verdicts.items()]
         tested = {"config": plain(training.cfg), "weights": fingerprint(training.method.net.state_dict())}

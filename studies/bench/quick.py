@@ -48,6 +48,10 @@ class Goal:
         return {**row, "figure": figure, "met": figure >= float(number) if kind == "least" else figure <= float(number)}
 
 
+def ratio(above: list[float], below: list[float]) -> float:
+    return median(above) / median(below)
+
+
 def faal_step() -> float | str:
     """Seconds of published FAAL's step divided by ours: PreAct ResNet-18, batch of 24; part a has the usual 128."""
     o = argparse.Namespace(width=64, batch_size=24)
@@ -58,13 +62,12 @@ def faal_step() -> float | str:
     answers = compare({"theirs": theirs, "mine": mine}, 2)
     for side in (theirs, mine):
         side.close()
-    return median(seconds(answers["theirs"])) / median(seconds(answers["mine"]))
+    return ratio(seconds(answers["theirs"]), seconds(answers["mine"]))
 
 
 def validating(attack: str) -> float:
     """Seconds of validating after an epoch divided by those of training for it."""
-    times = validation(attack, argparse.Namespace(width=32, batch_size=32, rounds=1))
-    return median(times[0]) / median(times[1])
+    return ratio(*validation(attack, argparse.Namespace(width=32, batch_size=32, rounds=1)))
 
 
 def recorded(part: str, words: str, key: str = "ratio", unit: float = 1) -> tuple[float, str] | str:
@@ -110,11 +113,6 @@ def processor() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def ratio_of_start_up() -> float:
-    command, base = map(median, start_up())
-    return command / base
-
-
 FAAL = "at least 5" if best_precision("auto") == "bf16-mixed" else "at least 1.4"
 GOALS = [
     Goal("a", "FAAL's step, published / ours", FAAL, faal_step),
@@ -123,7 +121,7 @@ GOALS = [
     Goal("k", "evaluate: one process / devices=2", "at least 1.8", lambda: recorded("k", "first batch")),
     Goal("m", "200,000 images, a step: from a file / from memory", "at most 1.05", lambda: recorded("m", "a step")),
     Goal("m", "their memory from a file, GB above few images'", "at most 1", lambda: recorded("m", "RssAnon", "bytes_file", 1e9)),
-    Goal("l", "start-up to the first training step / import torch, lightning", "at most 1.3", ratio_of_start_up),
+    Goal("l", "start-up to the first training step / import torch, lightning", "at most 1.3", lambda: ratio(*start_up())),
     Goal("l", "seconds of --help, the slowest command", "at most 1", slowest_help),
 ]
 
