@@ -3,9 +3,10 @@
     python studies/validation.py ROOT [--runs runs/validation] [--to results/validation.json]
 
 Three seeds train on 2,500 images of CIFAR-10, where adversarial training overfits, and three on 10,000. Every epoch of the second
-half is judged by PGD-10 on all 3,000 validation images and on 2,000 test images. A rule that takes fewer images or fewer epochs
-looks at a part of these verdicts; of the images it draws 200 parts, and its figures are means over them. ROOT holds
-CIFAR-10's own files. What is done stays in the folder of the runs, so a stopped study goes on. Two hours on one core.
+half is judged by PGD-10 on all 3,000 validation images, in float32 and in bfloat16, and on 2,000 test images. A rule that takes
+fewer images or fewer epochs looks at a part of these verdicts; of the images it draws 200 parts, and its figures are means over
+them. ROOT holds CIFAR-10's own files. What is done stays in the folder of the runs, so a stopped study goes on. Two hours on one
+core.
 """
 
 import argparse
@@ -46,19 +47,20 @@ def train(folder: Path, root: str, size: int, epochs: int, seed: int) -> None:
     subprocess.run([sys.executable, "-m", "fairat_lightning", *words], check=True)
 
 
-def judged(folder: Path, split: str, images: Images, epochs: int) -> Verdicts:
-    """The verdicts on `images` of every epoch of the second half, each kept in `folder` once it is made."""
+def judged(folder: Path, split: str, images: Images, epochs: int, *, low: bool = False) -> Verdicts:
+    """The verdicts on `images` of every epoch of the second half, each kept in `folder` once it is made; `low`: in bfloat16."""
     rows = []
     for epoch in range(epochs // 2, epochs):
-        place = folder / f"{split}-{epoch}.npy"
+        place = folder / f"{split}{'-bf16' if low else ''}-{epoch}.npy"
         if not place.exists():
             net = preactresnet18(num_classes=10, in_channels=3, mean=MEAN, std=STD, width=WIDTH)
             load_weights(net, folder / "epochs" / f"epoch={epoch}.ckpt")
             net.eval()
-            parts = [
-                predict(net, as_float(images.pixels[i]), images.targets[i], i, THREAT, "pgd10") == images.targets[i]
-                for i in torch.arange(len(images)).split(500)
-            ]
+            with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                parts = [
+                    predict(net, as_float(images.pixels[i]), y := images.targets[i], i, THREAT, "pgd10", exact=not low) == y
+                    for i in torch.arange(len(images)).split(500)
+                ]
             np.save(place, torch.cat(parts).numpy())
         rows.append(np.load(place))
     return np.stack(rows), images.targets.numpy()
@@ -76,20 +78,21 @@ def chosen(scores: np.ndarray, every: int = 1) -> int:
     return int(looked_at[scores[looked_at].argmax()])
 
 
-def rules(val: Verdicts, draw: np.random.Generator) -> Iterator[tuple[str, list[int]]]:
+def rules(val: Verdicts, draw: np.random.Generator, inside: str = "") -> Iterator[tuple[str, list[int]]]:
     """What each rule chooses, by its name; a rule that looks at a part of the images once for each of DRAWS parts."""
     right, labels = val
     for name in ("sum", "average"):
         score = {"sum": lambda r: r.mean(1) + r.min(1), "average": lambda r: r.mean(1)}[name]
         for every in (1, *EVERY):
-            yield f"{name}, all images, every {every}", [chosen(score(accuracies(val)), every)]
+            yield f"{name}, all images, every {every}{inside}", [chosen(score(accuracies(val)), every)]
         for count in PER_CLASS:
             picks = []
             for _ in range(DRAWS):
                 part = np.concatenate([draw.choice(np.flatnonzero(labels == k), count, replace=False) for k in range(10)])
                 picks.append(chosen(score(accuracies((right[:, part], labels[part])))))
-            yield f"{name}, {count} a class", picks
-    yield "last epoch", [len(right) - 1]
+            yield f"{name}, {count} a class{inside}", picks
+    if not inside:
+        yield "last epoch", [len(right) - 1]
 
 
 def main() -> None:
@@ -107,8 +110,9 @@ def main() -> None:
             if not (folder / "metrics.json").exists():
                 train(folder, words.root, size, epochs, seed)
             val, test = (judged(folder, split, getattr(data, split), epochs) for split in ("val", "test"))
-            accuracy = accuracies(test)
-            for rule, epoch in rules(val, np.random.default_rng(seed)):
+            accuracy, low = accuracies(test), judged(folder, "val", data.val, epochs, low=True)
+            draw = np.random.default_rng(seed)
+            for rule, epoch in [*rules(val, draw), *rules(low, draw, ", in bfloat16")]:
                 row = found.setdefault(rule, {})
                 row.setdefault("average", []).append(float(accuracy[epoch].mean()))
                 row.setdefault("worst", []).append(float(accuracy[epoch].min(1).mean()))

@@ -27,7 +27,7 @@ from fairat_lightning.metrics import split_errors, worst_among, worst_tenth_of_a
 from fairat_lightning.pretrained import located
 from fairat_lightning.record.fingerprint import fingerprint
 from fairat_lightning.record.identity import evaluation_identity
-from fairat_lightning.record.journal import NAME, Journal, Share
+from fairat_lightning.record.journal import NAME, Journal, Share, check_finished
 from fairat_lightning.record.reader import read_facts, read_metrics
 from fairat_lightning.record.writer import close_folder, evaluation_name, open_evaluation
 from fairat_lightning.report import Group, Run, class_bars, class_table, eps_curve, save
@@ -71,7 +71,9 @@ def _evaluate(cfg: DictConfig) -> None:
     except Timeout:
         raise Busy(f"{folder} is being evaluated by another process: wait until it ends, or set another name=") from None
     except OSError as error:
-        raise ValueError(f"{folder} cannot be written to: {error.strerror}") from error
+        if cfg.overwrite or read_metrics(folder) is None:
+            raise ValueError(f"{folder} cannot be written to: {error.strerror}") from error
+        check_finished(folder / NAME, header)
     show(folder)
 
 

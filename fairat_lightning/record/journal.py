@@ -164,6 +164,11 @@ def check_header(path: Path, found: dict[str, Any], header: dict[str, Any]) -> N
         )
 
 
+def check_finished(path: Path, header: dict[str, Any]) -> None:
+    """Raise ValueError where the journal at `path`, which may be read-only, is absent, damaged or of another evaluation."""
+    check_header(path, (read(path) or ({}, []))[0], json.loads(json.dumps(header)))
+
+
 def read(path: Path) -> tuple[dict[str, Any], list[Batch]] | None:
     """The header and the finished batches of a journal; None if not even its header is complete."""
     try:

@@ -60,6 +60,26 @@ def test_quick_repeats_what_the_run_said_of_itself(run, capsys):
     assert "finished" in capsys.readouterr().out and load(place) == mine
 
 
+def test_finished_evaluation_in_a_folder_that_cannot_be_written_to_is_shown(run, capsys, monkeypatch):
+    evaluate(f"checkpoint={run}")
+    before = capsys.readouterr().out
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("fairat_lightning.evaluation.run.FileLock", refused)
+    evaluate(f"checkpoint={run}")
+    assert (shown := capsys.readouterr().out) and shown in before
+    for word, told in (
+        ("seed=1 name=quick", "another evaluation"),
+        ("overwrite=true", "written to"),
+        ("split=val", "written to"),
+    ):
+        with pytest.raises(SystemExit):
+            evaluate(f"checkpoint={run}", *word.split())
+        assert told in capsys.readouterr().err
+
+
 def test_words_change_the_runs_own(run):
     evaluate(
         f"checkpoint={run}", "attack=l2_pgd10", "attack.eps=0.3", "name=l2", "classes=[class_1,class_3]", "samples_per_class=5"
