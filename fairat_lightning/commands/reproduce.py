@@ -24,6 +24,10 @@ def main(words: list[str]) -> None:
     if not autoattack.available():
         raise ValueError(autoattack.MISSING)
 
+    if not plan.wanted:
+        if not render(plan, to):
+            raise Stop(1, f"{plan.place} holds no finished run of this table yet")
+        return
     print(f"{len(plan.wanted)} rows, {len(jobs)} runs, {about}", flush=True)
     failed = Queue(plan, jobs).run()
     render(plan, to)

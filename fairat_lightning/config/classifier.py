@@ -11,6 +11,7 @@ each usual one decides (`loading.py`), or `normalisation=` does.
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,13 @@ class Classifier:
         default_factory=dict
     )  # of weights from elsewhere, for the record: what was read from the file, and how
     warning: str | None = None  # what may be wrong with such a file
+
+    @cached_property
+    def images(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels uint8 (N,C,H,W), labels (N,) and places in the split (N,) of the images that `cfg` asks to evaluate."""
+        chosen = places(self.cfg, self.data)
+        part = getattr(self.data, self.cfg.split).subset(chosen)
+        return part.pixels[:], part.targets, chosen
 
 
 def load(cfg: DictConfig, begun: Callable[[Path | None], Path] | None = None) -> Classifier:

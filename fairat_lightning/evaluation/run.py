@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from fairat_lightning.config.build import build_part
-from fairat_lightning.config.classifier import Classifier, load, places
+from fairat_lightning.config.classifier import Classifier, load
 from fairat_lightning.config.compose import plain
 from fairat_lightning.evaluation.attacks import ARITHMETIC
 from fairat_lightning.evaluation.audit import Audit, Findings, Suite
@@ -113,10 +113,7 @@ def judge_share(rank: int, folder: Path, given: dict[str, Any]) -> None:
 
 def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]:
     """All that the verdicts depend on; what cannot be evaluated is refused here, before anything is written."""
-    chosen = places(cfg, judged.data)
-    images = getattr(judged.data, cfg.split).subset(chosen)
-    pixels = images.pixels[:]
-    suite.check(pixels, images.targets, chosen)
+    suite.check(*judged.images)
     build_part(cfg, "attack")
     config = evaluation_identity(plain(cfg))
     return {  # not where the weights lie, but what they are
@@ -125,17 +122,15 @@ def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]
         "device": device_of(cfg),
         "version": VERDICTS,
         "weights": fingerprint(judged.net.state_dict()),
-        "images": fingerprint({"pixels": pixels, "targets": images.targets, "index": chosen}),
+        "images": fingerprint(dict(zip(("pixels", "targets", "index"), judged.images, strict=True))),
         "torch": torch.__version__,
         **suite.versions,
     }
 
 
 def _audit(cfg: DictConfig, judged: Classifier, journal: Journal) -> Audit:
-    chosen = places(cfg, judged.data)
-    images = getattr(judged.data, cfg.split).subset(chosen)
     return Audit(
-        *(judged.net, images.pixels[:], images.targets, chosen, judged.data.classes),
+        *(judged.net, *judged.images, judged.data.classes),
         threat=build_part(cfg, "attack"),
         journal=journal,
         batch_size=cfg.batch_size,

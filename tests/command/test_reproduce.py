@@ -101,8 +101,13 @@ def test_a_table_is_run_bases_first_judged_and_rendered_and_then_skipped(tables,
 
 
 def test_more_seeds_and_single_rows_do_the_rest_and_the_report_is_of_all(tables, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        reproduce.main([*COMMAND, "rows=[]"])
+    assert "holds no finished run" in capsys.readouterr().err and not (tables / "runs").exists()
     reproduce.main([*COMMAND, "rows=[base]"])
     place = tables / "runs/reproduce/small-tiny-width4"
+    reproduce.main([*COMMAND, "rows=[]", "to=so_far"])
+    assert (tables / "so_far/table.md").read_text() == (place / "report/table.md").read_text()
     assert not (place / "faal-s0").exists() and "Not run yet: FAAL, 1 epoch." in (place / "report/table.md").read_text()
     reproduce.main([*COMMAND, "rows=[faal]", "seeds=[0,3]", "to=here"])
     assert capsys.readouterr().out.count("trained and tested before") == 1

@@ -131,8 +131,8 @@ def train(job: Job, cfg: DictConfig) -> None:
         gc.collect()  # a Trainer refers to itself, and would hold its memory of the GPU
 
 
-def render(plan: Plan, to: Path) -> None:
-    """Write the report of every finished run of this plan, with the published figures beside it, and show both."""
+def render(plan: Plan, to: Path) -> bool:
+    """Write and show the report of every finished run of this plan, with the published figures; False where there is none."""
     from fairat_lightning.report import Group, compare, read_run, report_of
     from fairat_lightning.report.published import beside
     from fairat_lightning.report.terminal import show
@@ -145,7 +145,7 @@ def render(plan: Plan, to: Path) -> None:
         if finished(job):
             found[job.row].append(job)
     if not any(found.values()):
-        return
+        return False
     notes, groups = [], []
     for key, jobs in found.items():
         extra = {folder_of_evaluation(words) for words in rows[key].get("extra", {}).get(plan.budget["name"], ())}
@@ -162,6 +162,7 @@ def render(plan: Plan, to: Path) -> None:
     shown = compare.rows(report)
     print()
     show(report, shown, to, publish(report, shown, to, lines), lines)
+    return True
 
 
 def extras(folder: Path, names: set[str], label: str) -> list[str]:

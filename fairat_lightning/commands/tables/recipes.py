@@ -116,7 +116,7 @@ def parse(words: Sequence[str]) -> Plan:
         one_of(key, settings.setdefault(key, "smoke" if key == "budget" else None), known)
     if "seeds" in settings:
         seed_list(settings["seeds"])
-    if "rows" in settings:
+    if settings.get("rows", []) != []:  # an empty list asks for the report alone
         different("rows", settings["rows"], str, "[pgd_at,faal]")
     for key in ("to", "runs"):
         if key in settings and (not isinstance(settings[key], str) or not settings[key]):
