@@ -65,10 +65,15 @@ def _composed_once():
 
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory) -> Path:
-    """The weights of an untrained network of SMALL's shape, for what distils, or changes a trained network's last layer."""
+    """The weights of a network of SMALL's shape, for what distils, or changes a trained network's last layer.
+
+    It is untrained, but sure of itself: two networks that are both near 1/K differ by roundings.
+    """
     path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
     torch.manual_seed(0)
-    torch.save(preactresnet_tiny(num_classes=4, in_channels=1, width=4, mean=[0.5], std=[0.25]).state_dict(), path)
+    weights = preactresnet_tiny(num_classes=4, in_channels=1, width=4, mean=[0.5], std=[0.25]).state_dict()
+    weights["model.linear.weight"] *= 20
+    torch.save(weights, path)
     return path
 
 

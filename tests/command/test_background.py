@@ -15,7 +15,7 @@ WORDS = [
 
 
 @pytest.mark.slow
-def test_a_table_runs_from_a_frozen_clone_is_paused_stopped_gone_on_with_and_taken(tmp_path):
+def test_a_table_runs_from_a_frozen_clone_is_paused_stopped_gone_on_with_and_taken(tmp_path, request):
     checkout, night = tmp_path / "checkout", tmp_path / "night"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(checkout)], check=True)
 
@@ -31,6 +31,7 @@ def test_a_table_runs_from_a_frozen_clone_is_paused_stopped_gone_on_with_and_tak
             assert time.monotonic() < end, (what, log.read_text() if log.exists() else "")
             time.sleep(0.2)
 
+    request.addfinalizer(lambda: script("stop"))  # a test that fails leaves nothing running
     log, folder = night / "jobs" / "one.log", night / "runs" / "faal-night-width4" / "pgd_at-s0"
     assert "one runs" in script("start", "one", *WORDS, "trainer.max_epochs=100000")
     wait(lambda: (folder / "history.csv").exists(), "the first epoch")

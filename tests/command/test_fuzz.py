@@ -32,7 +32,10 @@ ODD = (
     ),
 )
 LARGE = ("1000000000000", "1" + "0" * 400)
-GROUPS = {group: sorted(p.stem for p in (CONF / group).glob("*.yaml")) for group in ("objective", "awp", "averaging")} | {
+GROUPS = {
+    group: sorted(p.stem for p in (CONF / group).glob("*.yaml") if p.stem != "custom")
+    for group in ("objective", "awp", "averaging")
+} | {
     "method": METHODS,
     "attack": ["fgsm", "fgsm_rs", "l2_pgd10", "n_fgsm", "pgd2"],
     "head": ["balanced", "none"],
