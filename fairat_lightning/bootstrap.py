@@ -4,7 +4,10 @@ Efron and Tibshirani, "An Introduction to the Bootstrap", 1993. Images are resam
 matter: the number of correct images of class k is drawn again from Binomial(n_k, r_k), and for two classifiers on the same
 images the four cells (both right, only A, only B, none) from a multinomial; of several seeds, the cells of all of them at once.
 
-Average: the basic bootstrap interval, [2t - q(.975), 2t - q(.025)] with t the figure and q the quantiles of its bootstrap values.
+Average: [t + q(.025), t + q(.975)] with t the figure and q the quantiles of how far its bootstrap values lie from their mean,
+the percentile interval. They are drawn from Binomial(n_k, (c_k + 1) / (n_k + 2)), c_k the correct images, by Laplace's rule:
+after one image that was right the next may be wrong. In simulations it held the truth in 94 to 100 of 100 cases, from one image
+a class on; drawn from c_k / n_k, in none to 95.
 
 Worst: the lowest of several noisy class accuracies is biased low, by mean(t*) - t as the bootstrap estimates it, and by more than
 that where many classes are alike. There a bootstrap interval fails: of nominal 95 % the basic one covered 81 % for ten equal
@@ -12,9 +15,11 @@ classes of 1,000 images and, in a review, 35 % for a hundred of 200; the percent
 made of exact ones (Clopper and Pearson, Biometrika 1934) and covers by construction: its lower end is the lowest lower end of all
 classes at 97.5 %, which lies below the worst class's own, its upper end the lowest upper end at 1 - .025 / K (Bonferroni).
 
-Difference of two classifiers: the basic bootstrap interval. In simulations of two seeds (4 to 100 classes of 100 or 1,000 images)
-it held the true difference of the worst class in 88 to 97 of 100 cases, least where many classes are alike, and that of the
-average in 90 to 96. Without a difference, p < .05 came in at most 9 of 100.
+Difference of two classifiers: t +- q(.95) of |t* - t|, which leaves out 0 where p is below .05. In simulations it held the true
+difference of the worst class in 93 to 99 of 100 cases where the accuracies of the classes differ, as those of trained networks
+do, and where all classes of both rows are alike. Where all classes of one row are alike and the other row has one that is clearly
+weakest, it held it in 59 to 82 (ten classes; 41 with a hundred), and lay too low for the even row in nearly all others: the gain
+of a row that has become even is then understated. Without a difference, p < .05 came in at most 9 of 100.
 
 Test-set noise is all that this knows of: another seed of the training is another matter, for which runs are repeated.
 """
@@ -34,7 +39,7 @@ Rates = NDArray[np.float64]
 FIGURES: dict[str, Callable[[Rates], Any]] = {
     "average": lambda rates: rates.mean(-1),
     "worst": lambda rates: rates.min(-1),
-    "worst_10_percent": lambda rates: _lowest_tenth(rates, rates.shape[-1]),
+    "worst_10_percent": lambda rates: lowest_tenth(rates, rates.shape[-1]),
 }  # of class accuracies (..., K)
 
 
@@ -73,15 +78,14 @@ def interval(correct: ArrayLike, counts: ArrayLike, figure: str = "worst", *, dr
     if not len(n):
         raise ValueError(NOTHING)
     value = float(FIGURES[figure](right / n))
-    drawn = FIGURES[figure](np.random.default_rng(seed).binomial(n, right / n, (draws, len(n))) / n)
+    likely = right / n if figure == "worst" else (right + 1) / (n + 2)
+    drawn = FIGURES[figure](np.random.default_rng(seed).binomial(n, likely, (draws, len(n))) / n) - FIGURES[figure](likely)
     tail = (1 - LEVEL) / 2
     if figure == "worst":
         low, high = _exact(right, n, tail)[0].min(), _exact(right, n, tail / len(n))[1].min()
-    elif np.ptp(drawn) == 0:  # all right or all wrong: nothing to resample
-        low, high = (end[0] for end in _exact(right.sum(keepdims=True), n.sum(keepdims=True), tail))
     else:
-        low, high = 2 * value - np.quantile(drawn, [1 - tail, tail])
-    return Interval(value, float(max(low, 0.0)), float(min(high, 1.0)), float(drawn.mean() - value))
+        low, high = value + np.quantile(drawn, [tail, 1 - tail])
+    return Interval(value, float(max(low, 0.0)), float(min(high, 1.0)), float(drawn.mean()))
 
 
 def standard_error(correct: ArrayLike, counts: ArrayLike, figure: str) -> float:
@@ -139,21 +143,20 @@ def compare(
             "a paired comparison needs the same images: in each seed, A and B must have been evaluated on the same ones"
         )
     seeds = len(first)
-    # Of one image in one seed: 0 not evaluated, 1 none right, 2 only B, 3 only A, 4 both; of all seeds, the digits to base 5.
+    # Of one image in one seed: 0 not evaluated, 1 none right, 2 only B, 3 only A, 4 both.
     state = np.where(np.isnan(first), 0, 1 + 2 * (first != 0) + (second != 0))
-    found, counts = np.unique(labels * 5**seeds + 5 ** np.arange(seeds) @ state, return_counts=True)
-    return _compared(tuple(found.tolist()), tuple(counts.tolist()), seeds, classes, draws, seed)[figure]
+    found, counts = np.unique(np.vstack([labels, state]), axis=1, return_counts=True)
+    return _compared(tuple(map(tuple, found.T.tolist())), tuple(counts.tolist()), seeds, classes, draws, seed)[figure]
 
 
 @lru_cache(maxsize=4096)  # made from nothing but the arguments; a report says the same difference in several places
 def _compared(
-    found: tuple[int, ...], counts: tuple[int, ...], seeds: int, classes: int | None, draws: int, seed: int
+    found: tuple[tuple[int, ...], ...], counts: tuple[int, ...], seeds: int, classes: int | None, draws: int, seed: int
 ) -> dict[str, Comparison]:
-    """`compare` for every figure, from how often each code, label * 5**seeds + state, occurs."""
+    """`compare` for every figure, from how often each label with its states occurs."""
     sets: dict[tuple[int, tuple[bool, ...]], dict[tuple[int, ...], int]] = {}
-    for code, count in zip(found, counts, strict=True):
-        label, state = code // 5**seeds, tuple(code // 5**s % 5 for s in range(seeds))
-        if any(state):
+    for (label, *states), count in zip(found, counts, strict=True):
+        if any(state := tuple(states)):
             sets.setdefault((label, tuple(digit > 0 for digit in state)), {})[state] = count
     column = {label: k for k, label in enumerate(sorted({label for label, _ in sets}))}
     n = np.zeros((seeds, len(column)), dtype=np.int64)
@@ -177,7 +180,7 @@ def _compared(
     def difference(counted: NDArray[Any], s: int, figure: str) -> Any:
         a, b = (np.compress(n[s] > 0, counted[who, s], axis=-1) / n[s][n[s] > 0] for who in (0, 1))
         if figure == "worst_10_percent" and classes is not None:
-            return _lowest_tenth(a, classes) - _lowest_tenth(b, classes)
+            return lowest_tenth(a, classes) - lowest_tenth(b, classes)
         return FIGURES[figure](a) - FIGURES[figure](b)
 
     result = {}
@@ -185,14 +188,14 @@ def _compared(
         each = [float(difference(right, s, figure)) for s in range(seeds)]
         value = float(np.mean(each))
         many = np.mean([difference(drawn, s, figure) for s in range(seeds)], axis=0)
-        low, high = 2 * value - np.quantile(many, [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
         # many - value is spread as value - truth; without a difference it is as far from 0 as value this often.
-        p = (1 + float((abs(many - value) >= abs(value)).sum())) / (1 + draws)
-        result[figure] = Comparison(value, float(max(low, -1.0)), float(min(high, 1.0)), min(1.0, p), tuple(each))
+        away = abs(many - value)
+        p, half = (1 + float((away >= abs(value)).sum())) / (1 + draws), float(np.quantile(away, LEVEL))
+        result[figure] = Comparison(value, max(value - half, -1.0), min(value + half, 1.0), min(1.0, p), tuple(each))
     return result
 
 
-def _lowest_tenth(rates: Rates, classes: int) -> Any:
+def lowest_tenth(rates: Rates, classes: int) -> Any:
     """The mean of the lowest of `rates` (..., K), as many as are a tenth of `classes`, as metrics.worst_share."""
     # Rounded first: 0.1 * 30 is a little more than 3.
     return np.sort(rates, -1)[..., : ceil(round(0.1 * classes, 9))].mean(-1)

@@ -74,10 +74,13 @@ def worst(accuracy: Tensor) -> Tensor:
 
 
 def worst_share(accuracy: Tensor, share: float) -> float:
-    """Mean of the ceil(share K) lowest of the K class accuracies: the conditional value at risk of class accuracy."""
+    """Mean of the ceil(share C) lowest class accuracies (C,), of those present: the conditional value at risk of class accuracy.
+
+    C counts absent classes too, so that a part of the classes, the weakest, has the figure of all of them.
+    """
     present = accuracy[~accuracy.isnan()].sort().values
     # Rounded first: 0.1 * 30 is a little more than 3.
-    return present[: ceil(round(share * len(present), 9))].mean().item() if len(present) else nan
+    return present[: ceil(round(share * len(accuracy), 9))].mean().item() if len(present) else nan
 
 
 def figures(confusion: Tensor) -> dict[str, float]:
@@ -105,7 +108,9 @@ def figures(confusion: Tensor) -> dict[str, float]:
         "std": spread,
         "nsd": spread / mean if mean > 0 else nan,
         "gini": (present[:, None] - present).abs().sum().item() / (2 * k**2 * mean) if mean > 0 else nan,
-        "equalised_odds_gap": max(_range(present), _range(false_positive_rate(confusion)), key=lambda v: -1 if isnan(v) else v),
+        "equalised_odds_gap": max(
+            _range(present), _range(false_positive_rate(confusion)[~r.isnan()]), key=lambda v: -1 if isnan(v) else v
+        ),
         "false_positive_share": false_positive_share(confusion).max().item() if off.sum() > 0 else nan,
         "confusion_norm": torch.linalg.matrix_norm((rate - rate.diagonal().diag()).nan_to_num(0.0), 2).item(),
     }
@@ -194,31 +199,24 @@ def summary(confusion: Tensor, classes: Sequence[str], class_loss: Tensor | None
 
 
 def worst_among(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """A `summary` whose worst class, with its interval and bias, is sought among the classes `names` alone: "worst_of".
+    """A `summary` whose worst class, with its interval and bias, and worst 10 % are sought among `names` alone: "worst_of".
 
     For classes chosen without looking at these images, of which more images were evaluated than of the others. The other
-    figures stay those of all classes.
+    figures stay those of all classes, without "shift", whose end is the worst class of all.
     """
     accuracy, counts = ([record[part][name] for name in names] for part in ("per_class", "counts"))
-    found = bootstrap.interval([round(r * n) for r, n in zip(accuracy, counts, strict=True)], counts, "worst")
-    return {
-        **record,
+    sought = torch.tensor([r if name in names else nan for name, r in record["per_class"].items()], dtype=torch.float64)
+    found = {
+        **{key: value for key, value in record.items() if key != "shift"},
         "worst": min(accuracy),
         "worst_class": names[accuracy.index(min(accuracy))],
         "worst_of": list(names),
-        "interval": {**record["interval"], "worst": [found.low, found.high]},
-        "worst_bias": found.bias,
+        "figures": {**record["figures"], "worst_10_percent": worst_share(sought, 0.1)},
     }
-
-
-def worst_tenth_of_all(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A `summary` of some classes alone whose "worst_10_percent" is the mean of as many as are a tenth of all classes.
-
-    For classes that were chosen before the images were looked at, as those that are weakest.
-    """
-    accuracy = torch.tensor([a for a in record["per_class"].values() if a is not None], dtype=torch.float64)
-    share = min(1.0, 0.1 * len(record["per_class"]) / len(accuracy)) if len(accuracy) else 0.1
-    return {**record, "figures": {**record["figures"], "worst_10_percent": none_if_nan(worst_share(accuracy, share))}}
+    if "interval" in record:
+        worst = bootstrap.interval([round(r * n) for r, n in zip(accuracy, counts, strict=True)], counts, "worst")
+        found |= {"interval": {**record["interval"], "worst": [worst.low, worst.high]}, "worst_bias": worst.bias}
+    return found
 
 
 def split_errors(summaries: Mapping[str, dict[str, Any]]) -> None:

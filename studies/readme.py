@@ -98,8 +98,10 @@ def difference(row: dict[str, Any], attack: str, figure: str) -> str:
     found = row.get("against", {}).get(attack, {}).get(figure)
     if found is None:
         return ""
-    low, high = (f"{100 * found[end]:.1f}" for end in ("low", "high"))
-    return f"{WORDS[figure]} {100 * found['difference']:+.1f} ({low} to {high})".replace("-", "−")
+    text = f"{WORDS[figure]} {100 * found['difference']:+.1f}"
+    if found["low"] is not None:
+        text += f" ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
+    return text.replace("-", "−")
 
 
 def published(row: dict[str, Any]) -> str:

@@ -78,6 +78,7 @@ class Corruptions(Suite):
         for record in metrics.values():
             if record is not metrics["clean"]:  # the same image counts many times, which no interval here knows of
                 record.pop("interval", None), record.pop("worst_bias", None)
+                record["counts"] = metrics["clean"]["counts"]
         titles = {"clean": "clean", **{kind: kind.replace("_", " ") for kind in self.kinds}, "corruptions": "corruptions"}
         what = (
             "read from the official files"

@@ -23,9 +23,9 @@ from fairat_lightning.config.compose import plain
 from fairat_lightning.evaluation.attacks import ARITHMETIC
 from fairat_lightning.evaluation.audit import Audit, Findings, Suite
 from fairat_lightning.evaluation.devices import batch_of, check_devices, device_of, threads_of_each
-from fairat_lightning.metrics import split_errors, worst_among, worst_tenth_of_all
+from fairat_lightning.metrics import split_errors, worst_among
 from fairat_lightning.pretrained import located
-from fairat_lightning.record.fingerprint import fingerprint
+from fairat_lightning.record.fingerprint import fingerprint, of_evaluated
 from fairat_lightning.record.identity import evaluation_identity
 from fairat_lightning.record.journal import NAME, Journal, Share, check_finished
 from fairat_lightning.record.reader import read_facts, read_metrics
@@ -122,7 +122,7 @@ def _header(cfg: DictConfig, judged: Classifier, suite: Suite) -> dict[str, Any]
         "device": device_of(cfg),
         "version": VERDICTS,
         "weights": fingerprint(judged.net.state_dict()),
-        "images": fingerprint(dict(zip(("pixels", "targets", "index"), judged.images, strict=True))),
+        "images": of_evaluated(*judged.images),
         "torch": torch.__version__,
         **suite.versions,
     }
@@ -172,7 +172,6 @@ def record_findings(folder: Path, cfg: DictConfig, audit: Audit, findings: Findi
         notes.append(
             f"There is no image of {', '.join(empty[:20])}{more}: no figure includes {'them' if len(empty) > 1 else 'it'}."
         )
-        findings.metrics = {key: worst_tenth_of_all(found) for key, found in findings.metrics.items()}
     if cfg.samples_per_class is not None:
         notes.append(f"Only {cfg.samples_per_class} image{'s' if cfg.samples_per_class > 1 else ''} of each class.")
     if cfg.in_full is not None:

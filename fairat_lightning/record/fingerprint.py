@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,3 +20,15 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     return digest.hexdigest()[:16]
+
+
+def of_evaluated(pixels: Tensor, targets: Tensor, index: Tensor) -> str:
+    """`fingerprint` of images uint8 (N,C,H,W), their labels (N,) and their places in the set (N,)."""
+    return fingerprint({"pixels": pixels, "targets": targets, "index": index})
+
+
+def of_images(images: Any) -> str:
+    """`of_evaluated` of all images of a set."""
+    import torch
+
+    return of_evaluated(images.pixels[:], images.targets, torch.arange(len(images)))

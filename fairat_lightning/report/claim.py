@@ -27,7 +27,7 @@ def sentence(base: Group, other: Group, key: str, title: str) -> str:
         text = f"No difference could be shown between {other.label} and {base.label} in {weakest} under {title}"
         text += f": {low} with {base.label} and {high} with {other.label}"
     interval = span(*sorted((sign * found.low, sign * found.high)))
-    text += f" (95 % interval of the {change} {interval} points, {p_value(found.p)}, {_test(found, base, other)})"
+    text += f" (95 % interval of the {change} {interval} points, {p_value(found.p)}, {_test(found, base, other, key)})"
     if (average := difference(other, base, key, "average")) is not None:
         text += f", and {'' if significant(found) else f'{other.label} '}{_average(average)}"
     return f"{text}."
@@ -63,8 +63,9 @@ def _average(found: Comparison) -> str:
     return text + (f" ({p_value(found.p)})" if significant(found) else f", which may be chance ({p_value(found.p)})")
 
 
-def _test(found: Comparison, base: Group, other: Group) -> str:
+def _test(found: Comparison, base: Group, other: Group, key: str) -> str:
     """What p is of: the images of these networks, or trainings from so many seeds of each row."""
     if found.test == "paired":
         return "paired test of the test images"
-    return f"Welch's test of {' and '.join(str(n) for n in dict.fromkeys((len(base.runs), len(other.runs))))} seeds"
+    counts = [sum(v is not None for v in group.values(key, "worst")) for group in (base, other)]
+    return f"Welch's test of {' and '.join(map(str, dict.fromkeys(counts)))} seeds"

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from fairat_lightning.report.runs import LAST, Run, Threat, four_digits, threat_of, under
+from fairat_lightning.report.measured import Threat, four_digits, threat_of
+from fairat_lightning.report.runs import LAST, Run, under
 
 WIDEST = 16  # letters of a head that are never cut
 SHORT = {"APGD-CE + APGD-T": "APGD-CE+T"}  # the first half of AutoAttack, as its papers' tables abbreviate it

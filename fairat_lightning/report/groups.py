@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from fairat_lightning.record.attack_titles import TITLES
+from fairat_lightning.record.reader import read_config, run_folder
 from fairat_lightning.report.columns import apart, elsewhere, fill, in_order, own_eps, short
 from fairat_lightning.report.folders import runs_in, split
-from fairat_lightning.report.runs import Group, Run, images, read_run
+from fairat_lightning.report.measured import images
+from fairat_lightning.report.runs import Group, Run, read_run
 
 NOT_CONFIGURATION = ("seed", "init_from", "overwrite")
 OBJECTIVES = {"AT": "PGD-AT", "TRADES": "TRADES", "MART": "MART"}
@@ -69,8 +71,8 @@ class Report:
 def gather(words: Sequence[str]) -> Report:
     """The report of the folders in `words`, each "FOLDER" or "LABEL=FOLDER". ValueError, one line, for what cannot be read.
 
-    Runs of one label are seeds of one row. Without labels, so are runs whose configurations differ only in the seed and in
-    what they started from. A folder that is not a run means all finished runs or evaluations in it.
+    Runs of one label are seeds of one row. Without labels, so are runs whose configurations differ only in the seed, and those of
+    the networks they started from or learned from too. A folder that is not a run means all finished runs or evaluations in it.
     """
     named: list[tuple[str | None, Run]] = []
     seen: dict[Path, str] = {}
@@ -146,12 +148,24 @@ def _fingerprint(run: Run) -> Any:
     """Equal for seeds of one configuration and evaluation name; a folder without a configuration is a row of its own."""
     if not run.config:
         return run.folder.resolve()
-    return json.dumps([configuration(run), run.part, run.exported], sort_keys=True, default=str)
+    return json.dumps([configuration(run.config), _origins(run.config), run.part, run.exported], sort_keys=True, default=str)
 
 
-def configuration(run: Run) -> dict[str, Any]:
-    """The run's configuration without what differs between seeds."""
-    config = {key: value for key, value in (run.config or {}).items() if key not in NOT_CONFIGURATION}
+def _origins(config: Mapping[str, Any]) -> list[Any]:
+    """The configurations of the networks that a run started from and learned from; None where they cannot be read."""
+    found: list[Any] = []
+    for path in (config.get("init_from"), (config.get("method") or {}).get("teacher")):
+        try:
+            folder = run_folder(path) if path else None
+            found.append(configuration(read_config(folder)) if folder else None)
+        except (ValueError, OSError):  # of a network that lies elsewhere today
+            found.append(None)
+    return found
+
+
+def configuration(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A run's configuration without what differs between seeds."""
+    config = {key: value for key, value in (config or {}).items() if key not in NOT_CONFIGURATION}
     if isinstance(method := config.get("method"), Mapping):
         config["method"] = {k: v for k, v in method.items() if k != "teacher"}
     data = config.get("data")
@@ -162,7 +176,7 @@ def _labels(rows: Sequence[Sequence[Run]], taken: set[Any]) -> list[str]:
     """A short name for each row: its method; where rows share one, what sets them apart; at last the folder."""
     parts = {runs[0].part for runs in rows}
     names = [_name(runs[0], named=len(parts) > 1) for runs in rows]
-    flat = [leaves(configuration(runs[0])) for runs in rows]
+    flat = [leaves(configuration(runs[0].config)) for runs in rows]
     result: list[str] = []
     for k, name in enumerate(names):
         twins = [flat[j] for j in range(len(rows)) if names[j] == name]

@@ -20,8 +20,8 @@ from fairat_lightning.report.columns import eps_text
 from fairat_lightning.report.gallery import Picture
 from fairat_lightning.report.groups import Report
 from fairat_lightning.report.markup import html_cell, html_head, html_list, html_short, html_table
+from fairat_lightning.report.measured import images as images_of
 from fairat_lightning.report.runs import LAYOUT
-from fairat_lightning.report.runs import images as images_of
 
 LARGEST_SVG = 400_000  # characters; a larger drawing is embedded as a PNG
 SECTIONS = {

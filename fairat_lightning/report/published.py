@@ -130,7 +130,7 @@ def _difference(ours: Cell | None, published: float) -> str:
         return "–"
     text = points(ours["mean"] - published)
     within = (
-        "low" in ours and len(ours["values"]) != 2 and ours["low"] <= published <= ours["high"]
+        "low" in ours and sum(value is not None for value in ours["values"]) != 2 and ours["low"] <= published <= ours["high"]
     )  # two seeds give no useful interval
     return text + (" ≈" if within else "")
 

@@ -5,9 +5,8 @@ figure was measured twice, the evaluation is kept if it saw at least as many ima
 another threat model, and an evaluation of last.ckpt, are kept beside the others, under their own keys.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,15 @@ from fairat_lightning.record.reader import (
     read_verdicts,
 )
 from fairat_lightning.report.card import is_card, read_card
+from fairat_lightning.report.measured import Summary, Threat, check_summary, data_of, four_digits, images, pixels_of, threat_of
 from fairat_lightning.report.verdicts import Verdicts, verdicts_of
 from fairat_lightning.settings import nearest_path
 
 LAST = "@last"  # behind the key of an attack on the last epoch's weights, where others were kept
 LAYOUT = ("titles", "headline", "classes", "curve", "checks", "notes")  # of run.json: said elsewhere in a report
-Summary = Mapping[str, Any]
 
 
 PLAIN = ("clean", "fgsm", "pgd20", "cw20")  # whose figures are those of one stage
-Threat = tuple[str, float]  # norm and eps
 
 
 @dataclass
@@ -61,6 +59,7 @@ class Run:
     history: list[dict[str, float]] = field(default_factory=list)
     hardest: Hardest | None = None
     weights: str | None = None
+    data: tuple[str, str] | None = None  # how the images are read, and where they lie
 
 
 @dataclass
@@ -146,7 +145,7 @@ def _exported(folder: Path) -> Run:
     run = Run(folder, exported=True, facts=card.facts, config=card.config)
     run.notes, run.checks = card.notes, [{**check, "suite": ""} for check in card.checks]
     for key, title, written, summary in card.measured:
-        _check_summary(folder / "README.md", summary)
+        check_summary(folder / "README.md", summary)
         threat = threat_of(written)
         here = _add(run, key, "", summary, threat) or key
         run.titles[here] = title
@@ -182,18 +181,29 @@ def _absorb(
     if metrics is None:
         return
     found = read_verdicts(place)
-    weights = found[0].get("weights") if found else None
+    weights, pixels = found[0].get("weights") if found else None, pixels_of(found[0]) if found else None
     if not alone and (split := (config or {}).get("split", "test")) != "test":
         run.notes.append(f"Evaluation {suite} is of {split} images, not test images: its figures are left out.")
         return
+    data = data_of(config)
+    if suite and not alone and data is not None and run.data is not None:
+        if data[0] != run.data[0]:
+            run.notes.append(f"Evaluation {suite} is of another data set than the run's test: its figures are left out.")
+            return
+        if data[1] != run.data[1]:
+            run.notes.append(
+                f"Evaluation {suite} read its images from {data[1]}, and the run's test from {run.data[1]}: whether they are the"
+                " same images was not checked."
+            )
+    run.data = run.data or data
     last = LAST if not alone and Path(str((config or {}).get("checkpoint"))).name == "last.ckpt" else ""
     if suite and not last and None not in (weights, run.weights) and weights != run.weights:
         run.notes.append(f"Evaluation {suite} is of other weights than the run's test: its figures are left out.")
         return
     run.weights = run.weights or (None if last else weights)
-    stages = {k: Verdicts(*v) for k, v in by_stage(found[1]).items()} if found else {}
+    stages = {name: Verdicts(i, y, p, pixels) for name, (i, y, p) in by_stage(found[1]).items()} if found else {}
     for summary in metrics.values():
-        _check_summary(place / "metrics.json", summary)
+        check_summary(place / "metrics.json", summary)
     try:
         threat = threat_of(facts.get("threat") or (config or {}).get("attack"))
         own = {name: threat_of(node) for name, node in (facts.get("threats") or {}).items()}
@@ -223,31 +233,3 @@ def _absorb(
             sweep.update({eps: keys.get(name, name + last) for name, eps in swept.items()})
     except (TypeError, ValueError, AttributeError, KeyError):
         raise ValueError(f"{place / 'run.json'} is not the record of an evaluation") from None
-
-
-def images(summary: Summary) -> int:
-    """How many images the figures are of; 0 where the record does not say."""
-    return int(summary.get("images") or sum(summary.get("counts", {}).values()))
-
-
-def four_digits(eps: float | str) -> float:
-    """An eps of a sweep as its key writes it, by which the same eps of other records is known."""
-    return float(f"{float(eps):.4g}")
-
-
-def threat_of(node: Any) -> Threat | None:
-    """Norm and eps of a configuration's attack or a record's threat model; None where it does not say."""
-    try:
-        return str(node["norm"]), round(float(Fraction(str(node["eps"]))), 9)
-    except (TypeError, KeyError, ValueError, ZeroDivisionError):
-        return None
-
-
-def _check_summary(path: Path, summary: Any) -> None:
-    numbers = [summary["average"], summary["worst"], *summary["per_class"].values()]
-    if not all(v is None or (isinstance(v, int | float) and 0 <= v <= 1) for v in numbers):
-        raise ValueError(f"{path} is not a run's metrics.json: an accuracy in it is not in [0, 1]")
-    extra = [summary.get(name, {}) for name in ("figures", "interval", "counts", "shift")]
-    ends = extra[1].values() if isinstance(extra[1], dict) else [None]
-    if not all(isinstance(v, dict) for v in extra) or not all(isinstance(v, list) and len(v) == 2 for v in ends):
-        raise ValueError(f"{path} is not a run's metrics.json: its figures, intervals or counts are damaged")

@@ -8,11 +8,15 @@ from numpy.typing import NDArray
 
 
 class Verdicts(NamedTuple):
-    """For one stage the place in the test set, label and predicted class of every image, (N,) each, in the order of places."""
+    """For one stage the place in the test set, label and predicted class of every image, (N,) each, in the order of places.
+
+    `pixels` is the fingerprint of all images that were evaluated, after how it was made; None where the record has none.
+    """
 
     image: NDArray[np.int64]
     label: NDArray[np.int64]
     predicted: NDArray[np.int64]
+    pixels: tuple[str, str] | None = None
 
 
 def verdicts_of(key: str, summary: Mapping[str, Any], stages: Mapping[str, Verdicts]) -> Verdicts | None:
@@ -42,8 +46,9 @@ def _survival(stages: Sequence[Verdicts]) -> Verdicts:
     label: dict[int, int] = {}
     predicted: dict[int, int] = {}
     for stage in stages:
-        for i, y, p in zip(*(part.tolist() for part in stage), strict=True):
+        for i, y, p in zip(*(part.tolist() for part in stage[:3]), strict=True):
             if predicted.get(i, y) == y:
                 label[i], predicted[i] = y, p
     index = sorted(label)
-    return Verdicts(np.array(index), np.array([label[i] for i in index]), np.array([predicted[i] for i in index]))
+    labels, classes = (np.array([found[i] for i in index]) for found in (label, predicted))
+    return Verdicts(np.array(index), labels, classes, stages[0].pixels)

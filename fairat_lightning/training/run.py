@@ -34,7 +34,7 @@ from fairat_lightning.optim import try_optimiser
 from fairat_lightning.record import BEST, journal
 from fairat_lightning.record.atomic_write import write
 from fairat_lightning.record.environment import peak_memory
-from fairat_lightning.record.fingerprint import fingerprint
+from fairat_lightning.record.fingerprint import fingerprint, of_images
 from fairat_lightning.record.journal import Batch
 from fairat_lightning.record.reader import read_metrics, trained_seconds
 from fairat_lightning.record.writer import close_folder, elsewhere, is_finished, open_folder
@@ -222,8 +222,8 @@ def _execute(training: Training) -> None:
         facts |= {"validated_on": len(training.datamodule.monitor), "validated_in": inside}
         draw_classes({training.folder.name: training.method.results}, training.folder / "classes.png")
         batches = [Batch(name, *(t.tolist() for t in rows)) for name, rows in training.method.verdicts.items()]
-        tested = {"config": plain(training.cfg), "weights": fingerprint(training.method.net.state_dict())}
-        journal.write(training.folder / journal.NAME, tested, batches)
+        tested = {"weights": fingerprint(training.method.net.state_dict()), "images": of_images(training.datamodule.test)}
+        journal.write(training.folder / journal.NAME, {"config": plain(training.cfg), **tested}, batches)
         if kept:
             arrays: dict[str, Any] = {key: value.numpy() for key, value in kept.items()}
             content = io.BytesIO()

@@ -139,6 +139,12 @@ def test_errors_are_split_beside_the_clean_record():
     assert list(alone["pgd20@0"]) == ["per_class"]
 
 
+def test_a_class_without_images_takes_no_part_in_the_equalised_odds_gap():
+    confusion = torch.zeros(4, 4, dtype=torch.long)
+    confusion[:2, :2] = torch.tensor([[6, 4], [4, 6]])
+    assert metrics.figures(confusion)["equalised_odds_gap"] == pytest.approx(0.0)
+
+
 def test_selection():
     accuracy = torch.tensor([0.2, 0.6, torch.nan])
     scores = {s: selection_score(accuracy, s).item() for s in ("sum", "worst", "average")}
@@ -151,7 +157,8 @@ def test_the_worst_tenth_of_all_classes_is_sought_among_those_that_were_judged()
         confusion[k, k], confusion[k, 29] = right, 10 - right
     names = [str(k) for k in range(30)]
     found = metrics.summary(confusion, names)
-    assert found["figures"]["worst_10_percent"] == pytest.approx(0.1)  # the worst of the five
-    assert metrics.worst_tenth_of_all(found)["figures"]["worst_10_percent"] == pytest.approx(0.2)  # the mean of the worst three
-    whole = metrics.summary(torch.eye(30, dtype=torch.long), names)
-    assert metrics.worst_tenth_of_all(whole) == whole
+    assert found["figures"]["worst_10_percent"] == pytest.approx(0.2)  # the mean of the worst three
+    among = metrics.worst_among(found, ["1", "2", "3", "4"])
+    assert among["figures"]["worst_10_percent"] == pytest.approx(0.3) and among["worst"] == 0.2 and "shift" not in among
+    del found["interval"], found["worst_bias"]  # of images that count several times
+    assert metrics.worst_among(found, ["1", "2"])["worst"] == 0.2

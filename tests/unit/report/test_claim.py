@@ -35,6 +35,14 @@ def test_a_gain_over_three_seeds_is_a_gain_by_welch(make_run):
     )
 
 
+def test_seeds_without_the_attack_are_not_counted(make_run):
+    words = seeds(make_run, "PGD-AT", LOW) + seeds(make_run, "FAAL", HIGH)
+    report = gather(words)
+    for group in report.groups:
+        del group.runs[2].summaries["pgd20"]
+    assert "Welch's test of 2 seeds" in sentence(*report.groups, "pgd20", "PGD-20")
+
+
 def test_a_loss_is_a_loss_with_its_interval_turned(make_run):
     found = said(seeds(make_run, "PGD-AT", HIGH) + seeds(make_run, "FAAL", (*LOW, 0.31)))
     assert found.startswith("FAAL lowers the weakest class (dog) from 50.7 % with PGD-AT to 32.0 % under PGD-20 (95 % interval ")

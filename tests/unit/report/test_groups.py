@@ -20,6 +20,14 @@ def test_seeds_of_one_configuration_are_one_row(make_run):
     assert labels(gather([str(f) for f in folders])) == [("PGD-AT", 3), ("FAAL", 2)]
 
 
+def test_runs_from_bases_of_different_methods_are_rows_of_their_own(make_run):
+    bases = [make_run(f"base{s}", (0.5, 0.3, 0.7), seed=s, method=FAAL if s == 2 else {}) for s in range(3)]
+    folders = [make_run(f"r{s}", (0.5, 0.3, 0.7), seed=s, init_from=str(base)) for s, base in enumerate(bases)]
+    assert [runs for _, runs in labels(gather([str(f) for f in folders]))] == [2, 1]
+    taught = [make_run(f"t{s}", (0.5, 0.3, 0.7), seed=s, method={"teacher": str(base)}) for s, base in enumerate(bases)]
+    assert [runs for _, runs in labels(gather([str(f) for f in taught]))] == [2, 1]
+
+
 def test_rows_of_one_method_are_told_apart_by_what_differs(make_run):
     folders = [make_run(f"f{r}", (0.5, 0.4, 0.7), method={**FAAL, "radius": r}) for r in (0.1, 0.5)]
     folders.append(make_run("t", (0.5, 0.4, 0.7), method=FAAL, objective={"_target_": "fairat_lightning.objectives.TRADES"}))

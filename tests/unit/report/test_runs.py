@@ -46,6 +46,25 @@ def test_an_evaluation_replaces_the_test_if_it_saw_as_many_images(make_run, imag
     assert right[run.verdicts["pgd20"].label == 1].mean() == pytest.approx(shown)
 
 
+@pytest.mark.parametrize(
+    "load, root, shown, said",
+    [
+        ("fairat_lightning.data.sets.cifar10", "elsewhere", 0.4, None),
+        ("fairat_lightning.data.sets.digits", "here", 0.3, "of another data set"),
+        ("fairat_lightning.data.sets.folder", "here", 0.4, None),
+        ("fairat_lightning.data.sets.folder", "elsewhere", 0.4, "was not checked"),
+    ],
+)
+def test_an_evaluation_of_other_data_does_not_replace_the_test_silently(make_run, load, root, shown, said):
+    own = load if "digits" not in load else "fairat_lightning.data.sets.cifar10"
+    folder = make_run("run", (0.5, 0.3, 0.7), data={"load": {"_target_": own}, "root": "here"})
+    judge(place := folder / "evaluation" / "other", {"pgd20": (0.6, 0.4, 0.8)})
+    (place / "config.yaml").write_text(f"data: {{load: {{_target_: {load}}}, root: {root}}}\n")
+    run = read_run(folder)
+    assert run.summaries["pgd20"]["worst"] == pytest.approx(shown)
+    assert [note for note in run.notes if said and said in note] if said else run.notes == []
+
+
 def test_the_title_is_that_of_the_figures_which_are_shown(make_run):
     folder = make_run("run", (0.5, 0.3, 0.7))
     for name, images, title in (("apgd", 200, "one target"), ("wide", 100, "three targets")):

@@ -111,6 +111,28 @@ def test_each_seed_may_have_its_own_classes_in_full_and_rows_of_different_ones_a
     assert difference(b, a, "pgd20", "worst") is None and difference(b, a, "pgd20", "average").test == "paired"
 
 
+def test_figures_of_different_classes_are_not_tested_over_seeds_either():
+    a, b = (row(name, 0.3, 0.4, 0.35, full=full, few=6) for name, full in (("A", ["c0", "c1"]), ("B", ["c1", "c2"])))
+    assert difference(b, a, "pgd20", "worst") is None and difference(b, a, "pgd20", "average").test == "welch"
+    assert "of different classes" in significance.untested(b, a, "pgd20")
+    without = [
+        {**run.summaries["pgd20"], "per_class": {**run.summaries["pgd20"]["per_class"], "c0": None}}
+        for run in row("C", 0.3, 0.4, 0.35).runs
+    ]
+    c = Group("C", [Run(Path(), {"pgd20": summary}, facts={"seed": s}) for s, summary in enumerate(without)])
+    assert difference(c, row("A", 0.3, 0.4, 0.35), "pgd20", "average") is None
+
+
+def test_other_images_with_the_same_labels_are_not_paired():
+    a, b = row("A", 0.3), row("B", 0.5)
+    for group, pixels in ((a, "aaaa"), (b, "bbbb")):
+        group.runs[0].verdicts["pgd20"] = group.runs[0].verdicts["pgd20"]._replace(pixels=("evaluate", pixels))
+    assert difference(b, a, "pgd20", "worst") is None and "not the same" in significance.untested(b, a, "pgd20")
+    for pixels in (None, ("benchmark", "aaaa"), ("evaluate", "aaaa")):  # as they are known, or were made, by others
+        b.runs[0].verdicts["pgd20"] = b.runs[0].verdicts["pgd20"]._replace(pixels=pixels)
+        assert difference(b, a, "pgd20", "worst").test == "paired"
+
+
 def test_the_worst_10_percent_of_many_classes():
     rates = np.linspace(0.2, 0.9, 21)
     a, b = Group("A", [judged(rates, s) for s in range(3)]), Group("B", [judged(rates[::-1] ** 2, s) for s in range(3)])

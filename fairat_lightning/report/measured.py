@@ -1,0 +1,56 @@
+"""What the figures of an attack were measured on, and under which threat model."""
+
+import json
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+Summary = Mapping[str, Any]
+Threat = tuple[str, float]  # norm and eps
+OWN_SETS, BY_FOLDER = "fairat_lightning.data.sets.", ("folder",)  # of our own sets, one is whatever lies in its folder
+
+
+def data_of(config: Mapping[str, Any] | None) -> tuple[str, str] | None:
+    """How the images are read, as text, and the folder that says which they are; None where the configuration does not say."""
+    data = (config or {}).get("data")
+    if not isinstance(data, Mapping) or "load" not in data:
+        return None
+    name = str((data["load"] or {}).get("_target_")) if isinstance(data["load"], Mapping) else ""
+    known = name.startswith(OWN_SETS) and name.removeprefix(OWN_SETS) not in BY_FOLDER
+    return json.dumps([data["load"], data.get("image_size")], sort_keys=True, default=str), "" if known else str(data.get("root"))
+
+
+def pixels_of(header: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The fingerprint of the images in the header of a journal, after who made it; None where there is none."""
+    measured = (header.get("config") or {}).get("data") or {}
+    prints = {"evaluate": header.get("images"), "benchmark": measured.get("fingerprint")}
+    return next(((who, value) for who, value in prints.items() if value), None)
+
+
+def images(summary: Summary) -> int:
+    """How many images the figures are of; 0 where the record does not say."""
+    return int(summary.get("images") or sum(summary.get("counts", {}).values()))
+
+
+def four_digits(eps: float | str) -> float:
+    """An eps of a sweep as its key writes it, by which the same eps of other records is known."""
+    return float(f"{float(eps):.4g}")
+
+
+def threat_of(node: Any) -> Threat | None:
+    """Norm and eps of a configuration's attack or a record's threat model; None where it does not say."""
+    try:
+        return str(node["norm"]), round(float(Fraction(str(node["eps"]))), 9)
+    except (TypeError, KeyError, ValueError, ZeroDivisionError):
+        return None
+
+
+def check_summary(path: Path, summary: Any) -> None:
+    numbers = [summary["average"], summary["worst"], *summary["per_class"].values()]
+    if not all(v is None or (isinstance(v, int | float) and 0 <= v <= 1) for v in numbers):
+        raise ValueError(f"{path} is not a run's metrics.json: an accuracy in it is not in [0, 1]")
+    extra = [summary.get(name, {}) for name in ("figures", "interval", "counts", "shift")]
+    ends = extra[1].values() if isinstance(extra[1], dict) else [None]
+    if not all(isinstance(v, dict) for v in extra) or not all(isinstance(v, list) and len(v) == 2 for v in ends):
+        raise ValueError(f"{path} is not a run's metrics.json: its figures, intervals or counts are damaged")
