@@ -252,13 +252,18 @@ def facts(method: str, published: list[str]) -> str:
 
 
 def ours(method: str) -> str:
-    """The rows of the night's records that this method trained; where there is none, the rows of a leaderboard on digits."""
-    found = []
-    for path in sorted(RESULTS.glob("*-night/table.json")):
+    """The rows of the night's records that this method trained; where there is none, the rows of a leaderboard on digits.
+
+    Rows of one seed are of the records that hold these until another seed is finished, unless the others have them.
+    """
+    found, known = [], set()
+    for path in (*sorted(RESULTS.glob("*-night/table.json")), *sorted(RESULTS.glob("*-night-seed0/table.json"))):
         record = json.loads(path.read_text())
         by_label = {run["label"]: run["command"] for run in record["runs"]}
         for row in record["rows"]:
-            if shows(by_label[row["label"]], method):
+            key = (path.parent.name.removesuffix("-seed0"), row["label"])
+            if shows(by_label[row["label"]], method) and key not in known:
+                known.add(key)
                 figures = cells(row, ("clean", "pgd20", "apgd"))
                 found.append(f"| {row['label']} ({path.parent.name}, seeds: {row['runs']}) | {' | '.join(figures)} |")
     if found:
@@ -315,7 +320,7 @@ def cells(row: dict[str, Any], attacks: tuple[str, ...]) -> list[str]:
 
 def percent(row: dict[str, Any], key: str) -> str:
     value = row.get(key)
-    return f"{100 * value['mean']:.1f}" if value else "–"
+    return f"{100 * value['mean']:.1f}" if value and value["mean"] is not None else "–"
 
 
 PUBLISHED = {"clean": "clean", "pgd20": "PGD-20", "pgd": "PGD", "autoattack": "AutoAttack", "gain": "gain in points"}

@@ -12,7 +12,7 @@ from fairat_lightning.config.targets import prefixes, stored
 from fairat_lightning.config.words import CONF, parse_word
 from fairat_lightning.record.reader import run_folder
 
-RECIPES = ("recommended",)
+RECIPES = ("recommended", "decosam")
 GROUPS = {"data": "load._target_", "model": "_target_"}  # the key that says which option of the group it is
 THREAT = ("norm", "eps")
 NOT_OF_THE_BASE = ("_target_", "_partial_", "seed", "suggests")

@@ -61,6 +61,13 @@ def _longer(folder: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
         return False
     if {**theirs, "trainer": {**theirs["trainer"], "max_epochs": after}} != ours:
         return False
+    every = theirs.get("val_every") or 1
+    if before % every:
+        raise ValueError(
+            f"{folder} holds this run with trainer.max_epochs={before}, which cannot be made longer: its last epoch was"
+            f" validated, and in a longer run with val_every={every} it would not have been; start a new run from it, with"
+            f" init_from={folder} and another hydra.run.dir"
+        )
     if (reason := of_all_epochs(theirs)) is not None:
         raise ValueError(
             f"{folder} holds this run with trainer.max_epochs={before}, which cannot be made longer, because {reason} depends on "
@@ -152,4 +159,7 @@ def open_evaluation(folder: Path, config: dict[str, Any], header: dict[str, Any]
 
 def _clear(folder: Path, names: Iterable[str]) -> None:
     for path in (folder / name for name in names):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if path.is_symlink() and path.is_dir():  # to another disk, on which the new files go too
+            _clear(path, [inner.name for inner in path.iterdir()])
+        else:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

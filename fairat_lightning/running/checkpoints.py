@@ -23,6 +23,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from fairat_lightning.classwise import world_size
+from fairat_lightning.data.batches import Loader
 from fairat_lightning.record.atomic_write import write
 from fairat_lightning.running.lightning_internals import set_update_count
 from fairat_lightning.running.signals import Preempted, StopRequest
@@ -72,17 +73,25 @@ class Last(Checkpoint):
     """Writes last.ckpt, and begins each epoch from (seed, epoch, process), or where the checkpoint was within it.
 
     `minutes` between two checkpoints within an epoch. Lightning calls Checkpoint callbacks after all others, and this one comes
-    last of them, so that the checkpoint holds what the others know.
+    last of them, so that the checkpoint holds what the others know. `anew`: the command has overwrite=true, and repeated as it is
+    would start again. Only a `Loader` can continue within an epoch: with another, the end of each epoch alone is saved.
     """
 
-    def __init__(self, folder: Path, *, seed: int, minutes: float):
+    def __init__(self, folder: Path, *, seed: int, minutes: float, anew: bool = False):
         if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not minutes > 0:
             raise ValueError(f"save_minutes={minutes} must be a number of minutes above 0")
-        self.path, self.seed, self.seconds = folder / LAST, seed, 60 * minutes
+        self.path, self.seed, self.seconds, self.anew = folder / LAST, seed, 60 * minutes, anew
         self.request = StopRequest()
         self.saved = time.monotonic()
         self.position: tuple[int, int] | None = None  # epoch and batches of it, while saving within one
         self.loaded: dict[str, Any] | None = None
+        self.over = False  # whether a callback has ended the training
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"over": self.over}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.over = bool(state_dict.get("over"))
 
     def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         self.obey(trainer)
@@ -90,7 +99,8 @@ class Last(Checkpoint):
     def obey(self, trainer: L.Trainer) -> None:
         """Raise Preempted if any process was told to stop."""
         if trainer.strategy.reduce_boolean_decision(self.request.asked, all=False):
-            say(trainer, "Stopped: the run is saved, and the same command continues it.")
+            without = " without overwrite=true" if self.anew else ""
+            say(trainer, f"Stopped: the run is saved, and the same command{without} continues it.")
             raise Preempted
 
     # -- saving
@@ -99,6 +109,8 @@ class Last(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         done = batch_idx + 1
+        if not isinstance(trainer.train_dataloader, Loader):
+            return
         if done >= trainer.num_training_batches or done % trainer.accumulate_grad_batches:
             return  # the epoch's end saves; and gradients are in no checkpoint
         if trainer.world_size > 1 and done % (AGREE * trainer.accumulate_grad_batches):
@@ -111,7 +123,7 @@ class Last(Checkpoint):
         self.save(trainer)
 
     def save(self, trainer: L.Trainer, position: tuple[int, int] | None = None) -> None:
-        self.position = position
+        self.position, self.over = position, trainer.should_stop
         trainer.save_checkpoint(self.path)
         self.position, self.saved = None, time.monotonic()
         if position is not None:
@@ -124,6 +136,9 @@ class Last(Checkpoint):
             checkpoint["within"] = {"position": list(self.position), "processes": from_all_processes(mine)}
 
     # -- resuming
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self.over
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == "fit":

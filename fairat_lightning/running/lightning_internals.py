@@ -1,15 +1,15 @@
 """Every private name of Lightning and torchmetrics that this package cannot do without; a test looks at each of them.
 
 What they are needed for has no public way: which processes a Trainer starts and how it watches them, who hears its signals, the
-step it is at, an average of weights that leaves a part of the module out, a metric's count of updates, and the W&B run of a
-logger. `pyproject.toml` bounds the versions of both for them.
+step it is at, when a callback looks at a figure, an average of weights that leaves a part of the module out, a metric's count of
+updates, and the W&B run of a logger. `pyproject.toml` bounds the versions of both for them.
 """
 
 from collections.abc import Callable
 from typing import Any, cast
 
 import lightning as L
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import Callback, EarlyStopping, WeightAveraging
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch.optim.swa_utils import AveragedModel
@@ -73,6 +73,12 @@ def set_launcher(trainer: L.Trainer, launcher: WatchedLauncher) -> None:
 def leave_signals_alone(trainer: L.Trainer) -> None:
     """Keep Lightning's own handlers of signals from being installed."""
     cast(Any, trainer)._signal_connector.register_signal_handlers = lambda: None
+
+
+def check_at_validations(callback: Callback) -> None:
+    """Let Lightning's EarlyStopping look at a figure of the validation after each validation, and not after each epoch."""
+    if isinstance(callback, EarlyStopping) and callback.monitor.startswith("val/"):
+        callback._check_on_train_epoch_end = False
 
 
 def step_of_epoch(trainer: L.Trainer) -> int:

@@ -16,6 +16,11 @@ GPU = "FAIRAT_LIGHTNING_GPU"  # the one that a launcher's process has claimed, i
 QUEUED = -1  # submitit's exit code where the job is queued again: it has no result yet
 
 
+def queued_again() -> bool:
+    """Whether SLURM has queued this job again: what its commands had begun is continued, also where they have overwrite=true."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
+
+
 def through_submitit() -> bool:
     return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
 

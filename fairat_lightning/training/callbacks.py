@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from fairat_lightning.bootstrap import standard_error
 from fairat_lightning.methods.base import Method
+from fairat_lightning.record import BEST
 from fairat_lightning.record.atomic_write import write
 from fairat_lightning.running.terminal import say
 from fairat_lightning.settings import ONE_SE, SCORES, whole
@@ -71,6 +72,8 @@ class Keep(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.select == "last" or (validated(trainer) and self.admits(trainer, cast(Method, pl_module))):
             super().on_train_epoch_end(trainer, pl_module)
+        elif trainer.should_stop and not self.judged:  # a callback ends the training before its first validation
+            trainer.save_checkpoint(Path(str(self.dirpath)) / BEST)
 
     def admits(self, trainer: L.Trainer, method: Method) -> bool:
         """Whether the epoch may be the choice, now that its score is known; which is the best one Lightning's class finds out."""

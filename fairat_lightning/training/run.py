@@ -46,6 +46,7 @@ from fairat_lightning.running.resume import check_resumable, resumable
 from fairat_lightning.running.terminal import quieten, short
 from fairat_lightning.training.balance import balance_best
 from fairat_lightning.training.brought import Brought
+from fairat_lightning.training.callbacks import History
 from fairat_lightning.training.catastrophic_overfitting import Collapse
 from fairat_lightning.training.checks import check
 from fairat_lightning.training.nonfinite import Finite
@@ -110,7 +111,7 @@ def prepare(
     head: BalancedHead | None = build_part(cfg, "head") if cfg.get("head") else None
     if head is not None:
         last_layer(net, datamodule.num_classes)
-    trainer = build_trainer(cfg, folder)
+    trainer = build_trainer(cfg, folder, anew=overwrite)
     datamodule.check_shares(trainer.world_size)
     if datamodule.batch_size == trainer.world_size:
         _try_one(net, datamodule)
@@ -145,7 +146,7 @@ def build_method(cfg: DictConfig, net: torch.nn.Module, classes: list[str], num_
     )
     if not isinstance(method, Method):
         raise ValueError(f"method._target_={cfg.method._target_} must be a subclass of {Method.__module__}.Method")
-    return method
+    return method.double() if cfg.trainer.precision == "64-true" else method  # before weights are loaded
 
 
 def _try_one(net: torch.nn.Module, data: DataModule) -> None:
@@ -201,16 +202,14 @@ def _execute(training: Training) -> None:
     training.fitted = True
     kept = training.method.keepsakes(training.datamodule.train.pixels)  # before the best epoch's state takes the last one's place
     best = training.folder / "checkpoints" / BEST
-    facts: dict[str, Any] = (
-        {}
-        if training.head is None
-        else {"head": balance_best(training.method, training.datamodule, training.head, training.trainer, best)}
-    )
+    facts: dict[str, Any] = {}
+    if training.head is not None:
+        facts["head"] = balance_best(training.method, training.datamodule, training.head, training.trainer, best)
     if (collapse := _callback(training, Collapse)).epoch is not None:
         facts["collapsed_epoch"] = collapse.epoch
     if skipped := _callback(training, Finite).skipped:
         facts["skipped_steps"] = skipped
-    if (epochs := training.trainer.current_epoch) < training.cfg.trainer.max_epochs and collapse.epoch is None:
+    if (epochs := len(_callback(training, History).rows)) < training.cfg.trainer.max_epochs and collapse.epoch is None:
         facts["stopped_after_epochs"] = epochs
         print(f"A callback ended the training after {epochs} of {training.cfg.trainer.max_epochs} epochs.", flush=True)
     fitted = time.perf_counter()

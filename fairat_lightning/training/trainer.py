@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor, LearningRateMonitor
+from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor, LearningRateMonitor, WeightAveraging
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,6 +15,7 @@ from fairat_lightning.config.build import build_part, loggers
 from fairat_lightning.config.build import callbacks as own_callbacks
 from fairat_lightning.config.trainer_keys import INSTEAD, UNSUPPORTED
 from fairat_lightning.running.checkpoints import Last, Whole
+from fairat_lightning.running.lightning_internals import check_at_validations
 from fairat_lightning.running.processes import check_strategy, join
 from fairat_lightning.running.slurm import GPU
 from fairat_lightning.settings import switch, whole, within
@@ -27,8 +28,8 @@ LOGGED = tuple(f"val/{name}" for name in ("clean", "clean_worst", "robust", "rob
 CLASSES = ("val/clean_class/", "val/robust_class/")
 
 
-def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
-    """Lightning's Trainer with our callbacks and the chosen logger."""
+def build_trainer(cfg: DictConfig, folder: Path, *, anew: bool = False) -> L.Trainer:
+    """Lightning's Trainer with our callbacks and the chosen logger; `anew`: whatever is in the folder."""
     check_strategy(cfg.trainer.strategy)
     _check(cfg.trainer)
     if cfg.select == "last" and cfg.on_collapse == "stop":
@@ -41,7 +42,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
         History(folder / "history.csv"),
         Collapse(cfg.on_collapse),  # before what writes the checkpoints, which hold what it knows
         Keep(folder / "checkpoints", cfg.select),
-        Last(folder / "checkpoints", seed=cfg.seed, minutes=cfg.save_minutes),
+        Last(folder / "checkpoints", seed=cfg.seed, minutes=cfg.save_minutes, anew=anew),
         Finite(cfg.on_nonfinite),
         Cadence(cfg.val_every),
     ]
@@ -54,6 +55,9 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
         callbacks.append(WandbFigures())
     callbacks += (own := own_callbacks(cfg))
     _check_own(own, bool(logger))
+    if cfg.val_every > 1:
+        for callback in own:
+            check_at_validations(callback)
     bar = sys.stdout.isatty()
     if "enable_progress_bar" in cfg.trainer:
         switch("trainer.enable_progress_bar", cfg.trainer.enable_progress_bar)
@@ -105,6 +109,11 @@ def _check_own(callbacks: list[Callback], logger: bool) -> None:
         if isinstance(callback, LearningRateMonitor | DeviceStatsMonitor) and not logger:
             raise ValueError(
                 f"callbacks: {name} writes to a Lightning logger, and the run has none: add logger=tensorboard or logger=wandb"
+            )
+        if isinstance(callback, WeightAveraging):
+            raise ValueError(
+                f"callbacks: {name} averages the weights, but the test would not take its average: set averaging=ema or swa,"
+                " or a class of your own by averaging._target_="
             )
         monitor = getattr(callback, "monitor", None)
         if isinstance(monitor, str) and monitor not in LOGGED and not monitor.startswith(("train/", *CLASSES)):

@@ -184,6 +184,7 @@ def test_a_run_with_a_constant_learning_rate_may_be_made_longer_and_is_the_run_t
         (("optim=sgd", "hydra.run.dir=mine"), "schedule depends on"),
         ((*CONSTANT, "method=dafa"), "method.warmup depends on"),
         ((*CONSTANT, "averaging=swa"), "averaging.start depends on"),
+        ((*CONSTANT, "val_every=2"), "its last epoch was validated"),
     ],
 )
 def test_another_run_cannot_be_made_longer_and_the_line_says_how_to_follow_it(tmp_path, monkeypatch, capsys, words, reason):

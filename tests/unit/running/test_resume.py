@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import options, quick_for, same
+from helpers import SMALL, call, options, quick_for, refused, same
 from lightning.pytorch.callbacks import Callback
 
+from fairat_lightning.data import DataModule
 from fairat_lightning.methods.base import Method
 from fairat_lightning.running.checkpoints import FORMAT, Last, Whole, intact
 from fairat_lightning.running.resume import resumable
@@ -73,8 +74,8 @@ def interrupted(monkeypatch, launch):
     def interrupted(words, epoch, step, act, folder="parts"):
         build_trainer = runs.build_trainer
 
-        def build(cfg, path):
-            trainer = build_trainer(cfg, path)
+        def build(cfg, path, **rest):
+            trainer = build_trainer(cfg, path, **rest)
             trainer.callbacks.insert(0, At(epoch, step, act))
             return trainer
 
@@ -319,3 +320,86 @@ def test_loggers_get_every_epoch_of_a_run_that_was_told_to_stop(interrupted, lau
     events.Reload()
     for key in ("train/loss", "val/robust"):
         assert sorted({event.step for event in events.Scalars(key)}) == [3, 7, 11], key
+
+
+def test_a_loader_of_ones_own_is_saved_at_the_end_of_the_epoch_alone(interrupted, launch, tmp_path, monkeypatch):
+    """torch's own cannot continue within an epoch."""
+
+    def plain(self):
+        rows = [(x / 255, y, k) for k, (x, y) in enumerate(zip(self.train.pixels, self.train.targets, strict=True))]
+        return torch.utils.data.DataLoader(rows, batch_size=self.batch_size)
+
+    monkeypatch.setattr(DataModule, "train_dataloader", plain)
+    assert interrupted(FOUR_STEPS, 1, 2, told).code == 75
+    saved = torch.load(tmp_path / "parts/checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 8 and "within" not in saved
+    launch(*FOUR_STEPS, folder="parts")
+
+
+def test_in_float64_it_goes_on_in_the_same_bits(interrupted, trained, launch, tmp_path):
+    words = (*FOUR_STEPS, "averaging=ema", "trainer.precision=64-true")
+    whole, metrics = trained(*words)
+    interrupted(words, 1, 2, told)
+    assert launch(*words, folder="parts")[1] == metrics
+    same(whole, tmp_path / "parts")
+
+
+STOPPING = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: %s, patience: 1, min_delta: 9, mode: max}"
+
+
+def test_a_training_that_a_callback_has_ended_stays_ended(launch, tmp_path, monkeypatch):
+    words = (*FOUR_STEPS, "trainer.max_epochs=9", f"callbacks=[{STOPPING % 'val/robust'}]")
+    whole, metrics = launch(*words, folder="whole")
+    step = Method.test_step
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Method, "test_step", lambda *args: told(signal.SIGTERM) or step(*args))
+        launch(*words, folder="parts")
+    parts, resumed = launch(*words, folder="parts")
+    epochs = [len((folder / "history.csv").read_text().splitlines()) - 1 for folder in (whole, parts)]
+    assert epochs == [2, 2] and resumed == metrics
+    assert json.loads((parts / "run.json").read_text())["stopped_after_epochs"] == 2
+    same(whole, parts)
+
+
+@pytest.mark.parametrize("monitor, epochs", [("val/robust", 4), ("train/loss", 2)])
+def test_a_callback_that_ends_a_training_knows_validations_and_there_is_a_best_epoch(launch, monitor, epochs):
+    """With val_every=2 the second look at the validation is at the fourth epoch; with 5 a training may end before the first."""
+    every = 2 if monitor == "val/robust" else 5
+    folder, _ = launch("trainer.max_epochs=9", f"val_every={every}", f"callbacks=[{STOPPING % monitor}]")
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["stopped_after_epochs"] == epochs and len((folder / "history.csv").read_text().splitlines()) == 1 + epochs
+
+
+def test_with_overwrite_the_line_does_not_promise_that_the_same_command_continues(tmp_path, monkeypatch, capsys):
+    words = (*SMALL, *FOUR_STEPS, "overwrite=true", "hydra.run.dir=mine")
+    begin = Last.on_train_epoch_start
+
+    def telling(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            told()
+        begin(self, trainer, pl_module)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Last, "on_train_epoch_start", telling)
+        code, out, _ = call(patch, capsys, tmp_path, *words)
+    assert code == 75 and "the same command without overwrite=true continues it" in out
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # SLURM gives the same command again by itself
+    code, out, _ = call(monkeypatch, capsys, tmp_path, *words)
+    assert code == 0 and "epoch   1/3" not in out and "epoch   3/3" in out
+    assert "This run is finished" in call(monkeypatch, capsys, tmp_path, *words)[1]
+
+
+def test_averages_that_the_test_would_not_take_are_refused(tmp_path, monkeypatch, capsys):
+    words = ("callbacks=[{_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.9}]", "hydra.run.dir=mine")
+    code, _, err = call(monkeypatch, capsys, tmp_path, *SMALL, *words)
+    refused(code, err, "averaging=ema")
+    assert not (tmp_path / "mine").exists()
+
+
+def test_checkpoints_on_another_disk_are_replaced_with_the_run(launch, compose, tmp_path):
+    folder, _ = launch()
+    (folder / "checkpoints").rename(tmp_path / "elsewhere")
+    (folder / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    launch("overwrite=true")
+    assert (folder / "checkpoints").is_symlink()
+    assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
