@@ -1,7 +1,7 @@
 """Reproduce a published table: check the settings, run what they ask for (`tables/queue.py`), and show both tables."""
 
 from fairat_lightning.commands.errors import Stop
-from fairat_lightning.commands.tables.recipes import OWN, parse
+from fairat_lightning.commands.tables.recipes import OWN, other, parse
 from fairat_lightning.config.compose import compose_training
 from fairat_lightning.settings import reachable
 
@@ -26,7 +26,8 @@ def main(words: list[str]) -> None:
 
     if not plan.wanted:
         if not render(plan, to):
-            raise Stop(1, f"{plan.place} holds no finished run of this table yet")
+            differing = next(filter(None, map(other, plan.jobs(every_row=True))), None)
+            raise Stop(1, differing or f"{plan.place} holds no finished run of this table yet")
         return
     print(f"{len(plan.wanted)} rows, {len(jobs)} runs, {about}", flush=True)
     failed = Queue(plan, jobs).run()

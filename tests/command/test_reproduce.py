@@ -108,6 +108,9 @@ def test_more_seeds_and_single_rows_do_the_rest_and_the_report_is_of_all(tables,
     place = tables / "runs/reproduce/small-tiny-width4"
     reproduce.main([*COMMAND, "rows=[]", "to=so_far"])
     assert (tables / "so_far/table.md").read_text() == (place / "report/table.md").read_text()
+    with pytest.raises(SystemExit, match="1"):
+        reproduce.main([*COMMAND, "rows=[]", "data.train_size=63"])
+    assert "data.train_size is 64 there and 63 here" in capsys.readouterr().err
     assert not (place / "faal-s0").exists() and "Not run yet: FAAL, 1 epoch." in (place / "report/table.md").read_text()
     reproduce.main([*COMMAND, "rows=[faal]", "seeds=[0,3]", "to=here"])
     assert capsys.readouterr().out.count("trained and tested before") == 1

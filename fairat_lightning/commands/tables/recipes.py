@@ -137,10 +137,23 @@ def parse(words: Sequence[str]) -> Plan:
 def finished(job: Job) -> bool:
     """Whether the training is finished, and is the one that the job asks for."""
     try:
-        cfg, folder = compose_training(job.words, say=False)
-        return record.is_finished(folder, resolved(cfg))
+        return _checked(job)
     except ValueError:  # with other settings
         return False
+
+
+def other(job: Job) -> str | None:
+    """How the run in the job's folder differs from what the job asks for; None where it does not."""
+    try:
+        _checked(job)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _checked(job: Job) -> bool:
+    cfg, folder = compose_training(job.words, say=False)
+    return record.is_finished(folder, resolved(cfg))
 
 
 def _width(words: Sequence[str]) -> Any:
