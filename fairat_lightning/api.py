@@ -3,6 +3,7 @@
 Wrong input raises a ValueError whose message is one line.
 """
 
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,12 +41,13 @@ from fairat_lightning.record.secrets import redacted
 from fairat_lightning.report import differences
 from fairat_lightning.running.errors import explain
 from fairat_lightning.running.terminal import quieten
-from fairat_lightning.settings import number, whole
+from fairat_lightning.settings import class_names, number, whole
 from fairat_lightning.training import run as training
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Judged = Result | str | Path
+OF_BENCHMARK = ("suite", "attack", "seed", "batch_size", "device", "devices", "allow")  # the settings of evaluate that it takes
 
 
 @contextmanager
@@ -89,8 +91,8 @@ def benchmark(
     images uint8 or in [0,1]. `suite`: "quick", "standard", "apgd" or "autoattack". `classes`: their names, by default the data's.
     `normalisation`: what the network expects to be done to such images, "cifar10" or any other data set's name, or (mean, std);
     None: nothing. `logits`: where they are in what the network returns, an index, a key or a function; "logits" and index 0 are
-    found without it. `overrides` are settings of `python -m fairat_lightning.evaluate`, such as "suite.other_eps=0.5". The
-    network is not changed.
+    found without it. `overrides` are settings of `python -m fairat_lightning.evaluate`, such as "suite.other_eps=0.5", but for
+    those that choose images: these are what `data` holds. The network is not changed.
     """
     quieten()
     with _one_line():
@@ -100,10 +102,13 @@ def benchmark(
             print("The images are bytes from 0 to 255, and are divided by 255.", flush=True)
         words = [f"suite={suite}", f"attack.norm={norm}", f"attack.eps={number('eps', eps)}", f"batch_size={batch_size}"]
         words += [] if suite != "standard" or any("other_eps" in word for word in overrides) else ["suite.other_eps=null"]
+        if other := next((word for word in overrides if re.split(r"[.=]", word.lstrip("+~"))[0] not in OF_BENCHMARK), None):
+            raise ValueError(f"benchmark has no setting {other}: it takes {', '.join(OF_BENCHMARK)}; data holds the images")
         cfg = compose_classifier("evaluate", [*words, f"device={device}", *overrides], check=None)
         whole("batch_size", cfg.batch_size)
         place = device_of(cfg)
-        named = _names(classes) if classes is not None else names
+        own = classes if classes is not None else names
+        named = None if own is None else class_names(own)
         typed = judging.InTypeOf(net)
         model = nn.Sequential(_normalise(normalisation, pixels.shape[1]), typed) if normalisation is not None else typed
         pick, handle = picking(net, logits, None if named is None else len(named))
@@ -209,24 +214,22 @@ def method(
         words = [f"method={name}", f"attack.eps={number('eps', eps)}", "init_from=given", *given, *_words("method", overrides)]
         cfg = OmegaConf.create(resolved(compose_training(words, say=False)[0]))
         check_targets(plain(cfg), allowed(cfg))
-        names = _names(classes)
-        picking(net, logits, len(names))
-        net.register_forward_hook(Width(len(names)))
+        if taken := next((group for group in ("averaging", "head") if cfg.get(group)), None):
+            raise ValueError(f"method builds no {taken}=, which belongs to a whole training: set {taken}=none, or use fl.train")
+        names = class_names(classes)
+        hooks = [picking(net, logits, len(names))[1], net.register_forward_hook(Width(len(names)))]
         passed = {"teacher": teacher} if teacher is not None else {}
-        return training.build_method(cfg, net, names, num_samples, **passed)
+        try:
+            return training.build_method(cfg, net, names, num_samples, **passed)
+        except BaseException:
+            for hook in hooks:
+                hook.remove()
+            raise
 
 
 def _network(net: Any) -> None:
     if not isinstance(net, nn.Module):
         raise ValueError(f"net is of type {type(net).__name__}: give a torch.nn.Module")
-
-
-def _names(classes: int | Sequence[str]) -> list[str]:
-    """The names of the classes, all different; 0, 1, 2 and so on where only their number is given."""
-    names = [str(k) for k in range(classes)] if isinstance(classes, int) else list(map(str, classes))
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"classes: {twice[0]} occurs twice, but each class needs a name of its own")
-    return names
 
 
 def _words(function: str, overrides: Sequence[str]) -> list[str]:

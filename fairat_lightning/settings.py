@@ -129,3 +129,11 @@ def seed_list(values: Any) -> None:
     different("seeds", values, int, "[0,1,2]")
     for value in values:
         seed_number("seed", value)
+
+
+def class_names(classes: int | Iterable[Any]) -> list[str]:
+    """The names of the classes, all different; 0, 1, 2 and so on where only their number is given. Raises ValueError."""
+    names = [str(k) for k in range(classes)] if isinstance(classes, int) else list(map(str, classes))
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"classes: {twice[0]} occurs twice, but each class needs a name of its own")
+    return names

@@ -10,6 +10,12 @@ from fairat_lightning.commands.errors import ending
 from fairat_lightning.config.home import expanded_plainly
 
 
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("it names no folder")
+    return Path(text)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}: --help lists the arguments\n")
@@ -29,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--sort", action="store_true", help="sort the rows by worst class, highest first; the first run stays the baseline"
     )
     parser.add_argument(
-        "--to", type=Path, default=Path("report"), metavar="FOLDER", help="the folder to write to (default: report)"
+        "--to", type=_folder, default=Path("report"), metavar="FOLDER", help="the folder to write to (default: report)"
     )
     try:
         options = parser.parse_args(expanded_plainly(sys.argv[1:] if arguments is None else arguments))

@@ -52,8 +52,9 @@ def main(words: list[str]) -> None:
     from fairat_lightning.training.optuna_trial import Seen
 
     study = _study(optuna, settings)
-    _is_of(study, {"words": sorted(str(o.input_line) for o in rest), "seeds": settings["seeds"]})
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    begun = any(trial.state in ended for trial in study.get_trials(deepcopy=False))
+    _is_of(study, begun, {"words": sorted(str(o.input_line) for o in rest), "seeds": settings["seeds"]})
 
     def objective(trial: Any) -> float:
         point = {key: suggest(trial, override) for key, override in varied.items()}
@@ -92,9 +93,15 @@ def first_of(override: Override) -> Any:
     """A value that `suggest` can give; ValueError for what cannot be searched."""
     values = override.value()
     if isinstance(values, IntervalSweep):
+        low, high, log = float(values.start or 0), float(values.end or 0), "log" in values.tags
+        if not low < high or (log and not low > 0):
+            need = "the first number must be below the second" + (", and above 0 on a logarithmic scale" if log else "")
+            raise ValueError(f"{override.input_line} cannot be searched: {need}")
         return values.start
     if isinstance(values, ChoiceSweep | RangeSweep):
-        return next(iter(override.sweep_string_iterator()))
+        if (first := next(iter(override.sweep_string_iterator()), None)) is None:
+            raise ValueError(f"{override.input_line} cannot be searched: the range is empty")
+        return first
     raise ValueError(f"{override.input_line} cannot be searched: write interval(a,b), range(a,b,step) or choice(a,b)")
 
 
@@ -126,13 +133,13 @@ def _study(optuna: Any, settings: dict[str, Any]) -> Any:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", module="optuna")
     url, beat = str(settings["storage"]), settings["heartbeat"]
-    if url.startswith("sqlite:///"):
-        Path(url.removeprefix("sqlite:///")).expanduser().parent.mkdir(parents=True, exist_ok=True)
 
     def again(study: Any, trial: Any) -> None:
         study.enqueue_trial(trial.params)
 
     try:
+        if url.startswith("sqlite:///"):
+            Path(url.removeprefix("sqlite:///")).expanduser().parent.mkdir(parents=True, exist_ok=True)
         return optuna.create_study(
             storage=optuna.storages.RDBStorage(url, heartbeat_interval=beat, grace_period=2 * beat, failed_trial_callback=again),
             sampler=optuna.samplers.TPESampler(constant_liar=True),
@@ -145,9 +152,9 @@ def _study(optuna: Any, settings: dict[str, Any]) -> Any:
         raise ValueError(f"storage={redacted(url)} cannot be opened: {str(error).splitlines()[0]}") from None
 
 
-def _is_of(study: Any, what: dict[str, Any]) -> None:
-    """Raise ValueError where the study is of another search."""
-    if study.user_attrs.get("search", what) != what:
+def _is_of(study: Any, begun: bool, what: dict[str, Any]) -> None:
+    """Raise ValueError where the study is of another search, of which some trial has ended: it has `begun`."""
+    if begun and study.user_attrs.get("search", what) != what:
         raise ValueError(f"study={study.study_name} belongs to a search with other settings: choose another study=NAME")
     study.set_user_attr("search", what)
 

@@ -75,6 +75,8 @@ def sweep(words: list[str]) -> NoReturn:
                 batches = command.multirun("config", partial(job, given=tuple(words)), words, with_log_configuration=False)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             refuse(error)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            refuse(f"the sweep's folder cannot be created: {error.strerror}: {error.filename}; set hydra.sweep.dir=FOLDER")
         except Exception as error:
             if "Could not detect" in str(error):  # submitit, on a machine without SLURM
                 refuse("this machine has no SLURM (no srun): use hydra/launcher=submitit_local, or start the sweep where srun is")

@@ -23,6 +23,19 @@ FLAGS = {
     *("--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn"),
     *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
 }  # Hydra's own
+WITH_VALUE = {
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--experimental-rerun",
+    "--info",
+    "-i",
+}
 
 
 @ending()
@@ -49,15 +62,27 @@ def main() -> None:
         sweep([word for word in words if word not in flags])
     try:
         if flags:
-            # Hydra reads a sweep's -m only where no other argument is before it.
-            many = [word for word in words if word in ("-m", "--multirun")]
-            sys.argv[1:] = many + [word for word in words if word not in many]
+            sys.argv[1:] = _flags_first(words)
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_job)()
             return
         cfg, folder = compose_training(words)  # hydra.main would make the folder first and look at the values afterwards
     except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
         refuse(error)
     run(cfg, folder)
+
+
+def _flags_first(words: list[str]) -> list[str]:
+    """Hydra reads a flag only where no setting is before it."""
+    flags, rest, k = [], [], 0
+    while k < len(words):
+        taken = 1
+        if words[k].startswith("-"):
+            taken += words[k] in WITH_VALUE and k + 1 < len(words) and "=" not in words[k + 1]
+            flags += words[k : k + taken]
+        else:
+            rest.append(words[k])
+        k += taken
+    return flags + rest
 
 
 def _job(cfg: DictConfig) -> None:

@@ -7,12 +7,14 @@ here imports torch, so that a mistyped override is refused at once.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -24,6 +26,7 @@ from fairat_lightning.record.identity import ADDED_WITHIN, IDLE_OF_DATA, formerl
 from fairat_lightning.record.reader import check_checkpoint, read_config, run_folder
 from fairat_lightning.settings import nearest_key, seed_number
 
+COMPOSING = threading.RLock()
 NOT_IDENTITY = ("hydra", "overwrite")
 AUTOMATIC = ("32-true", "bf16-mixed")  # the precisions that `precision` chooses from
 TRAINED = "a run folder, checkpoint, state dict or pretrained:NAME"
@@ -31,15 +34,30 @@ GROUPS = ("model", "data", "attack")  # what a run brings to the commands that e
 WRONG_INPUT = (ValueError, TypeError, ModuleNotFoundError, InstantiationException, HydraException, OmegaConfBaseException)
 
 
+@contextmanager
+def our_hydra() -> Iterator[None]:
+    """Hydra with this package's configuration, also within another application of Hydra; one thread after the other."""
+    with COMPOSING:
+        before = GlobalHydra.instance().hydra
+        GlobalHydra.instance().clear()
+        try:
+            with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = before
+
+
 def compose_training(words: Sequence[str], *, say: bool = True) -> tuple[DictConfig, Path]:
     """The configuration that the overrides of a run's command give, and its folder. Raises Hydra's and OmegaConf's errors.
 
     `say`: print a line where the run began in another precision than this machine would choose.
     """
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with our_hydra():
         cfg = hydra.compose("config", with_own_parts(with_base(words)), return_hydra_config=True)
     seed_number("seed", cfg.seed)  # what can be seen to be wrong before the precision is chosen, for which torch is imported
     _ = cfg.init_from
+    if not cfg.hydra.run.dir:
+        raise ValueError("hydra.run.dir= is empty: name a folder, or leave it out")
     return as_begun(cfg, Path(cfg.hydra.run.dir).absolute(), cfg.hydra.runtime.choices, say=say)
 
 
@@ -109,7 +127,7 @@ def compose_classifier(
     own_class = "model._target_" in given
     ours = GROUPS if run else ()
     dotted = [key for key in given if "." in key and (key.split(".")[0] in ours or (own_class and key.startswith("model.")))]
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with our_hydra():
         cfg = hydra.compose(name, [word for key, (word, _) in given.items() if key not in dotted])
     if check is not None:
         check_checkpoint(cfg.checkpoint)

@@ -8,6 +8,7 @@ user says, and nothing else does. A configuration out of a run's folder, which m
 import os
 import pkgutil
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,14 @@ def _check_target(target: str, prefixes: tuple[str, ...], where: str) -> None:
         raise ValueError(f"{where}={target} is not allowed here: it must name {parts}{own}")
     try:
         found = pkgutil.resolve_name(target)
-    except Exception:  # the import of whatever is named
+    except (ImportError, AttributeError, ValueError):
         _refuse_missing(target, where)
         return
+    except Exception as error:  # in the module that is imported
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        file, line = getattr(error, "filename", None) or last.filename, getattr(error, "lineno", None) or last.lineno
+        said = f"{type(error).__name__}: {getattr(error, 'msg', None) or error}"
+        raise ValueError(f"{where}={target} cannot be imported: {said} in {file}, line {line}") from error
     home = getattr(found, "__module__", None) or type(found).__module__
     if home.partition(".")[0] != target.partition(".")[0]:
         raise ValueError(f"{where}={target} is not allowed: it is only imported there; name it in {home}, where it is defined")

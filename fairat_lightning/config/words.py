@@ -42,7 +42,8 @@ def training_help() -> str:
 def with_config_dir(words: Sequence[str]) -> list[str]:
     """`--config-dir FOLDER` as Hydra's own setting for it; ValueError where there is no such folder."""
     folders, rest = _taken_out(words)
-    return [*rest, *(f"hydra.searchpath=['file://{folder.absolute()}']" for folder in folders)]
+    places = ",".join("'file://" + str(folder.absolute()).replace("'", "\\'") + "'" for folder in folders)
+    return [*rest, *([f"hydra.searchpath=[{places}]"] if folders else [])]
 
 
 def own_options(words: Sequence[str]) -> list[str]:
@@ -59,8 +60,8 @@ def _taken_out(words: Sequence[str]) -> tuple[list[Path], list[str]]:
         if flag not in FLAGS:
             others.append(word)
             continue
-        folders.append(folder := Path(value if given else next(rest, "")).expanduser())
-        if not folder.is_dir() or str(folder) == ".":
+        folders.append(folder := Path(named := value if given else next(rest, "")).expanduser())
+        if not named or not folder.is_dir():
             raise ValueError(f"{flag} {folder} must be a folder with a folder for each group of options: FOLDER/method/mine.yaml")
     return folders, others
 

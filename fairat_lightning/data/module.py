@@ -24,7 +24,7 @@ from fairat_lightning.data.cache import decoded
 from fairat_lightning.data.foreign import Rows
 from fairat_lightning.data.images import Images, Parts, Splits, Undecoded, as_float
 from fairat_lightning.data.stratified import evenly, stratified
-from fairat_lightning.settings import reachable, switch
+from fairat_lightning.settings import class_names, reachable, switch
 
 # Good advice for images on disk, wrong here: one gather in memory is faster than any worker's queue.
 warnings.filterwarnings("ignore", message=".*does not have many workers")
@@ -116,7 +116,8 @@ class DataModule(LightningDataModule):
                 "data: the images do not fit into the memory: set data.in_memory=false or a smaller data.image_size"
             ) from error
         train, test, val = images["training"], images["test"], images.get("validation")
-        self.classes, self.num_classes = loaded.classes, len(loaded.classes)
+        self.classes = class_names(loaded.classes)
+        self.num_classes = len(self.classes)
         for name, part in images.items():
             if not len(part):
                 raise ValueError(f"data: the data set has no {name} images; add some")

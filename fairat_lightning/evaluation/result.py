@@ -85,6 +85,8 @@ class Result:
     def save(self, folder: str | Path) -> Path:
         """Write the record into `folder`, which `report` reads; ValueError where other files are in it."""
         place = Path(folder).expanduser()
+        if self.folder is not None and place.resolve() == self.folder.resolve():
+            return place
         if place.is_file() or (place.is_dir() and {path.name for path in place.iterdir()} - set(RECORD)):
             raise ValueError(f"{place} exists and holds something else: name a new folder")
         place.mkdir(parents=True, exist_ok=True)

@@ -244,6 +244,6 @@ def show(folder: Path) -> None:
 def _folder(cfg: DictConfig, run: Path | None) -> Path:
     """Where the evaluation goes; one of another checkpoint of a run than its best, or of other images, says so in its name."""
     weights = located(cfg.checkpoint)
-    name = evaluation_name(cfg.name, cfg.suite.suite, weights if run is not None else None, cfg.split)
+    name = evaluation_name(cfg.name, cfg.suite.suite, weights if run is not None and weights.is_file() else None, cfg.split)
     above = run or Path("runs") / f"audit-{weights.stem}" if cfg.to is None else Path(cfg.to)
     return reachable(above / "evaluation" / name)

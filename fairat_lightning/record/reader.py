@@ -131,10 +131,11 @@ def run_folder(checkpoint: Any) -> Path | None:
 
     The folder of a pretrained network holds the configuration of its run, and counts.
     """
-    path = located(str(checkpoint))
-    for folder in (path, path.parent.parent if path.parent.name == "checkpoints" else path):
-        if (folder / "config.yaml").is_file():
-            return folder
+    given = located(str(checkpoint))
+    for path in (given, given.absolute(), given.resolve()):
+        for folder in (path, path.parent.parent if path.parent.name == "checkpoints" else path):
+            if (folder / "config.yaml").is_file():
+                return folder
     return None
 
 

@@ -27,18 +27,28 @@ FILES = (
 )
 
 
-def is_finished(folder: Path, config: dict[str, Any]) -> bool:
+OF_A_RUN = {"method", "trainer", "attack"}  # keys of a run's configuration
+
+
+def is_finished(folder: Path, config: dict[str, Any], *, overwrite: bool = False) -> bool:
     """Whether `folder` holds this very run, finished. ValueError if it holds a run of another configuration.
+
+    With `overwrite` it is False, and ValueError alone if the folder holds files under a run's names that are of no run.
 
     A run is the same on another device and with another number of processes, since a batch is of all of them together; and with
     more epochs it continues, where its schedule does not depend on how many there are.
     """
-    if not any((folder / name).exists() for name in FILES):
+    present = [name for name in FILES if (folder / name).exists()]
+    if not present:
         return False
     try:
         other = read_config(folder)
     except ValueError:
         other = None
+    if (other is None or not other.keys() >= OF_A_RUN) and not _is_run(folder):
+        raise ValueError(f"{folder} holds {present[0]}, which is of no run of this package: choose another hydra.run.dir")
+    if overwrite:
+        return False
     if other is None:
         raise ValueError(f"{folder / 'config.yaml'} is missing or damaged: choose another hydra.run.dir, or set overwrite=true")
     mine, finished = yaml.safe_load(yaml.safe_dump(config)), read_metrics(folder) is not None
@@ -52,6 +62,14 @@ def is_finished(folder: Path, config: dict[str, Any]) -> bool:
         f"{folder} holds a run of another configuration: {in_words(differences(theirs, ours))}; {same}"
         f"for a new run choose another hydra.run.dir, or set overwrite=true to replace it"
     )
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether the folder has the facts of a run, where its configuration does not say."""
+    try:
+        return "fairat_lightning" in (read_facts(folder, {}).get("versions") or {})
+    except ValueError:
+        return False
 
 
 def _longer(folder: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> bool:

@@ -11,6 +11,8 @@ HYDRA = ("multirun.yaml", "optimization_results.yaml")  # that a sweep leaves be
 
 def split(word: str) -> tuple[str | None, Path]:
     """The label, if there is one, and the folder of one argument; a folder's own "=" is not taken for a label's."""
+    if not word or word.endswith("="):
+        raise ValueError(f"'{word}' names no folder: give the folder of a run, or LABEL=FOLDER")
     if Path(word).is_dir():
         return None, Path(word)
     parts = word.split("=")

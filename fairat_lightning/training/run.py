@@ -83,7 +83,7 @@ def prepare(
     check(cfg)
     brought = Brought(cfg, folder, mean_given=mean_given, anew=overwrite)
     try:
-        if not overwrite and is_finished(folder, plain(cfg)):
+        if is_finished(folder, plain(cfg), overwrite=overwrite):
             return None
     except OSError as error:
         raise ValueError(f"hydra.run.dir={folder} cannot be read: {error.strerror}") from error
