@@ -6,7 +6,7 @@ Wrong input raises a ValueError whose message is one line.
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -38,7 +38,7 @@ from fairat_lightning.methods.base import Method
 from fairat_lightning.models import Normalized
 from fairat_lightning.models.logits import Place, Width, picking
 from fairat_lightning.record.secrets import redacted
-from fairat_lightning.report import differences
+from fairat_lightning.report.terminal import Comparison
 from fairat_lightning.running.errors import explain
 from fairat_lightning.running.terminal import quieten
 from fairat_lightning.settings import class_names, number, whole
@@ -47,7 +47,16 @@ from fairat_lightning.training import run as training
 P = ParamSpec("P")
 R = TypeVar("R")
 Judged = Result | str | Path
-OF_BENCHMARK = ("suite", "attack", "seed", "batch_size", "device", "devices", "allow")  # the settings of evaluate that it takes
+OF_BENCHMARK = (
+    "suite",
+    "attack",
+    "seed",
+    "batch_size",
+    "device",
+    "devices",
+    "allow",
+    "hydra",
+)  # the settings of evaluate that it takes
 
 
 @contextmanager
@@ -102,6 +111,7 @@ def benchmark(
             print("The images are bytes from 0 to 255, and are divided by 255.", flush=True)
         words = [f"suite={suite}", f"attack.norm={norm}", f"attack.eps={number('eps', eps)}", f"batch_size={batch_size}"]
         words += [] if suite != "standard" or any("other_eps" in word for word in overrides) else ["suite.other_eps=null"]
+        overrides = _words("benchmark", overrides)
         if other := next((word for word in overrides if re.split(r"[.=]", word.lstrip("+~"))[0] not in OF_BENCHMARK), None):
             raise ValueError(f"benchmark has no setting {other}: it takes {', '.join(OF_BENCHMARK)}; data holds the images")
         cfg = compose_classifier("evaluate", [*words, f"device={device}", *overrides], check=None)
@@ -117,7 +127,7 @@ def benchmark(
             if pick.found is not None and logits is None:
                 where = f"those at {pick.found} are used; logits= changes this"
                 print(f"The network returns more than its logits: {where}.", flush=True)
-            named = named or [f"class_{k}" for k in range(width)]
+            named = [f"class_{k}" for k in range(width)] if named is None else named
             if len(named) != width or int(labels.max()) >= width or int(labels.min()) < 0:
                 labelled = f"labels from {int(labels.min())} to {int(labels.max())}"
                 given = f"{len(named)} classes" if len(named) != width else labelled
@@ -127,31 +137,6 @@ def benchmark(
             return judging.benchmark(cfg, model, pixels, labels, named, place)
         finally:
             handle.remove()
-
-
-class Comparison:
-    """Two results on the same images, class by class: `repr` is the table, `to_dict()` gives the tested differences."""
-
-    def __init__(self, found: Any, rows: Sequence[dict[str, Any]]):
-        self.report, self.rows = found, rows
-
-    def to_dict(self) -> dict[str, Any]:
-        """For each attack, the "difference" b minus a in "average" and "worst", in [0,1], with "low", "high" and "p"."""
-        return {key: value for key, value in self.rows[1].get("against", {}).items() if key != "label"}
-
-    def __repr__(self) -> str:
-        import io
-
-        from rich.console import Console
-
-        shown = io.StringIO()
-        console = Console(file=shown, width=100, color_system=None, force_jupyter=False)
-        console.print(
-            report.class_table({g.label: g.runs[0].summaries for g in self.report.groups}, self.report.keys, self.report.titles)
-        )
-        console.print(differences.terminal(self.rows, self.report))
-        lines = [line.rstrip() for line in shown.getvalue().splitlines() if line.strip()]
-        return "\n".join([*lines, *self.report.notes])
 
 
 def compare(a: Judged, b: Judged) -> Comparison:
@@ -216,15 +201,13 @@ def method(
         check_targets(plain(cfg), allowed(cfg))
         if taken := next((group for group in ("averaging", "head") if cfg.get(group)), None):
             raise ValueError(f"method builds no {taken}=, which belongs to a whole training: set {taken}=none, or use fl.train")
-        names = class_names(classes)
-        hooks = [picking(net, logits, len(names))[1], net.register_forward_hook(Width(len(names)))]
-        passed = {"teacher": teacher} if teacher is not None else {}
-        try:
-            return training.build_method(cfg, net, names, num_samples, **passed)
-        except BaseException:
-            for hook in hooks:
-                hook.remove()
-            raise
+        names, passed = class_names(classes), {"teacher": teacher} if teacher is not None else {}
+        with ExitStack() as undo:
+            undo.callback(picking(net, logits, len(names))[1].remove)
+            undo.callback(net.register_forward_hook(Width(len(names))).remove)
+            built = training.build_method(cfg, net, names, num_samples, **passed)
+            undo.pop_all()  # nothing was refused: the hooks stay
+        return built
 
 
 def _network(net: Any) -> None:

@@ -174,7 +174,7 @@ def what_was_run() -> str:
     """One line for each table and budget: where its record is, on what it was run and when, or that it was not."""
     lines = ["| table | budget | record | runs | core-hours | hardware | revision | date |", "|---|---|---|---|---|---|---|---|"]
     for table, title in TITLES.items():
-        more = [path.name.removeprefix(f"{table}-") for kind in ("seed0", "width*") for path in RESULTS.glob(f"{table}-*-{kind}")]
+        more = {path.name.removeprefix(f"{table}-") for kind in ("seed0", "width*") for path in RESULTS.glob(f"{table}-*-{kind}")}
         for budget in (*(budget for budget in BUDGETS if budget != REHEARSAL), *sorted(more)):
             found = record(table, budget)
             if found is None:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from fairat_lightning.commands.errors import Stop, refuse
 from fairat_lightning.config.compose import WRONG_INPUT, resolved
 from fairat_lightning.record.writer import shorter
-from fairat_lightning.running.slurm import queued_again
+from fairat_lightning.running.slurm import begun_by_this_job
 from fairat_lightning.settings import switch
 
 MEAN = ("model.mean=", "model.std=")
@@ -31,7 +31,9 @@ def prepared(cfg: DictConfig, folder: Path, words: Iterable[str], command: str |
         print(
             f"{begun} is this run with fewer epochs: hydra.run.dir={begun} would continue it. This run starts from the beginning."
         )
-    training = runs.prepare(whole, folder, overwrite=cfg.overwrite and not queued_again(), mean_given=given, command=command)
+    training = runs.prepare(
+        whole, folder, overwrite=cfg.overwrite and not begun_by_this_job(folder), mean_given=given, command=command
+    )
     if training is not None and training.resume is None and (warning := slow_precision(cfg)) is not None:
         say(training.trainer, warning)  # a run that has begun keeps its precision
     return training

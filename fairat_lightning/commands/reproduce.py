@@ -21,14 +21,13 @@ def main(words: list[str]) -> None:
     from fairat_lightning.commands.tables.queue import Queue, render  # torch takes seconds to import
     from fairat_lightning.evaluation import autoattack
 
-    if not autoattack.available():
-        raise ValueError(autoattack.MISSING)
-
     if not plan.wanted:
         if not render(plan, to):
             differing = next(filter(None, map(other, plan.jobs(every_row=True))), None)
             raise Stop(1, differing or f"{plan.place} holds no finished run of this table yet")
         return
+    if not autoattack.available():
+        raise ValueError(autoattack.MISSING)
     print(f"{len(plan.wanted)} rows, {len(jobs)} runs, {about}", flush=True)
     failed = Queue(plan, jobs).run()
     render(plan, to)

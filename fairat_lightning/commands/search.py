@@ -53,8 +53,7 @@ def main(words: list[str]) -> None:
 
     study = _study(optuna, settings)
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    begun = any(trial.state in ended for trial in study.get_trials(deepcopy=False))
-    _is_of(study, begun, {"words": sorted(str(o.input_line) for o in rest), "seeds": settings["seeds"]})
+    _is_of(study, {"words": sorted(str(o.input_line) for o in rest), "seeds": settings["seeds"]})
 
     def objective(trial: Any) -> float:
         point = {key: suggest(trial, override) for key, override in varied.items()}
@@ -152,9 +151,9 @@ def _study(optuna: Any, settings: dict[str, Any]) -> Any:
         raise ValueError(f"storage={redacted(url)} cannot be opened: {str(error).splitlines()[0]}") from None
 
 
-def _is_of(study: Any, begun: bool, what: dict[str, Any]) -> None:
-    """Raise ValueError where the study is of another search, of which some trial has ended: it has `begun`."""
-    if begun and study.user_attrs.get("search", what) != what:
+def _is_of(study: Any, what: dict[str, Any]) -> None:
+    """Raise ValueError where the study is of another search."""
+    if study.user_attrs.get("search", what) != what:
         raise ValueError(f"study={study.study_name} belongs to a search with other settings: choose another study=NAME")
     study.set_user_attr("search", what)
 

@@ -24,17 +24,7 @@ FLAGS = {
     *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
 }  # Hydra's own
 WITH_VALUE = {
-    "--cfg",
-    "-c",
-    "--package",
-    "-p",
-    "--config-path",
-    "-cp",
-    "--config-name",
-    "-cn",
-    "--experimental-rerun",
-    "--info",
-    "-i",
+    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--experimental-rerun", "--info", "-i"),
 }
 
 
@@ -77,7 +67,8 @@ def _flags_first(words: list[str]) -> list[str]:
     while k < len(words):
         taken = 1
         if words[k].startswith("-"):
-            taken += words[k] in WITH_VALUE and k + 1 < len(words) and "=" not in words[k + 1]
+            following = words[k + 1 : k + 2]
+            taken += words[k] in WITH_VALUE and bool(following) and (words[k] not in ("--info", "-i") or "=" not in following[0])
             flags += words[k : k + taken]
         else:
             rest.append(words[k])

@@ -65,8 +65,10 @@ def _check_target(target: str, prefixes: tuple[str, ...], where: str) -> None:
         return
     except Exception as error:  # in the module that is imported
         last = traceback.extract_tb(error.__traceback__)[-1]
-        file, line = getattr(error, "filename", None) or last.filename, getattr(error, "lineno", None) or last.lineno
-        said = f"{type(error).__name__}: {getattr(error, 'msg', None) or error}"
+        file, line, said = last.filename, last.lineno, str(error)
+        if isinstance(error, SyntaxError):
+            file, line, said = error.filename or file, error.lineno, error.msg
+        said = f"{type(error).__name__}: {said}"
         raise ValueError(f"{where}={target} cannot be imported: {said} in {file}, line {line}") from error
     home = getattr(found, "__module__", None) or type(found).__module__
     if home.partition(".")[0] != target.partition(".")[0]:

@@ -62,7 +62,7 @@ def _taken_out(words: Sequence[str]) -> tuple[list[Path], list[str]]:
             continue
         folders.append(folder := Path(named := value if given else next(rest, "")).expanduser())
         if not named or not folder.is_dir():
-            raise ValueError(f"{flag} {folder} must be a folder with a folder for each group of options: FOLDER/method/mine.yaml")
+            raise ValueError(f"{flag} {named} must be a folder with a folder for each group of options: FOLDER/method/mine.yaml")
     return folders, others
 
 

@@ -32,7 +32,6 @@ from fairat_lightning.record.reader import read_facts, read_metrics
 from fairat_lightning.record.writer import close_folder, evaluation_name, open_evaluation
 from fairat_lightning.report import Group, Run, class_bars, class_table, eps_curve, save
 from fairat_lightning.running.machine import threads
-from fairat_lightning.running.slurm import queued_again
 from fairat_lightning.running.terminal import short
 from fairat_lightning.running.workers import workers
 from fairat_lightning.settings import reachable
@@ -49,7 +48,6 @@ class Busy(ValueError):
 def evaluate(cfg: DictConfig) -> None:
     """Evaluate what the checked configuration says, or show the evaluation if it is finished. Raises what WRONG_INPUT lists."""
     check_devices(cfg)
-    cfg.overwrite = cfg.overwrite and not queued_again()
     with threads(threads_of_each(cfg.devices)):
         _evaluate(cfg)
 

@@ -44,6 +44,7 @@ def environment(seed: int, module: str = "fairat_lightning") -> dict[str, Any]:
         "versions": {"fairat_lightning": __version__, **{name: version(name) for name in PACKAGES}},
         "hardware": hardware(),
         "git": _git_revision(),
+        **({"job": job} if (job := os.environ.get("SLURM_JOB_ID")) else {}),
     }
 
 

@@ -25,8 +25,6 @@ FILES = (
     *("config.yaml", "metrics.json", "run.json", "samples.jsonl", "history.csv", "classes.png", "hardest.npz"),
     *("checkpoints", "evaluation", "tensorboard", "wandb"),
 )
-
-
 OF_A_RUN = {"method", "trainer", "attack"}  # keys of a run's configuration
 
 
@@ -45,7 +43,7 @@ def is_finished(folder: Path, config: dict[str, Any], *, overwrite: bool = False
         other = read_config(folder)
     except ValueError:
         other = None
-    if (other is None or not other.keys() >= OF_A_RUN) and not _is_run(folder):
+    if not (_is_run(folder) if other is None else other.keys() >= OF_A_RUN):
         raise ValueError(f"{folder} holds {present[0]}, which is of no run of this package: choose another hydra.run.dir")
     if overwrite:
         return False
@@ -67,7 +65,8 @@ def is_finished(folder: Path, config: dict[str, Any], *, overwrite: bool = False
 def _is_run(folder: Path) -> bool:
     """Whether the folder has the facts of a run, where its configuration does not say."""
     try:
-        return "fairat_lightning" in (read_facts(folder, {}).get("versions") or {})
+        facts = read_facts(folder, {})
+        return "fairat_lightning" in (facts.get("versions") or {}) and "suite" not in facts
     except ValueError:
         return False
 

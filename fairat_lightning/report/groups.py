@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from fairat_lightning.record.attack_titles import TITLES
-from fairat_lightning.record.reader import read_config, run_folder
 from fairat_lightning.report.columns import apart, elsewhere, fill, in_order, own_eps, short
+from fairat_lightning.report.configurations import by_origin, configuration, leaves
 from fairat_lightning.report.folders import runs_in, split
 from fairat_lightning.report.measured import images
 from fairat_lightning.report.runs import Group, Run, read_run
 
-NOT_CONFIGURATION = ("seed", "init_from", "overwrite")
 OBJECTIVES = {"AT": "PGD-AT", "TRADES": "TRADES", "MART": "MART"}
 PARTS = {"FairTAT": "FAIR-TAT", "FairARD": "Fair-ARD", "BalancedHead": "balanced head"}
 STRONGEST = ("autoattack", "apgd", "pgd20")
@@ -86,7 +85,7 @@ def gather(words: Sequence[str]) -> Report:
                 raise ValueError(f"{word} names the same folder as {seen[place.resolve()]}: name each run only once")
             seen[place.resolve()] = word
         runs = [read_run(place) for place in found]
-        if label is not None and len({_fingerprint(run) for run in runs}) > 1:
+        if label is not None and (len({_fingerprint(run) for run in runs}) > 1 or len(by_origin(runs)) > 1):
             raise ValueError(f"{word} names runs of several configurations: name each of them separately, or give no label")
         named += [(label, run) for run in runs]
     if not named:
@@ -99,9 +98,9 @@ def gather(words: Sequence[str]) -> Report:
         key = ("label", label) if label is not None else ("configuration", _fingerprint(run))
         keyed.setdefault(key, []).append(run)
     chosen = {key[1] for key in keyed if key[0] == "label"}
-    unnamed = [runs for key, runs in keyed.items() if key[0] != "label"]
-    names = iter(_labels(unnamed, taken=chosen))
-    report = report_of([Group(key[1] if key[0] == "label" else next(names), runs) for key, runs in keyed.items()])
+    rows = [(key, part) for key, runs in keyed.items() for part in ([runs] if key[0] == "label" else by_origin(runs))]
+    names = iter(_labels([runs for key, runs in rows if key[0] != "label"], taken=chosen))
+    report = report_of([Group(key[1] if key[0] == "label" else next(names), runs) for key, runs in rows])
     report.notes += [f"{place} is not finished, and is left out." for place in unfinished]
     return report
 
@@ -148,28 +147,7 @@ def _fingerprint(run: Run) -> Any:
     """Equal for seeds of one configuration and evaluation name; a folder without a configuration is a row of its own."""
     if not run.config:
         return run.folder.resolve()
-    return json.dumps([configuration(run.config), _origins(run.config), run.part, run.exported], sort_keys=True, default=str)
-
-
-def _origins(config: Mapping[str, Any]) -> list[Any]:
-    """The configurations of the networks that a run started from and learned from; None where they cannot be read."""
-    found: list[Any] = []
-    for path in (config.get("init_from"), (config.get("method") or {}).get("teacher")):
-        try:
-            folder = run_folder(path) if path else None
-            found.append(configuration(read_config(folder)) if folder else None)
-        except (ValueError, OSError):  # of a network that lies elsewhere today
-            found.append(None)
-    return found
-
-
-def configuration(config: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A run's configuration without what differs between seeds."""
-    config = {key: value for key, value in (config or {}).items() if key not in NOT_CONFIGURATION}
-    if isinstance(method := config.get("method"), Mapping):
-        config["method"] = {k: v for k, v in method.items() if k != "teacher"}
-    data = config.get("data")
-    return {**config, "data": {k: v for k, v in data.items() if k != "seed"}} if isinstance(data, Mapping) else config
+    return json.dumps([configuration(run.config), run.part, run.exported], sort_keys=True, default=str)
 
 
 def _labels(rows: Sequence[Sequence[Run]], taken: set[Any]) -> list[str]:
@@ -212,12 +190,6 @@ def _method(run: Run) -> str | None:
     targets = [str((config.get(group) or {}).get("_target_", "")).rpartition(".")[2] for group in ("awp", "averaging", "head")]
     words += [PARTS.get(target, target) for target in targets if target]
     return ", ".join(words)
-
-
-def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(node, Mapping):
-        return {k: v for key, child in node.items() for k, v in leaves(child, f"{prefix}.{key}" if prefix else str(key)).items()}
-    return {prefix: node}
 
 
 def _other_classes(groups: Sequence[Group]) -> list[str]:

@@ -8,17 +8,21 @@ from typing import Any
 
 Summary = Mapping[str, Any]
 Threat = tuple[str, float]  # norm and eps
+Data = tuple[
+    str, str, str
+]  # how images are read, as text, their size where they are resized, and the folder that says which they are
 OWN_SETS, BY_FOLDER = "fairat_lightning.data.sets.", ("folder",)  # of our own sets, one is whatever lies in its folder
 
 
-def data_of(config: Mapping[str, Any] | None) -> tuple[str, str] | None:
-    """How the images are read, as text, and the folder that says which they are; None where the configuration does not say."""
+def data_of(config: Mapping[str, Any] | None) -> Data | None:
+    """What images the configuration reads; None where it does not say."""
     data = (config or {}).get("data")
     if not isinstance(data, Mapping) or "load" not in data:
         return None
     name = str((data["load"] or {}).get("_target_")) if isinstance(data["load"], Mapping) else ""
     known = name.startswith(OWN_SETS) and name.removeprefix(OWN_SETS) not in BY_FOLDER
-    return json.dumps([data["load"], data.get("image_size")], sort_keys=True, default=str), "" if known else str(data.get("root"))
+    root = "" if known else str(data.get("root"))
+    return json.dumps(data["load"], sort_keys=True, default=str), str(data.get("image_size")), root
 
 
 def pixels_of(header: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fairat_lightning.record.reader import read_config
-from fairat_lightning.report.groups import leaves
+from fairat_lightning.report.configurations import leaves
 from fairat_lightning.report.runs import Group
 from fairat_lightning.settings import number
 

@@ -23,7 +23,17 @@ from fairat_lightning.record.reader import (
     read_verdicts,
 )
 from fairat_lightning.report.card import is_card, read_card
-from fairat_lightning.report.measured import Summary, Threat, check_summary, data_of, four_digits, images, pixels_of, threat_of
+from fairat_lightning.report.measured import (
+    Data,
+    Summary,
+    Threat,
+    check_summary,
+    data_of,
+    four_digits,
+    images,
+    pixels_of,
+    threat_of,
+)
 from fairat_lightning.report.verdicts import Verdicts, verdicts_of
 from fairat_lightning.settings import nearest_path
 
@@ -59,7 +69,7 @@ class Run:
     history: list[dict[str, float]] = field(default_factory=list)
     hardest: Hardest | None = None
     weights: str | None = None
-    data: tuple[str, str] | None = None  # how the images are read, and where they lie
+    data: Data | None = None
 
 
 @dataclass
@@ -96,7 +106,7 @@ def read_run(folder: Path, without: Collection[str] = ()) -> Run:
         return _evaluation(folder, facts, config)
     if not (folder / "metrics.json").exists() and not evaluations(folder) and is_card(folder):
         return _exported(folder)
-    run = Run(folder, facts=facts, config=config)
+    run = Run(folder, facts=facts, config=config, data=data_of(config))
     _absorb(run, folder, "", run.facts, run.config)
     for place in [place for place in evaluations(folder) if place.name not in without]:
         if (place / "metrics.json").exists():
@@ -187,12 +197,12 @@ def _absorb(
         return
     data = data_of(config)
     if suite and not alone and data is not None and run.data is not None:
-        if data[0] != run.data[0]:
+        if data[:2] != run.data[:2]:
             run.notes.append(f"Evaluation {suite} is of another data set than the run's test: its figures are left out.")
             return
-        if data[1] != run.data[1]:
+        if data[2] != run.data[2]:
             run.notes.append(
-                f"Evaluation {suite} read its images from {data[1]}, and the run's test from {run.data[1]}: whether they are the"
+                f"Evaluation {suite} read its images from {data[2]}, and the run's test from {run.data[2]}: whether they are the"
                 " same images was not checked."
             )
     run.data = run.data or data

@@ -47,7 +47,7 @@ MANY = "Each p is of one comparison alone: of twenty comparisons without a true 
 
 def difference(a: Group, b: Group, key: str, figure: str) -> bootstrap.Comparison | None:
     """figure(A) - figure(B) of one of FIGURES, with its interval and p-value; None where it cannot be tested."""
-    if not comparable(a, b, key) or a.classes(key) != b.classes(key):
+    if not comparable(a, b, key) or a.classes(key) != b.classes(key) or _of_other_data(a, b):
         return None
     if not isinstance(verdicts := _verdicts(pairs(a, b), key, figure), str):
         return bootstrap.compare(*verdicts, figure, classes=len(a.classes(key)))
@@ -77,6 +77,8 @@ def untested(a: Group, b: Group, key: str, figure: str = "worst") -> str:
         return "the rows were attacked under different threat models"
     if a.classes(key) != b.classes(key):
         return "the rows have different classes"
+    if _of_other_data(a, b):
+        return "the rows were evaluated on different data sets"
     if len(a.runs) == len(b.runs) == 1:
         if without := [group.label for group in (a, b) if not group.runs[0].verdicts.get(key)]:
             return f"{' and '.join(without)} {'hold' if len(without) > 1 else 'holds'} no predictions of single images"
@@ -178,6 +180,12 @@ def _value(summary: Summary | None, figure: str) -> float | None:
         return found
     rates = [r for name in summary["worst_of"] if (r := summary["per_class"][name]) is not None]
     return float(bootstrap.lowest_tenth(np.array(rates), len(summary["per_class"]))) if rates else None
+
+
+def _of_other_data(a: Group, b: Group) -> bool:
+    """Whether all that is known of the data of both rows is different."""
+    mine, other = ({run.data[0] for run in group.runs if run.data is not None} for group in (a, b))
+    return bool(mine and other) and not mine & other
 
 
 def _sought(group: Group, key: str, figure: str) -> set[frozenset[str]]:

@@ -1,5 +1,6 @@
 """A report on the terminal, within 80 columns."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
@@ -121,3 +122,24 @@ def _weakest(accuracy: Mapping[str, float | None], classes: Sequence[str]) -> li
 def _cell(value: float | None, strong: bool) -> str:
     text = "–" if value is None else f"{100 * value:.1f}"
     return f"[bold red]{text}[/bold red]" if strong else text
+
+
+class Comparison:
+    """Two results on the same images, class by class: `repr` is the table, `to_dict()` gives the tested differences."""
+
+    def __init__(self, found: Any, rows: Sequence[dict[str, Any]]):
+        self.report, self.rows = found, rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """For each attack, the "difference" b minus a in "average" and "worst", in [0,1], with "low", "high" and "p"."""
+        return {key: value for key, value in self.rows[1].get("against", {}).items() if key != "label"}
+
+    def __repr__(self) -> str:
+        shown = io.StringIO()
+        console = Console(file=shown, width=100, color_system=None, force_jupyter=False)
+        console.print(
+            class_table({g.label: g.runs[0].summaries for g in self.report.groups}, self.report.keys, self.report.titles)
+        )
+        console.print(differences.terminal(self.rows, self.report))
+        lines = [line.rstrip() for line in shown.getvalue().splitlines() if line.strip()]
+        return "\n".join([*lines, *self.report.notes])

@@ -10,15 +10,21 @@ import signal
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
+
+from fairat_lightning.record.reader import read_facts
 
 GPU = "FAIRAT_LIGHTNING_GPU"  # the one that a launcher's process has claimed, in its environment
 QUEUED = -1  # submitit's exit code where the job is queued again: it has no result yet
 
 
-def queued_again() -> bool:
-    """Whether SLURM has queued this job again: what its commands had begun is continued, also where they have overwrite=true."""
-    return int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
+def begun_by_this_job(folder: Path) -> bool:
+    """Whether SLURM has queued this job again after it began the run in `folder`: in spite of overwrite=true that continues."""
+    if not int(os.environ.get("SLURM_RESTART_COUNT") or 0):
+        return False
+    facts = read_facts(folder, {})
+    return os.environ["SLURM_JOB_ID"] in [session.get("job") for session in (facts, *facts.get("resumed", ()))]
 
 
 def through_submitit() -> bool:

@@ -55,6 +55,14 @@ def test_an_empty_folder_name_is_refused(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_overwrite_does_not_take_an_evaluation_for_a_run(images, tmp_path, monkeypatch, capsys):
+    kept = fl.benchmark(Small(), images, eps="8/255").save(tmp_path / "kept")
+    before = sorted(path.name for path in kept.iterdir())
+    code, _, err = call(monkeypatch, capsys, tmp_path, *ONE, "hydra.run.dir=kept", "overwrite=true")
+    refused(code, err, "of no run of this package")
+    assert before == sorted(path.name for path in kept.iterdir())
+
+
 def test_a_result_saved_where_it_is_stays(images, tmp_path):
     kept = fl.benchmark(Small(), images, eps="8/255").save(tmp_path / "kept")
     before = {path.name: path.read_bytes() for path in kept.iterdir()}
@@ -123,7 +131,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, capsys,
         code, err = other(monkeypatch, capsys, tmp_path, "search", *ONE, "optim.lr=interval(0.1,0.2)", "trials=1")
     else:
         code, _, err = call(monkeypatch, capsys, tmp_path, "-m", *ONE, "seed=0,1")
-    refused(code, err, "cannot be")
+    refused(code, err, {"sweep": "the sweep's folder cannot be created", "search": "storage="}[command])
 
 
 @pytest.mark.parametrize("text, said", [("class Net(:\n", "SyntaxError"), ("1 / 0\n", "ZeroDivisionError")])
@@ -167,7 +175,9 @@ def test_a_number_of_tokens_is_no_secret():
     with pytest.raises(ValueError, match="token must not be"):
         refuse_secrets({"model": {"token": "hf_abc"}})
     assert redacted("model.num_tokens=8") == "model.num_tokens=8" and redacted("model.class_token=true").endswith("true")
-    assert redacted("logger.token=hf_abc") == "logger.token=***"
+    assert redacted("logger.token=hf_abc") == "logger.token=***" and redacted("logger.password=1234") == "logger.password=***"
+    with pytest.raises(ValueError, match="password must not be"):
+        refuse_secrets({"password": 1234})
 
 
 def test_a_run_is_known_however_its_checkpoint_is_named(trained, tmp_path, monkeypatch):

@@ -4,7 +4,8 @@ In float64 the figures of every epoch are the same on every machine. In bf16 rou
 trainings part: `golden_bf16.json` has the mean loss of the 20 steps, the distance (L2) that the weights have moved, and beside
 each how far it may be off (relative). That is three times what the case was off in other arithmetic, measured when the file is
 written: without oneDNN, and in the other memory format; and at least `LEAST`, because two trials may agree by chance. `LEAST` is
-such that kernels without vector instructions (ATEN_CPU_CAPABILITY=default, without oneDNN) stay within it in every case.
+such that kernels without vector instructions (ATEN_CPU_CAPABILITY=default, without oneDNN) and those of AMX stay within it in
+every case.
 
 `PYTHONPATH=tests python tests/contract/test_golden.py [CASE ...]` rewrites those cases, or all of them.
 """
@@ -63,7 +64,7 @@ CASES = {
     }.items()
 }
 IN_BF16 = [case for case, words in CASES.items() if words[0] == f"method={case}" or case == "faal-trades-awp"]
-LEAST = {"loss": 0.01, "moved": 0.05}
+LEAST = {"loss": 0.01, "moved": 0.06}
 FAULTS = [  # a tenth larger steps of the attack and of the optimiser, and the batch's statistics in the attack
     ("mart", "attack.step=0.275eps", "loss"),
     ("fairat", "optim.lr=0.022", "moved"),

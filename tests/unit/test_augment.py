@@ -124,6 +124,14 @@ def torchvision_op(name: str, image: Tensor, m: float) -> Tensor:
     }[name]()
 
 
+def between_two_pixels(name: str, size: tuple[int, ...], m: float) -> Tensor:
+    """Where (H,W) a shear falls within a thousandth of the middle between two pixels, which the processor's rounding decides."""
+    place, slope = torch.arange(1.0, math.prod(size[1:]) + 1, dtype=torch.float64).view(1, *size[1:]), math.degrees(math.atan(m))
+    shear = [slope, 0.0] if name == "ShearX" else [0.0, slope]
+    moved = [TF.affine(place, 0.0, [by, by], 1.0, shear, center=[0, 0]) for by in (-1e-3, 0.0, 1e-3)]
+    return ((moved[0] != moved[1]) | (moved[1] != moved[2]))[0]
+
+
 @pytest.mark.parametrize("size", [*SIZES, (3, 2, 5), (3, 3, 4)])
 def test_every_operation_is_torchvisions(size):
     """Every magnitude in ONE batch of distinct images: the families must not interfere."""
@@ -135,7 +143,12 @@ def test_every_operation_is_torchvisions(size):
     x = grey_levels(len(op), *size)
     out = augment._apply(x, op, space.flatten())
     for i, (name, m) in enumerate(zip((OPS[o] for o in op), space.flatten().tolist(), strict=True)):
-        assert torch.equal(out[i], torchvision_op(name, x[i].byte(), m).float()), (name, m)
+        ours, theirs = out[i], torchvision_op(name, x[i].byte(), m).float()
+        if name in ("ShearX", "ShearY") and not torch.equal(ours, theirs):
+            sure = ~between_two_pixels(name, size, m)
+            assert sure.double().mean() > 0.7, (name, m)
+            ours, theirs = ours[:, sure], theirs[:, sure]
+        assert torch.equal(ours, theirs), (name, m)
 
 
 @pytest.mark.parametrize("name", POLICIES)

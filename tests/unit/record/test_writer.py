@@ -20,7 +20,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_who_is_finished(tmp_path):
-    config = {"seed": 0, "method": {"radius": 0.5, "at": None, "share": [0.5, 0.75]}}
+    config = {"seed": 0, "trainer": {}, "attack": {}, "method": {"radius": 0.5, "at": None, "share": [0.5, 0.75]}}
     folder = tmp_path / "run"
     assert not record.is_finished(folder, config)
     record.open_folder(folder, config, resume=None)

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from helpers import judge
@@ -26,6 +27,8 @@ def test_runs_from_bases_of_different_methods_are_rows_of_their_own(make_run):
     assert [runs for _, runs in labels(gather([str(f) for f in folders]))] == [2, 1]
     taught = [make_run(f"t{s}", (0.5, 0.3, 0.7), seed=s, method={"teacher": str(base)}) for s, base in enumerate(bases)]
     assert [runs for _, runs in labels(gather([str(f) for f in taught]))] == [2, 1]
+    shutil.rmtree(bases[1])  # what cannot be known parts no rows
+    assert [runs for _, runs in labels(gather([str(f) for f in folders]))] == [3]
 
 
 def test_rows_of_one_method_are_told_apart_by_what_differs(make_run):

@@ -123,6 +123,15 @@ def test_figures_of_different_classes_are_not_tested_over_seeds_either():
     assert difference(c, row("A", 0.3, 0.4, 0.35), "pgd20", "average") is None
 
 
+def test_rows_of_different_data_sets_are_not_tested():
+    for worst in ((0.3,), (0.3, 0.4), (0.3, 0.4, 0.35)):
+        a, b = row("A", *worst), row("B", *worst)
+        for group, name in ((a, "cifar10"), (b, "svhn")):
+            for run in group.runs:
+                run.data = (name, "None", "")
+        assert difference(b, a, "pgd20", "average") is None and "data sets" in significance.untested(b, a, "pgd20")
+
+
 def test_other_images_with_the_same_labels_are_not_paired():
     a, b = row("A", 0.3), row("B", 0.5)
     for group, pixels in ((a, "aaaa"), (b, "bbbb")):

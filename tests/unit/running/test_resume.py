@@ -379,6 +379,7 @@ def test_with_overwrite_the_line_does_not_promise_that_the_same_command_continue
             told()
         begin(self, trainer, pl_module)
 
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     with monkeypatch.context() as patch:
         patch.setattr(Last, "on_train_epoch_start", telling)
         code, out, _ = call(patch, capsys, tmp_path, *words)
@@ -387,6 +388,8 @@ def test_with_overwrite_the_line_does_not_promise_that_the_same_command_continue
     code, out, _ = call(monkeypatch, capsys, tmp_path, *words)
     assert code == 0 and "epoch   1/3" not in out and "epoch   3/3" in out
     assert "This run is finished" in call(monkeypatch, capsys, tmp_path, *words)[1]
+    monkeypatch.setenv("SLURM_JOB_ID", "8")  # another job, which was queued again before it came to this run
+    assert "epoch   1/3" in call(monkeypatch, capsys, tmp_path, *words)[1]
 
 
 def test_averages_that_the_test_would_not_take_are_refused(tmp_path, monkeypatch, capsys):
