@@ -116,7 +116,8 @@ def published(row: dict[str, Any]) -> str:
 
 def rests_on() -> list[str]:
     """What the figures were measured on, and what they can and cannot show."""
-    found = [run for (_, budget), one in RECORDS.items() if one and budget == NIGHT for run in one["runs"]]
+    records = [record(table, budget) for table in TITLES for budget in (NIGHT, f"{NIGHT}-seed0")]
+    found = [run for one in records if one for run in one["runs"]]
     if not found:
         return ["Not run yet."]
     seeds = sorted({run["seed"] for run in found})
