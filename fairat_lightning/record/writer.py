@@ -43,7 +43,7 @@ def is_finished(folder: Path, config: dict[str, Any], *, overwrite: bool = False
         other = read_config(folder)
     except ValueError:
         other = None
-    if not (_is_run(folder) if other is None else other.keys() >= OF_A_RUN):
+    if not (other or {}).keys() >= OF_A_RUN and ("suite" in (other or {}) or not _is_run(folder)):
         raise ValueError(f"{folder} holds {present[0]}, which is of no run of this package: choose another hydra.run.dir")
     if overwrite:
         return False
@@ -63,7 +63,7 @@ def is_finished(folder: Path, config: dict[str, Any], *, overwrite: bool = False
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether the folder has the facts of a run, where its configuration does not say."""
+    """Whether the folder has the facts of a run, where its configuration says neither that nor that it is an evaluation's."""
     try:
         facts = read_facts(folder, {})
         return "fairat_lightning" in (facts.get("versions") or {}) and "suite" not in facts

@@ -180,7 +180,7 @@ def test_no_child_outlasts_the_command():
 
 
 def test_a_run_is_the_same_with_another_number_of_processes(tmp_path):
-    config = {"seed": 0, "trainer": {"devices": 2, "num_nodes": 1, "max_epochs": 3}}
+    config = {"seed": 0, "method": {}, "attack": {}, "trainer": {"devices": 2, "num_nodes": 1, "max_epochs": 3}}
     fewer, other = ({**config, "trainer": config["trainer"] | values} for values in ({"devices": 1}, {"precision": "64-true"}))
     record.open_folder(tmp_path, config, resume=None)
     assert not record.is_finished(tmp_path, fewer)
