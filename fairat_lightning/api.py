@@ -47,16 +47,8 @@ from fairat_lightning.training import run as training
 P = ParamSpec("P")
 R = TypeVar("R")
 Judged = Result | str | Path
-OF_BENCHMARK = (
-    "suite",
-    "attack",
-    "seed",
-    "batch_size",
-    "device",
-    "devices",
-    "allow",
-    "hydra",
-)  # the settings of evaluate that it takes
+# The settings of evaluate that `benchmark` takes.
+OF_BENCHMARK = ("suite", "attack", "seed", "batch_size", "device", "devices", "allow", "hydra")
 
 
 @contextmanager
@@ -109,9 +101,9 @@ def benchmark(
         pixels, labels, names = data.whole_test() if isinstance(data, DataModule) else read_images(data)
         if pixels.dtype == torch.uint8 and not isinstance(data, DataModule):
             print("The images are bytes from 0 to 255, and are divided by 255.", flush=True)
+        overrides = _words("benchmark", overrides)
         words = [f"suite={suite}", f"attack.norm={norm}", f"attack.eps={number('eps', eps)}", f"batch_size={batch_size}"]
         words += [] if suite != "standard" or any("other_eps" in word for word in overrides) else ["suite.other_eps=null"]
-        overrides = _words("benchmark", overrides)
         if other := next((word for word in overrides if re.split(r"[.=]", word.lstrip("+~"))[0] not in OF_BENCHMARK), None):
             raise ValueError(f"benchmark has no setting {other}: it takes {', '.join(OF_BENCHMARK)}; data holds the images")
         cfg = compose_classifier("evaluate", [*words, f"device={device}", *overrides], check=None)

@@ -24,7 +24,8 @@ FLAGS = {
     *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
 }  # Hydra's own
 WITH_VALUE = {
-    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--experimental-rerun", "--info", "-i"),
+    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp"),
+    *("--config-name", "-cn", "--experimental-rerun", "--info", "-i"),
 }
 
 

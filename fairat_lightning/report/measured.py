@@ -8,9 +8,7 @@ from typing import Any
 
 Summary = Mapping[str, Any]
 Threat = tuple[str, float]  # norm and eps
-Data = tuple[
-    str, str, str
-]  # how images are read, as text, their size where they are resized, and the folder that says which they are
+Data = tuple[str, str, str]  # how images are read, as text, the size they get, and the folder that says which they are
 OWN_SETS, BY_FOLDER = "fairat_lightning.data.sets.", ("folder",)  # of our own sets, one is whatever lies in its folder
 
 
