@@ -184,14 +184,14 @@ def name_of(cfg: DictConfig, choices: Mapping[str, str]) -> str:
 
 
 def names_of(cfg: DictConfig, choices: Mapping[str, str]) -> list[str]:
-    """The name of a run, and the one that 0.1 gave it where that was another."""
+    """The name of a run, and those that 0.2 and 0.1 gave it where they were others."""
     config = resolved(cfg)
     if unset := [group for group in ("data", "model", "method", "objective", "awp", "averaging", "head") if group not in choices]:
         raise ValueError(f"{unset[0]} must be one option of its group: set {unset[0]}=NAME; --help lists the options")
     parts = [choices[group] for group in ("data", "model", "method", "objective")]
     parts += [choices[group] for group in ("awp", "averaging", "head") if choices[group] != "none"]
     found = []
-    for same in (identity(config), formerly(config)):
+    for same in (identity(config), identity(config, root=True), formerly(config)):
         digest = hashlib.sha256(json.dumps(same, sort_keys=True, default=str).encode()).hexdigest()
         name = "-".join([*map(str, parts), f"s{config['seed']}", digest[:8]])
         found.append(re.sub(r"[^\w.-]", "-", name).lstrip("."))  # a folder's name and no path

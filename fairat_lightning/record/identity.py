@@ -26,15 +26,18 @@ ADDED_WITHIN: dict[str, dict[str, Any]] = {
 IDLE = {"logger": {}, "save_minutes": 10}  # change no bit; the names of runs are made with their defaults of 0.1
 IDLE_OF_TRAINER = ("enable_progress_bar", "log_every_n_steps")
 IDLE_OF_DATA = ("in_memory", "cache")  # where images are kept: they are the same ones
+SETS = "fairat_lightning.data.sets."
+CHECKED = ("cifar10", "cifar100", "stl10", "svhn")  # held against their published checksums: the same images in any data.root
 MACHINE = ("devices", "num_nodes", "accelerator", "strategy")  # of the trainer: where an unfinished run continues
 SHOWN = 12  # differences that a line can hold
 SHARES = ("warmup", "start", "milestones")  # keys that are shares of all epochs
 
 
-def identity(config: Any, *, machine: bool = True) -> Any:
+def identity(config: Any, *, machine: bool = True, root: bool = False) -> Any:
     """A resolved configuration without the keys that change no bit of the result, and without the keys of ADDED at their default.
 
-    With `machine=False` also without the keys of MACHINE. Classes have the names that they had at first.
+    With `machine=False` also without the keys of MACHINE; with `root=True` data.root is part of it for every set, as it was in 0.2.
+    Classes have the names that they had at first.
     """
     if not isinstance(config, dict):
         return config
@@ -42,6 +45,8 @@ def identity(config: Any, *, machine: bool = True) -> Any:
     found.pop("allow", None)
     found |= {key: value for key, value in IDLE.items() if key in found}
     found |= _without_added(found)
+    if not root and isinstance(found.get("data"), dict):
+        found["data"] = without_root(found["data"])
     if isinstance(found.get("trainer"), dict):
         without = IDLE_OF_TRAINER if machine else (*IDLE_OF_TRAINER, *MACHINE)
         found["trainer"] = {key: value for key, value in found["trainer"].items() if key not in without}
@@ -61,12 +66,19 @@ def _without_added(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def without_root(data: dict[str, Any]) -> dict[str, Any]:
+    """The group `data` with no root where the set is the same in any: in another folder, or on another machine."""
+    load = data.get("load")
+    checked = isinstance(load, dict) and load.get("_target_") in [SETS + name for name in CHECKED]
+    return {**data, "root": None} if checked and "root" in data else data
+
+
 def formerly(config: dict[str, Any]) -> dict[str, Any]:
     """The identity that 0.1 made a run's name from: with its one logger, and how often it saves."""
     loggers = [value for value in (config.get("logger") or {}).values() if isinstance(value, dict)]
     given = loggers[0] if loggers else {}
     first = {key: value for key, value in given.items() if value is not None or key in ("entity", "offline")}
-    return {**identity(config), "logger": at_first(first), "save_minutes": config.get("save_minutes", IDLE["save_minutes"])}
+    return {**identity(config, root=True), "logger": at_first(first), "save_minutes": config.get("save_minutes", IDLE["save_minutes"])}
 
 
 def differences(there: Any, here: Any, key: str = "") -> Iterator[str]:

@@ -156,12 +156,23 @@ def _share(path: Path, rank: int) -> Path:
 
 
 def check_header(path: Path, found: dict[str, Any], header: dict[str, Any]) -> None:
-    """Raise ValueError where the journal at `path` is of another evaluation."""
+    """Raise ValueError where the journal at `path` is of another evaluation.
+
+    Where the images lie does not matter: `images` says which they are.
+    """
+    found, header = (_anywhere(found), _anywhere(header)) if "images" in found else (found, header)
     if found != header:
         differ = ", ".join(k for k in {**found, **header} if found.get(k) != header.get(k))
         raise ValueError(
             f"{path} holds another evaluation (another {differ}): choose another name, or set overwrite=true to replace it"
         )
+
+
+def _anywhere(header: dict[str, Any]) -> dict[str, Any]:
+    """A header without the folder of the images."""
+    config = header.get("config") or {}
+    data = {key: value for key, value in (config.get("data") or {}).items() if key != "root"}
+    return {**header, "config": {**config, "data": data}}
 
 
 def check_finished(path: Path, header: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fairat_lightning.record.identity import without_root
 from fairat_lightning.record.reader import read_config, run_folder
 from fairat_lightning.report.runs import Run
 
@@ -41,7 +42,9 @@ def configuration(config: Mapping[str, Any] | None) -> dict[str, Any]:
     if isinstance(method := config.get("method"), Mapping):
         config["method"] = {k: v for k, v in method.items() if k != "teacher"}
     data = config.get("data")
-    return {**config, "data": {k: v for k, v in data.items() if k != "seed"}} if isinstance(data, Mapping) else config
+    if isinstance(data, Mapping):
+        config["data"] = without_root({k: v for k, v in data.items() if k != "seed"})
+    return config
 
 
 def leaves(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -292,6 +292,21 @@ def test_what_is_used_and_what_is_skipped_is_said_once(monkeypatch, capsys, tmp_
     assert code == 0 and out.splitlines()[0] == "run"  # nothing to say
 
 
+def test_an_evaluation_is_the_same_where_the_images_lie_elsewhere_and_another_where_one_has_changed(monkeypatch, capsys, tmp_path):
+    here, there = photos(tmp_path), photos(tmp_path / "moved")  # the same images
+    call(monkeypatch, capsys, tmp_path, *FOLDER)
+    words = ("checkpoint=run", "suite=quick")
+    code, out, err = call(monkeypatch, capsys, tmp_path, *words, command="evaluate")
+    assert (code, err) == (0, "") and "finished" not in out
+    shutil.rmtree(here)
+    words = (*words, f"data.root={there}")
+    code, out, err = call(monkeypatch, capsys, tmp_path, *words, command="evaluate")
+    assert (code, err) == (0, "") and "This evaluation is finished" in out
+    Image.new("RGB", (32, 32), "red").save(there / "test/cat/0.png")
+    code, _, err = call(monkeypatch, capsys, tmp_path, *words, command="evaluate")
+    refused(code, err, "holds another evaluation (another logits, images)")
+
+
 def test_a_folder_of_any_name_runs_and_is_shown(monkeypatch, capsys, tmp_path):
     where = "hydra.run.dir='[red]Läufe[/b] $x_ 1'"
     code, out, err = call(monkeypatch, capsys, tmp_path, *SMALL, "trainer.max_epochs=1", where)

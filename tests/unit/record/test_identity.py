@@ -12,6 +12,7 @@ from helpers import SMALL, call, refused, rows
 from fairat_lightning.commands.tables import recipes
 from fairat_lightning.config.compose import compose_training, names_of, resolved
 from fairat_lightning.record.identity import ADDED, ADDED_WITHIN, identity
+from fairat_lightning.record.writer import is_finished, open_folder
 from fairat_lightning.running import machine as speed
 
 RUNS = Path(__file__).resolve().parents[2] / "runs"  # of earlier commits, as their run.json says: configuration and figures
@@ -48,6 +49,28 @@ def test_where_images_are_kept_is_no_part_of_a_runs_name():
     for more in (["data.in_memory=true"], ["data.in_memory=false", "data.cache=elsewhere"]):
         assert compose_training([*words, *more])[1] == compose_training(words)[1]
     assert compose_training(words)[1].name == "folder-preactresnet18-pgd_at-at-s0-563b1012"
+
+
+def test_the_folder_of_an_official_set_is_no_part_of_a_run_and_that_of_own_images_is():
+    """Its images are the same in any folder, and on any machine: their files are held against published checksums."""
+    here, there, cached = (["data=cifar10", *root, "trainer.precision=32-true"] for root in (["data.root=a"], ["data.root=b"], []))
+    (cfg, folder), (_, other), (_, third) = map(compose_training, (here, there, cached))
+    assert folder == other == third and folder.name in names_of(cfg, cfg.hydra.runtime.choices)
+    assert "cifar10-preactresnet18-pgd_at-at-s0-bd837aa4" in names_of(cfg, cfg.hydra.runtime.choices)  # commit 4194849's
+    a, b = (resolved(compose_training(words)[0]) for words in (here, there))
+    assert identity(a) == identity(b) != identity(a | {"seed": 1})
+    for other_set in ("data=folder", "data=tiny_imagenet"):
+        assert compose_training([other_set, "data.root=a"])[1] != compose_training([other_set, "data.root=b"])[1]
+
+
+def test_a_run_continues_where_an_official_set_lies_elsewhere(tmp_path):
+    a, b = (resolved(compose_training(["data=cifar10", f"data.root={root}"])[0]) for root in "ab")
+    own, elsewhere = (resolved(compose_training(["data=folder", f"data.root={root}"])[0]) for root in "ab")
+    for name, stored in (("official", a), ("own", own)):
+        open_folder(tmp_path / name, stored, None)
+    assert not is_finished(tmp_path / "official", b)
+    with pytest.raises(ValueError, match="data.root is a there and b here"):
+        is_finished(tmp_path / "own", elsewhere)
 
 
 def test_a_run_that_0_1_named_with_its_logger_is_found_finished(tmp_path, monkeypatch, capsys):
