@@ -36,7 +36,7 @@ SHARES = ("warmup", "start", "milestones")  # keys that are shares of all epochs
 def identity(config: Any, *, machine: bool = True, root: bool = False) -> Any:
     """A resolved configuration without the keys that change no bit of the result, and without the keys of ADDED at their default.
 
-    With `machine=False` also without the keys of MACHINE; with `root=True` data.root is part of it for every set, as it was in 0.2.
+    With `machine=False` also without the keys of MACHINE; with `root=True` with data.root for every set, as in 0.2.
     Classes have the names that they had at first.
     """
     if not isinstance(config, dict):
@@ -78,7 +78,11 @@ def formerly(config: dict[str, Any]) -> dict[str, Any]:
     loggers = [value for value in (config.get("logger") or {}).values() if isinstance(value, dict)]
     given = loggers[0] if loggers else {}
     first = {key: value for key, value in given.items() if value is not None or key in ("entity", "offline")}
-    return {**identity(config, root=True), "logger": at_first(first), "save_minutes": config.get("save_minutes", IDLE["save_minutes"])}
+    return {
+        **identity(config, root=True),
+        "logger": at_first(first),
+        "save_minutes": config.get("save_minutes", IDLE["save_minutes"]),
+    }
 
 
 def differences(there: Any, here: Any, key: str = "") -> Iterator[str]:

@@ -292,7 +292,9 @@ def test_what_is_used_and_what_is_skipped_is_said_once(monkeypatch, capsys, tmp_
     assert code == 0 and out.splitlines()[0] == "run"  # nothing to say
 
 
-def test_an_evaluation_is_the_same_where_the_images_lie_elsewhere_and_another_where_one_has_changed(monkeypatch, capsys, tmp_path):
+def test_an_evaluation_is_the_same_where_the_images_lie_elsewhere_and_another_where_one_has_changed(
+    monkeypatch, capsys, tmp_path
+):
     here, there = photos(tmp_path), photos(tmp_path / "moved")  # the same images
     call(monkeypatch, capsys, tmp_path, *FOLDER)
     words = ("checkpoint=run", "suite=quick")

@@ -53,7 +53,9 @@ def test_where_images_are_kept_is_no_part_of_a_runs_name():
 
 def test_the_folder_of_an_official_set_is_no_part_of_a_run_and_that_of_own_images_is():
     """Its images are the same in any folder, and on any machine: their files are held against published checksums."""
-    here, there, cached = (["data=cifar10", *root, "trainer.precision=32-true"] for root in (["data.root=a"], ["data.root=b"], []))
+    here, there, cached = (
+        ["data=cifar10", *root, "trainer.precision=32-true"] for root in (["data.root=a"], ["data.root=b"], [])
+    )
     (cfg, folder), (_, other), (_, third) = map(compose_training, (here, there, cached))
     assert folder == other == third and folder.name in names_of(cfg, cfg.hydra.runtime.choices)
     assert "cifar10-preactresnet18-pgd_at-at-s0-bd837aa4" in names_of(cfg, cfg.hydra.runtime.choices)  # commit 4194849's

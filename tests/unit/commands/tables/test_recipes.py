@@ -4,9 +4,10 @@ import pytest
 from helpers import DISTIL, TABLES, quick_for
 from omegaconf import OmegaConf
 
-from fairat_lightning.commands.tables import recipes
+from fairat_lightning.commands.tables import judging, recipes
 from fairat_lightning.config.build import build_part
 from fairat_lightning.config.compose import CONF, compose_training, resolved
+from fairat_lightning.record.writer import open_folder
 from fairat_lightning.report.published import reference
 
 
@@ -168,3 +169,13 @@ def test_the_evaluations_of_the_night():
     plan = plan_of("faal100", "night")
     assert plan.evaluations(plan.jobs()[0], "last", ["cat"])[0][-1] == "classes=['cat']"
     assert plan_of("faal", "smoke").evaluations(plan.jobs()[0], "sum", [])[0][1] == "suite=autoattack"
+
+
+def test_the_evaluations_of_runs_of_another_machine_take_the_images_of_this_one(tmp_path):
+    plan = plan_of("fairat", "night", "data.root=here")
+    found = plan.evaluations(plan.jobs()[0], "sum", ["cat"])
+    assert all(words[-1] == "data.root=here" for words in found) and len(found) == 5
+    stored = {"suite": {"suite": "quick"}, "data": {"root": "there"}, "split": "val"}
+    open_folder(tmp_path, stored | {"seed": 0}, None)
+    assert judging.differs(tmp_path, ["checkpoint=x", "suite=quick", "split=val", "data.root=here"]) == []
+    assert judging.differs(tmp_path, ["checkpoint=x", "suite=quick", "split=train", "data.root=here"]) == ["split"]
