@@ -4,6 +4,9 @@ last.ckpt is written after every epoch, every `save_minutes` within one, and whe
 SIGUSR1), which then ends with exit code 75: "try again", in sysexits.h. Within an epoch it holds also what no state_dict has: the
 position in the epoch, the generators' states, and what has been counted since the epoch began. A
 file is written beside its place, flushed to the disk and moved there; the last.ckpt before it stays as previous.ckpt.
+
+best.ckpt is written before the last.ckpt of its epoch. A run that is killed between the two repeats the epoch, and where its bits
+differ then, on a GPU or another processor, it may no longer be the best. The best.ckpt before it is replaced.ckpt until then.
 """
 
 import io
@@ -24,18 +27,19 @@ from torchmetrics import Metric
 
 from fairat_lightning.classwise import world_size
 from fairat_lightning.data.batches import Loader
+from fairat_lightning.record import BEST
 from fairat_lightning.record.atomic_write import write
 from fairat_lightning.running.lightning_internals import set_update_count
 from fairat_lightning.running.signals import Preempted, StopRequest
 from fairat_lightning.running.terminal import say
 
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # beside record.BEST
+LAST, PREVIOUS, REPLACED = "last.ckpt", "previous.ckpt", "replaced.ckpt"  # beside record.BEST
 FORMAT = 1  # of what a checkpoint holds
 AGREE = 20  # steps between two times that several processes ask each other whether to save
 
 
 class Whole(TorchCheckpointIO):
-    """Checkpoints that are on the disk whole or not at all; the last.ckpt before the new one is kept."""
+    """Checkpoints that are on the disk whole or not at all; the last.ckpt and the best.ckpt before the new one are kept."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None) -> None:
         content, path = io.BytesIO(), Path(path)
@@ -43,8 +47,9 @@ class Whole(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
 
         def keep() -> None:
-            if path.name == LAST and intact(path):
-                path.replace(path.with_name(PREVIOUS))
+            for name, other in ((LAST, PREVIOUS), (BEST, REPLACED)):
+                if path.name == name and intact(path):
+                    path.replace(path.with_name(other))
 
         write(path, content.getbuffer(), before=keep)
 
@@ -126,6 +131,8 @@ class Last(Checkpoint):
         self.position, self.over = position, trainer.should_stop
         trainer.save_checkpoint(self.path)
         self.position, self.saved = None, time.monotonic()
+        if trainer.is_global_zero:
+            self.path.with_name(REPLACED).unlink(missing_ok=True)
         if position is not None:
             self.obey(trainer)
 
@@ -145,6 +152,8 @@ class Last(Checkpoint):
             self.loaded = checkpoint.get("within")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.take_back(trainer.global_step)
         if self.loaded is None:
             return
         epoch, given = self.loaded["position"]
@@ -158,6 +167,12 @@ class Last(Checkpoint):
         for process in processes[rank::world]:  # also where fewer processes continue
             count(pl_module, process["counted"])
         self.loaded = None
+
+    def take_back(self, steps: int) -> None:
+        """Put the best.ckpt before it into the place of one of an epoch that is repeated now, after so many steps."""
+        best, replaced = self.path.with_name(BEST), self.path.with_name(REPLACED)
+        if replaced.exists() and load_checkpoint(best).get("global_step", 0) > steps:
+            replaced.replace(best)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.obey(trainer)

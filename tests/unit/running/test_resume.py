@@ -20,6 +20,7 @@ from fairat_lightning.running.checkpoints import FORMAT, Last, Whole, intact
 from fairat_lightning.running.resume import resumable
 from fairat_lightning.running.signals import SIGNALS
 from fairat_lightning.training import run as runs
+from fairat_lightning.training.callbacks import Keep
 
 AVERAGED = ("averaging=ema", "averaging=swa averaging.start=0.3", "averaging=fawa averaging.threshold=0.0 averaging.start=0.0")
 RESUMED = [
@@ -99,6 +100,31 @@ def test_resumed_equals_uninterrupted(interrupted, tmp_path, trained, launch, me
     parts, resumed = launch(*words, folder="parts")
     assert resumed == metrics
     same(whole, parts)
+
+
+def test_the_best_of_an_epoch_that_is_lost_does_not_stay(interrupted, monkeypatch, tmp_path, launch):
+    """Killed between the two files of the second epoch, which is repeated to other bits, and is not the best any more."""
+    candidates, scores = Keep._monitor_candidates, {0: 0.5, 1: 0.6}
+
+    def scored(self, trainer):
+        return candidates(self, trainer) | {"val/select": torch.tensor(scores[trainer.current_epoch])}
+
+    def killed(self, trainer, position=None):
+        if trainer.current_epoch == 1:
+            crash()
+        save(self, trainer, position)
+
+    monkeypatch.setattr(Keep, "_monitor_candidates", scored)
+    words, save, checkpoints = ("method=pgd_at", *SMALL, "select=sum"), Last.save, tmp_path / "parts" / "checkpoints"
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(Last, "save", killed)
+        launch(*words, folder="parts")
+    assert torch.load(checkpoints / "best.ckpt", weights_only=True)["epoch"] == 1
+    scores[1] = 0.4
+    launch(*words, folder="parts")
+    assert torch.load(checkpoints / "best.ckpt", weights_only=True)["epoch"] == 0
+    assert json.loads((tmp_path / "parts" / "run.json").read_text())["selected_epoch"] == 0
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
 
 
 SELDOM = [
