@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from filelock import Timeout
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -53,6 +53,8 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequen
                 "a sweep or search cannot use several processes for one training: run each job by a command of its own"
             )
     except WRONG_INPUT as error:
+        if _being_trained(folder):  # its files change while they are looked at
+            raise Stop(os.EX_TEMPFAIL, _busy(folder)) from error
         refuse(error, folder)
     if training is None:
         print("This run is finished. Set overwrite=true to run it again.\n")
@@ -62,10 +64,27 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequen
     try:
         runs.execute(training)
     except Timeout as error:
-        raise Stop(os.EX_TEMPFAIL, f"{folder} is being trained by another process: wait until it ends, or stop it") from error
+        raise Stop(os.EX_TEMPFAIL, _busy(folder)) from error
     except WrongBatch as error:
         raise Stop(2, str(error)) from error
     except Exception as error:
         if (line := explain(error, cfg, training=not training.fitted)) is None:
             raise
         raise Stop(1, line) from error
+
+
+def _busy(folder: Path) -> str:
+    return f"{folder} is being trained by another process: wait until it ends, or stop it"
+
+
+def _being_trained(folder: Path) -> bool:
+    """Whether another process trains in this folder at this moment."""
+    try:
+        if (folder / ".lock").exists():
+            with FileLock(folder / ".lock", timeout=0):
+                pass
+    except Timeout:
+        return True
+    except OSError:  # the folder cannot be looked at
+        pass
+    return False

@@ -1,6 +1,7 @@
 """Search for hyper-parameters with Optuna; the trainings are those of `one_run.py`."""
 
 import os
+import shlex
 import time
 import warnings
 from pathlib import Path
@@ -17,13 +18,17 @@ from fairat_lightning.config.compose import compose_training
 from fairat_lightning.config.home import VERBATIM
 from fairat_lightning.config.words import first_part, meant_root, roots
 from fairat_lightning.record.environment import install
+from fairat_lightning.record.identity import IDLE, IDLE_OF_DATA, IDLE_OF_TRAINER, MACHINE
 from fairat_lightning.record.reader import read_facts, read_history
 from fairat_lightning.record.secrets import redacted
 from fairat_lightning.running.errors import Diverged
+from fairat_lightning.running.terminal import short
 from fairat_lightning.settings import seed_list, switch, whole
 
 DEFAULTS = {"trials": 20, "seeds": [0], "study": "search", "storage": "sqlite:///runs/search.db", "prune": True, "heartbeat": 60}
 OWN = tuple(DEFAULTS)
+ELSEWHERE = {*IDLE, "allow", "data.root", *(f"data.{key}" for key in IDLE_OF_DATA)}
+ELSEWHERE |= {f"trainer.{key}" for key in (*IDLE_OF_TRAINER, *MACHINE)}
 PAUSE = 10  # seconds before another point is asked for
 SCORE = "val/select"
 
@@ -44,6 +49,8 @@ def main(words: list[str]) -> None:
         raise ValueError("there is nothing to search: give a key a range, such as 'method.radius=interval(0.05,1)'")
     if taken := next((o.key_or_group for o in rest if o.key_or_group in ("seed", "overwrite", "hydra.run.dir")), None):
         raise ValueError(f"{taken} cannot be set in a search: set seeds=[0,1,2], which are trained in folders of their own")
+    if (place := next((o.value() for o in rest if o.key_or_group == "hydra.sweep.dir"), None)) is not None:
+        fixed.append(f"hydra.run.dir='{place}/${{run_name:}}'")
     compose_training([*fixed, *(f"{key}={first_of(override)}" for key, override in varied.items())], say=False)  # or a refusal
     try:
         import optuna
@@ -53,14 +60,16 @@ def main(words: list[str]) -> None:
 
     study = _study(optuna, settings)
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    _is_of(study, {"words": sorted(str(o.input_line) for o in rest), "seeds": settings["seeds"]})
+    _is_of(study, {"words": sorted(str(o.input_line) for o in rest if _counts(o)), "seeds": settings["seeds"]})
 
     def objective(trial: Any) -> float:
         point = {key: suggest(trial, override) for key, override in varied.items()}
         print(f"\ntrial {trial.number}: {'  '.join(_assigned(point))}", flush=True)
         seen = Seen(trial, optuna.TrialPruned if settings["prune"] else None)
         try:
-            return fmean(_run([*fixed, *_assigned(point), f"seed={seed}"], seen) for seed in settings["seeds"])
+            found = [_run([*fixed, *_assigned(point), f"seed={seed}"], seen) for seed in settings["seeds"]]
+            trial.set_user_attr("folders", [str(short(folder)) for _, folder in found])
+            return fmean(score for score, _ in found)
         except SystemExit as stop:
             if isinstance(stop.__cause__, Diverged):
                 raise optuna.TrialPruned(str(stop.__cause__)) from None
@@ -74,7 +83,7 @@ def main(words: list[str]) -> None:
 
     while sum(trial.state in ended for trial in study.get_trials(deepcopy=False)) < settings["trials"]:
         study.optimize(objective, n_trials=1, catch=(Timeout,))
-    _show(study, ended[0])
+    _show(study, ended[0], fixed, settings["seeds"])
 
 
 def suggest(trial: Any, override: Override) -> Any:
@@ -104,15 +113,15 @@ def first_of(override: Override) -> Any:
     raise ValueError(f"{override.input_line} cannot be searched: write interval(a,b), range(a,b,step) or choice(a,b)")
 
 
-def _run(words: list[str], seen: Any) -> float:
-    """The validation score of the epoch that one training, or what is left of it, keeps."""
+def _run(words: list[str], seen: Any) -> tuple[float, Path]:
+    """The validation score of the epoch that one training, or what is left of it, keeps, and its folder."""
     cfg, folder = compose_training(words)
     seen.begin(folder)
     run(cfg, folder, sweep=True, callbacks=[seen])
     rows = read_history(folder)
     seen.tell(rows)
     kept = read_facts(folder)["selected_epoch"]
-    return next(row[SCORE] for row in rows if row["epoch"] == kept)
+    return next(row[SCORE] for row in rows if row["epoch"] == kept), folder
 
 
 def _settings(overrides: list[Override]) -> dict[str, Any]:
@@ -153,17 +162,34 @@ def _study(optuna: Any, settings: dict[str, Any]) -> Any:
 
 def _is_of(study: Any, what: dict[str, Any]) -> None:
     """Raise ValueError where the study is of another search."""
-    if study.user_attrs.get("search", what) != what:
-        raise ValueError(f"study={study.study_name} belongs to a search with other settings: choose another study=NAME")
+    before = study.user_attrs.get("search", what)
+    if before != what:
+        there, here = ({*found["words"], f"seeds={found['seeds']}"} for found in (before, what))
+        raise ValueError(
+            f"study={study.study_name} belongs to a search with other settings"
+            f" ({', '.join(sorted(there - here)) or 'none'} there, {', '.join(sorted(here - there)) or 'none'} here):"
+            " choose another study=NAME"
+        )
     study.set_user_attr("search", what)
+
+
+def _counts(override: Override) -> bool:
+    """Whether a setting makes another search: what changes no bit, or differs between the machines of its workers, does not."""
+    key = str(override.key_or_group)
+    return not (key in ELSEWHERE or key.partition(".")[0] in ("logger", "hydra"))
 
 
 def _assigned(point: dict[str, Any]) -> list[str]:
     return [f"{key}={value}" for key, value in point.items()]
 
 
-def _show(study: Any, complete: Any) -> None:
+def _show(study: Any, complete: Any, fixed: list[str], seeds: list[int]) -> None:
     done = sorted((t for t in study.trials if t.state == complete), key=lambda t: -t.value)
-    print(f"\n{len(study.trials)} trials of study {study.study_name}, {len(done)} of them complete; the best on validation:")
+    print(f"\n{len(study.trials)} trials of study {study.study_name}, {len(done)} of them complete; the best on validation,")
+    print("robust average + worst class in percent:")
     for trial in done[:5]:
-        print(f"  {trial.value:.4f}   {'  '.join(_assigned(trial.params))}")
+        print(f"  {100 * trial.value:6.1f}   {'  '.join(_assigned(trial.params))}")
+    if done:
+        words = shlex.join(["python", "-m", "fairat_lightning", *fixed, *_assigned(done[0].params)])
+        print(f"Its runs: {' '.join(done[0].user_attrs.get('folders', []))}")
+        print(f"The first again: {words} seed={seeds[0]}")

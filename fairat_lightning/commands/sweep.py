@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fairat_lightning.commands.errors import Stop, refuse
 from fairat_lightning.commands.one_run import run
 from fairat_lightning.config.compose import CONF, WRONG_INPUT, as_begun
+from fairat_lightning.config.words import parse_word
 from fairat_lightning.record.atomic_write import write
 from fairat_lightning.record.reader import read_facts, read_history, read_metrics
 from fairat_lightning.running.signals import TOLD, leave_next, listen, say_saving
@@ -70,6 +71,10 @@ def sweep(words: list[str]) -> NoReturn:
     """Run every job; exit code 0 if all are finished, else 75 if the same command can continue them, else the highest of them."""
     with listening():
         try:
+            for override in (parse_word(word, sweep=True) for word in words if word.startswith("logger=")):
+                if override.is_sweep_override():  # of which the first job would leave the others nothing to do
+                    listed = str(override.input_line).partition("=")[2]
+                    raise ValueError(f"logger={listed} would be jobs that differ in nothing else: write 'logger=[{listed}]'")
             with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
                 command: Any = GlobalHydra.instance().hydra
                 batches = command.multirun("config", partial(job, given=tuple(words)), words, with_log_configuration=False)

@@ -73,6 +73,15 @@ def without_root(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "root": None} if checked and "root" in data else data
 
 
+def without_idle(config: dict[str, Any]) -> dict[str, Any]:
+    """A resolved configuration without what differs between machines and dashboards, and changes nothing of a row's meaning."""
+    found = {key: value for key, value in config.items() if key not in (*IDLE, "allow")}
+    for group, idle in (("trainer", (*IDLE_OF_TRAINER, *MACHINE)), ("data", IDLE_OF_DATA)):
+        if isinstance(values := found.get(group), dict):
+            found[group] = {key: value for key, value in values.items() if key not in idle}
+    return found | ({"data": without_root(found["data"])} if isinstance(found.get("data"), dict) else {})
+
+
 def formerly(config: dict[str, Any]) -> dict[str, Any]:
     """The identity that 0.1 made a run's name from: with its one logger, and how often it saves."""
     loggers = [value for value in (config.get("logger") or {}).values() if isinstance(value, dict)]

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fairat_lightning.record.identity import without_root
+from fairat_lightning.record.identity import without_idle
 from fairat_lightning.record.reader import read_config, run_folder
 from fairat_lightning.report.runs import Run
 
@@ -37,14 +37,12 @@ def _read(paths: list[Any]) -> list[Any]:
 
 
 def configuration(config: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A run's configuration without what differs between seeds."""
-    config = {key: value for key, value in (config or {}).items() if key not in NOT_CONFIGURATION}
-    if isinstance(method := config.get("method"), Mapping):
-        config["method"] = {k: v for k, v in method.items() if k != "teacher"}
-    data = config.get("data")
-    if isinstance(data, Mapping):
-        config["data"] = without_root({k: v for k, v in data.items() if k != "seed"})
-    return config
+    """A run's configuration without what differs between seeds, machines and dashboards."""
+    found = without_idle({key: value for key, value in (config or {}).items() if key not in NOT_CONFIGURATION})
+    for group, key in (("method", "teacher"), ("data", "seed")):
+        if isinstance(values := found.get(group), Mapping):
+            found[group] = {k: v for k, v in values.items() if k != key}
+    return found
 
 
 def leaves(node: Any, prefix: str = "") -> dict[str, Any]:

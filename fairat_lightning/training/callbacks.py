@@ -159,6 +159,10 @@ class History(Checkpoint):
         values = {k: v for k, v in known.items() if validated(trainer) or not k.startswith("val/")}
         clocks = {"seconds": round(seconds, 3), "cpu_seconds": round(work, 3)}
         self.rows.append({"epoch": trainer.current_epoch, **clocks, "lr": self.rate, **values})
+        for logger in trainer.loggers:
+            logger.log_metrics(
+                {"lr": self.rate, "seconds": round(seconds, 3), "epoch": trainer.current_epoch}, trainer.global_step
+            )
         self._write(trainer)
 
     @rank_zero_only

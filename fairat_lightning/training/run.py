@@ -6,7 +6,6 @@ Everything that a user can get wrong is built before anything is written.
 import copy
 import io
 import re
-import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ import lightning as L
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
@@ -44,6 +42,7 @@ from fairat_lightning.running.machine import keep_memory, threads, threads_for
 from fairat_lightning.running.processes import together
 from fairat_lightning.running.resume import check_resumable, resumable
 from fairat_lightning.running.terminal import quieten, short
+from fairat_lightning.training import logged
 from fairat_lightning.training.balance import balance_best
 from fairat_lightning.training.brought import Brought
 from fairat_lightning.training.callbacks import History
@@ -165,15 +164,17 @@ def execute(training: Training) -> None:
     command runs this very run.
     """
     first = training.trainer.is_global_zero
-    lock = FileLock(training.folder / ".lock", timeout=0) if first else nullcontext()
+    lock, ended = FileLock(training.folder / ".lock", timeout=0) if first else nullcontext(), None
     try:
         with lock, _callback(training, Last).request.listening(), together(training.trainer), threads(training.threads):
             if first and not training.anew and _moved(training):
                 raise Timeout(str(training.folder))
             _execute(training)
+    except BaseException as error:
+        ended = error
+        raise
     finally:
-        if "wandb" in sys.modules:  # else the jobs of a sweep become one W&B run
-            sys.modules["wandb"].finish()
+        logged.close(ended)
 
 
 def _moved(training: Training) -> bool:
@@ -198,6 +199,7 @@ def _execute(training: Training) -> None:
         _introduce(training)
         if moved:
             print("It began on another device, processor or number of processes: the bits will not be the same.", flush=True)
+        logged.begin(training.trainer, plain(training.cfg))
     training.trainer.fit(training.method, training.datamodule, ckpt_path=training.resume, weights_only=True)
     training.fitted = True
     kept = training.method.keepsakes(training.datamodule.train.pixels)  # before the best epoch's state takes the last one's place
@@ -230,10 +232,7 @@ def _execute(training: Training) -> None:
             write(training.folder / "hardest.npz", content.getbuffer())
         facts |= {"selected_epoch": selected, "selected_by": training.cfg.select, "judged_in": ARITHMETIC}
         close_folder(training.folder, training.method.results, seconds=seconds, memory=peak_memory(), **facts)
-        if any(isinstance(logger, WandbLogger) for logger in training.trainer.loggers):
-            from fairat_lightning.training.wandb import log_report
-
-            log_report(training.trainer, training.folder)
+        logged.end(training.trainer, training.folder)
         show(training.folder)
 
 

@@ -1,12 +1,13 @@
 """Weights & Biases: the class-wise picture of a run, under names that make a good dashboard by themselves.
 
 Scalars per class, the worst class and FAAL's class weights among them, come through the ordinary log and draw themselves over
-time; this adds a table of the classes, bars and confusion matrices after every validation and after the test, images beside
-their adversarial ones, and, when the run is finished, the figures and the table of its report.
+time, one row an epoch; this adds a table of the classes, bars and confusion matrices after the last validation and after the
+test, images beside their adversarial ones, and, when the run is finished, the figures and the table of its report.
 """
 
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from pydantic import ValidationError
 from torch import Tensor
 
 from fairat_lightning.attacks import mode
@@ -30,36 +32,59 @@ from fairat_lightning.running.lightning_internals import wandb_run, wandb_settin
 from fairat_lightning.settings import one_of
 
 EXAMPLES = 10  # classes
+PROJECT = "fairat_lightning"
 MODES = ("online", "offline", "disabled")
-TIMEOUT = 60  # seconds that W&B may take to answer at first
+TIMEOUT = 60  # seconds that W&B may take to answer at first, and to take what is left at the end
+GIVEN_UP: list[str] = []  # why W&B could not be reached before in this process: later runs do not wait for it again
 
 
 def wandb_logger(
     *,
-    project: str,
+    project: str | None,
     entity: str | None,
     offline: bool | None,
     save_dir: Path,
     name: str,
     group: str | None = None,
+    job_type: str | None = None,
     tags: list[str] | None = None,
     notes: str | None = None,
 ) -> WandbLogger:
-    """The W&B logger of a run; `offline=None` means as WANDB_MODE says, and without it offline unless somebody is logged in."""
+    """The W&B logger of a run; `offline=None` means as WANDB_MODE says, and without it offline unless somebody is logged in.
+
+    `project=None` means as WANDB_PROJECT says, else fairat_lightning. ValueError for what W&B would refuse.
+    """
     mode = os.environ.get("WANDB_MODE") if offline is None else None
-    if mode is None:
-        if offline is None:
-            offline = not wandb.login(prompt=False, verify=False)
-        mode = "offline" if offline else "online"  # said to wandb itself: Lightning's `offline` comes too late after a login
-    one_of("WANDB_MODE", mode, MODES)
     if isinstance(tags, str):
         raise ValueError(f"logger.wandb.tags={tags} must be a list: write logger.wandb.tags=[{tags}]")
-    words: dict[str, Any] = {"group": group, "tags": tags, "notes": notes, "mode": mode, "resume": "allow"}
-    return Dashboard(name=name, save_dir=save_dir, project=project, entity=entity, **words)
+    words: dict[str, Any] = {"group": group, "job_type": job_type, "notes": notes, "name": name, "entity": entity}
+    words = {key: None if value is None else str(value) for key, value in words.items()}
+    words |= {"project": str(project or os.environ.get("WANDB_PROJECT") or PROJECT), "tags": tags and [str(tag) for tag in tags]}
+    try:
+        if mode is None:
+            if offline is None:
+                offline = not wandb.login(prompt=False, verify=False)
+            mode = "offline" if offline else "online"  # said to wandb itself: Lightning's `offline` comes too late after a login
+        own = ("project", "entity")
+        wandb.Settings(**{key if key in own else f"run_{key}": value for key, value in words.items() if value is not None})
+    except ValidationError as error:
+        raise ValueError(
+            f"logger.wandb.{str(error.errors()[0]['loc'][0]).removeprefix('run_')}: {error.errors()[0]['msg']}"
+        ) from None
+    except wandb.errors.Error as error:
+        raise ValueError(f"logger=wandb: {' '.join(str(error).split())}") from None
+    mode = "offline" if mode == "dryrun" else mode  # W&B's own older word
+    one_of("WANDB_MODE", mode, MODES)
+    return Dashboard(save_dir=save_dir, **words, mode=mode, resume="allow")
 
 
 class Dashboard(WandbLogger):
-    """A logger whose W&B run continues when the run does, and stays on the disk where W&B cannot be reached."""
+    """A logger whose W&B run continues when the run does, and stays on the disk where W&B cannot be reached.
+
+    Its rows are numbered by the training step: one row an epoch, and in a run that continues no row twice.
+    """
+
+    step = 0  # of the last row: W&B takes none before it
 
     @property
     @rank_zero_experiment
@@ -69,20 +94,36 @@ class Dashboard(WandbLogger):
             given.pop("anonymous", None)  # W&B warns of it, whatever its value, and Lightning hands it on
             place = Path(str(self.save_dir)) / "wandb" / "id"
             place.parent.mkdir(parents=True, exist_ok=True)
-            given |= {"id": _identity(place), "settings": wandb.Settings(init_timeout=TIMEOUT)}
+            given |= {"id": _identity(place), "settings": wandb.Settings(init_timeout=TIMEOUT, finish_timeout=TIMEOUT)}
+            if GIVEN_UP and given["mode"] == "online":
+                given["mode"] = "offline"
             try:
-                return super().experiment
+                run = super().experiment
             except wandb.errors.Error as error:
                 if given["mode"] == "offline":
                     raise
-                reason = " ".join(str(error).split())
-                print(
-                    f"W&B cannot be reached: the run is logged to the disk, and `wandb sync` uploads it later ({reason})",
-                    flush=True,
-                )
-                place.unlink()  # W&B does not let go of a run that it could not begin
-                given |= {"id": _identity(place), "mode": "offline"}
+                GIVEN_UP.append(" ".join(str(error).split()))
+                print(_lost(GIVEN_UP[-1]), flush=True)
+                wandb.teardown()  # W&B does not let go of a run that it could not begin
+                given["mode"] = "offline"
+                run = super().experiment
+            for names in ("train/*", "val/*", "lr", "seconds"):
+                run.define_metric(names, step_metric="epoch")
         return super().experiment
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        early = "val/robust" in metrics  # Lightning gives the curves of a validation the number of the step before
+        self.step = max(self.step, (step or 0) + early)
+        self.experiment.log({**metrics, "trainer/global_step": self.step}, step=self.step)
+
+
+def _lost(reason: str) -> str:
+    refused = any(code in reason for code in ("401", "403"))
+    what = "W&B refuses the key; `wandb login --relogin` sets another" if refused else "W&B cannot be reached"
+    return (
+        f"{what}: this process logs to the disk, and `wandb sync --include-online RUN/wandb/*run-*` uploads it later ({reason})"
+    )
 
 
 def _identity(place: Path) -> str:
@@ -96,7 +137,8 @@ class WandbFigures(Callback):
     """Bars and confusion matrices for every `WandbLogger` of the trainer."""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._log(trainer, pl_module, "val/")
+        if trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs:  # each table is an upload of its own
+            self._log(trainer, pl_module, "val/")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._log(trainer, pl_module, "test/")
@@ -152,7 +194,7 @@ def log_report(trainer: L.Trainer, folder: Path) -> None:
 def _send(trainer: L.Trainer, values: dict[str, Any]) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.experiment.log(values)
+            logger.log_metrics(values, trainer.global_step)
 
 
 def _figures(key: str, confusion: Tensor, classes: list[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -40,8 +41,25 @@ def test_a_trial_is_the_mean_of_its_seeds_and_the_study_goes_on(here, capsys):
     for trial in trials(here):
         assert 0.1 <= trial.params["method.radius"] <= 0.9 and trial.params["optim.lr"] in ("0.05", "0.1")
         assert sorted(trial.intermediate_values) == list(range(6))
-    with pytest.raises(ValueError, match="a search with other settings"):
+    with pytest.raises(ValueError, match=r"other settings \(optim.lr=0.05,0.1, seeds=\[0, 1\] there, seeds=\[0\] here\)"):
         search.main([*WORDS, RADIUS, "trials=3"])
+    search.main([*words, "trials=2", "logger=tensorboard", "save_minutes=3", "+trainer.enable_progress_bar=false"])
+
+
+def test_its_runs_go_where_it_says_and_the_end_names_the_best_and_how_to_repeat_it(here, capsys):
+    search.main([*WORDS, RADIUS, "seeds=[0,1]", "trials=2", "hydra.sweep.dir=my searches"])
+    said = capsys.readouterr().out.splitlines()
+    best, *others = sorted(trials(here), key=lambda trial: -trial.value)
+    assert f"  {100 * best.value:6.1f}   method.radius={best.params['method.radius']}" in said
+    folders = [path.parent for path in (here / "my searches").glob("*/metrics.json")]
+    assert len(folders) == 4 and not [path for path in (here / "runs").iterdir() if path.is_dir()]
+    (runs,) = (line for line in said if line.startswith("Its runs: "))
+    assert {str(path.relative_to(here)) for path in folders if str(path.relative_to(here)) in runs} == {
+        *best.user_attrs["folders"]
+    }
+    again = shlex.split(said[-1].removeprefix("The first again: "))
+    done = start(here, *again[3:])
+    assert done.returncode == 0 and "This run is finished" in done.stdout, done.stderr
 
 
 def test_the_value_is_from_validation_and_what_was_trained_is_not_trained_again(here, capsys):

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from filelock import FileLock, Timeout
-from helpers import ROOT, SMALL, call, start
+from helpers import ROOT, SMALL, call, refused, start
 from omegaconf import OmegaConf
 
 from fairat_lightning.commands import sweep
@@ -38,6 +38,12 @@ def test_one_bad_job_leaves_the_others_alone(tmp_path):
     assert len(folders) == 2 and all((p / "metrics.json").exists() for p in folders)
 
 
+def test_loggers_are_a_list_and_no_jobs(tmp_path, monkeypatch, capsys):
+    code, _, err = call(monkeypatch, capsys, tmp_path, "-m", *SMALL, "logger=csv,wandb", "seed=0,1")
+    refused(code, err, "write 'logger=[csv,wandb]'")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_machine_without_slurm_is_said_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     done = start(tmp_path, "-m", *WORDS, "trainer.max_epochs=1", "hydra/launcher=submitit_slurm", "seed=0,1")
@@ -51,6 +57,19 @@ def test_a_run_has_one_process(compose, tmp_path, capsys):
     assert stop.value.code == 75 and "is being trained by another process" in capsys.readouterr().err
     assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]
     run(compose(*SMALL), tmp_path / "run")
+
+
+def test_what_another_process_is_writing_is_not_called_damaged(compose, tmp_path, capsys):
+    """Between two saves of the other process there is no last.ckpt."""
+    run(compose(*SMALL), tmp_path / "run")
+    for name in ("metrics.json", "checkpoints/best.ckpt"):
+        (tmp_path / "run" / name).unlink()
+    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(Stop) as stop:
+        run(compose(*SMALL), tmp_path / "run")
+    assert stop.value.code == 75 and "is being trained by another process" in capsys.readouterr().err
+    with pytest.raises(Stop) as stop:
+        run(compose(*SMALL), tmp_path / "run")
+    assert stop.value.code == 2 and "best.ckpt is missing" in capsys.readouterr().err
 
 
 def test_what_another_command_has_done_meanwhile_is_left_alone(compose, tmp_path, capsys, monkeypatch):

@@ -21,6 +21,22 @@ def test_seeds_of_one_configuration_are_one_row(make_run):
     assert labels(gather([str(f) for f in folders])) == [("PGD-AT", 3), ("FAAL", 2)]
 
 
+def test_seeds_on_other_machines_and_dashboards_are_one_row(make_run):
+    """The folder of an official set, where images are kept, devices and loggers part no seeds; the folder of own images does."""
+    cifar = {"load": {"_target_": "fairat_lightning.data.sets.cifar10"}}
+    others = [
+        {"logger": {"wandb": {"_target_": "x", "group": "a"}}, "save_minutes": 3, "allow": ["mine."]},
+        {"trainer": {"devices": 2, "enable_progress_bar": False}, "data": {**cifar, "root": "there", "in_memory": False}},
+        {"trainer": {}, "data": {**cifar, "root": None}, "logger": {}},
+    ]
+    own = [{"data": {"load": {"_target_": "fairat_lightning.data.sets.folder"}, "root": root}} for root in "ab"]
+    base = {"trainer": {}, "data": cifar | {"root": "here"}}
+    folders = [make_run(f"r{s}", (0.5, 0.3, 0.7), seed=s, **(base | more)) for s, more in enumerate(others)]
+    assert labels(gather([str(f) for f in folders])) == [("PGD-AT", 3)]
+    folders = [make_run(f"o{s}", (0.5, 0.3, 0.7), seed=s, **more) for s, more in enumerate(own)]
+    assert [runs for _, runs in labels(gather([str(f) for f in folders]))] == [1, 1]
+
+
 def test_runs_from_bases_of_different_methods_are_rows_of_their_own(make_run):
     bases = [make_run(f"base{s}", (0.5, 0.3, 0.7), seed=s, method=FAAL if s == 2 else {}) for s in range(3)]
     folders = [make_run(f"r{s}", (0.5, 0.3, 0.7), seed=s, init_from=str(base)) for s, base in enumerate(bases)]

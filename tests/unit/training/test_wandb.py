@@ -2,10 +2,13 @@
 
 import inspect
 import json
+import os
+import signal
 import time
 
 import pytest
 import wandb
+from helpers import SMALL, call, refused
 from wandb.proto import wandb_internal_pb2
 
 from fairat_lightning.training.wandb import wandb_logger
@@ -29,13 +32,37 @@ def records(path):
             part = b""
 
 
+def sessions(folder):
+    """The files of the offline runs in `folder`, in their order."""
+    return sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def logged(folder):
+    """The rows of the offline runs in `folder`, one session after the other, and the configuration that they were given."""
+    rows, config = [], {}
+    for path in sessions(folder):
+        for record in records(path):
+            if record.history.item:
+                items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+                rows.append({key: json.loads(value) for key, value in items.items()})
+            config |= {item.key: json.loads(item.value_json) for item in record.config.update if item.key}
+    return rows, config
+
+
+def ended(folder):
+    """How W&B was told that each session has ended: its exit code, after "preempting" where it was told to stop."""
+    found = []
+    for path in sessions(folder):
+        kinds = [(record.WhichOneof("record_type"), record.exit.exit_code) for record in records(path)]
+        found.append([code if kind == "exit" else kind for kind, code in kinds if kind in ("exit", "preempting")])
+    return found
+
+
 def history(folder):
-    """How often each key was logged in the one offline run in `folder`."""
-    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    """How often each key was logged in the offline runs in `folder`."""
     keys: dict[str, int] = {}
-    for record in records(path):
-        for item in record.history.item:
-            key = item.key or "/".join(item.nested_key)
+    for row in logged(folder)[0]:
+        for key in row:
             keys[key] = keys.get(key, 0) + 1
     return keys
 
@@ -78,7 +105,7 @@ def test_a_run_logs_bars_confusion_and_weights_and_is_finished(launch):
     for key in ("train/loss", "val/robust_worst", "val/robust_class/class_0", "train/class_weight/class_3"):
         assert keys[key] == 2, key
     joined = " ".join(keys)
-    assert keys["val/classes/_type"] == 2 and keys["test/classes/_type"] == 1
+    assert keys["val/classes/_type"] == keys["test/classes/_type"] == 1, "the last validation's and the test's"
     shown = {key.removesuffix("/_type") for key in keys}
     assert {"test/examples", "report/table"} <= shown
     assert {f"report/{name}" for name in ("class_accuracies", "training", "confusion", "class_weights")} <= shown
@@ -90,6 +117,35 @@ def test_a_run_logs_bars_confusion_and_weights_and_is_finished(launch):
     ]
     for figure in ("val/robust_bars", "val/robust_confusion", "test/pgd20_confusion", "test/cw20_bars"):
         assert figure in joined, figure
+
+
+def test_a_dashboard_can_group_filter_and_rank_runs_and_has_a_row_an_epoch(launch):
+    """By what was set and by the classes of its parts, by the test's figures and by the epoch that was kept."""
+    folder, metrics = launch("method=faal", "objective=trades", "logger=wandb", "seed=3")
+    rows, config = logged(folder)
+    assert (config["seed"], config["optim"]["lr"], config["data"]["train_size"]) == (3, 0.1, 64) and "logger" not in config
+    names = {"method": "FAAL", "objective": "TRADES", "data": "synthetic", "model": "preactresnet_tiny", "attack": "PGD"}
+    assert names.items() <= config["names"].items()
+    assert [(row["epoch"], row["_step"], row["trainer/global_step"]) for row in rows] == [(0, 2, 2), (1, 4, 4)]
+    assert all({"val/robust_worst", "train/loss", "lr", "seconds"} <= row.keys() for row in rows)
+    for key, summary in metrics.items():
+        assert (rows[-1][f"test/{key}"], rows[-1][f"test/{key}_worst"]) == (summary["average"], summary["worst"])
+    kept = json.loads((folder / "run.json").read_text())["selected_epoch"]
+    assert rows[-1]["kept/epoch"] == kept and rows[-1]["kept/robust_worst"] == pytest.approx(rows[kept]["val/robust_worst"])
+    assert ended(folder) == [[0]]
+
+
+def test_wandb_is_told_how_a_run_has_ended(launch, monkeypatch, tmp_path):
+    from fairat_lightning.methods.base import Method
+
+    def stop(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    for act, told in ((stop, ["preempting", 75]), (lambda *args: {}["stop"], [1])):
+        with monkeypatch.context() as patch, pytest.raises((KeyError, SystemExit)):
+            patch.setattr(Method, "on_validation_epoch_start", act)
+            launch("logger=wandb", folder=f"run{told[-1]}")
+        assert ended(tmp_path / f"run{told[-1]}") == [told]
 
 
 def test_two_jobs_are_two_runs(launch):
@@ -111,21 +167,57 @@ def test_a_resumed_run_is_the_same_wandb_run_and_logs_no_epoch_twice(launch, mon
         patch.setattr(Method, "test_step", lambda *args: {}["stop"])
         launch("logger=wandb")
     folder, _ = launch("logger=wandb")
-    paths = sorted(folder.glob("wandb/offline-run-*/*.wandb"))  # a session within the same second gets "-1" after its name
+    paths = sessions(folder)
     told = [record for path in paths for record in records(path)]
     assert len(paths) == 2 and len({record.run.run_id for record in told if record.run.run_id}) == 1
-    logged = [item.key or "/".join(item.nested_key) for record in told for item in record.history.item]
-    assert logged.count("val/robust_worst") == 2
+    assert history(folder)["val/robust_worst"] == 2
+    steps = [row["_step"] for row in logged(folder)[0]]
+    assert steps == sorted(steps) and steps[-1] == 4, "the second session goes on counting"
+
+
+WRONG = {
+    "logger.wandb.project=a/b": "Invalid project name 'a/b'",
+    f"logger.wandb.tags=[{'x' * 65}]": "logger.wandb.tags: Value error, Tag",
+    "logger.wandb.tags=a": "logger.wandb.tags=a must be a list",
+}
+
+
+@pytest.mark.parametrize("word", WRONG)
+def test_what_wandb_would_refuse_is_refused_before_the_run(monkeypatch, capsys, tmp_path, word):
+    code, _, err = call(monkeypatch, capsys, tmp_path, *SMALL, "logger=wandb", word, "hydra.run.dir=run")
+    refused(code, err, WRONG[word])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_key_of_another_form_is_one_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("WANDB_API_KEY", "abc")
+    code, _, err = call(monkeypatch, capsys, tmp_path, *SMALL, "logger=wandb", "hydra.run.dir=run")
+    refused(code, err, "WANDB_API_KEY")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_projects_variable_counts_and_numbers_are_names(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_PROJECT", "fair")
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    words = {"project": None, "entity": None, "offline": None, "save_dir": tmp_path, "name": "7"}
+    run = wandb_logger(**words, group=3, tags=[1, 2], job_type="train").experiment
+    assert (run.project, run.group, run.tags, run.job_type, run.offline) == ("fair", "3", ("1", "2"), "train", True)
+    wandb.finish()
 
 
 @pytest.mark.slow
 def test_training_goes_on_where_wandb_cannot_be_reached(launch, monkeypatch, capsys):
+    """In the same W&B run, and the jobs after it do not wait again."""
     from fairat_lightning.training import wandb as dashboards
 
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef0123456789abcdef01234567")
     monkeypatch.setattr(dashboards, "TIMEOUT", 3)
-    folder, _ = launch("logger=wandb", "logger.wandb.offline=false")
+    monkeypatch.setattr(dashboards, "GIVEN_UP", [])
+    words = ("logger=wandb", "logger.wandb.offline=false")
+    folders = [launch(*words, f"seed={seed}", folder=f"run{seed}")[0] for seed in (0, 1)]
     said = [line for line in capsys.readouterr().out.splitlines() if "W&B cannot be reached" in line]
     assert len(said) == 1 and "wandb sync" in said[0]
-    assert list(folder.glob("wandb/offline-run-*/*.wandb"))
+    for folder in folders:
+        (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+        assert path.stem.endswith((folder / "wandb" / "id").read_text())

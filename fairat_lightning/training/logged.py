@@ -1,0 +1,54 @@
+"""What the loggers of a run are told besides its curves: its configuration before it begins, its test when it has ended."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import WandbLogger
+
+from fairat_lightning.record.reader import read_facts, read_history, read_metrics
+from fairat_lightning.running.signals import Preempted
+
+KEPT = ("val/clean", "val/clean_worst", "val/robust", "val/robust_worst")
+
+
+def begin(trainer: L.Trainer, config: Mapping[str, Any]) -> None:
+    """Log the configuration, and under `names` the classes of its parts, by which a dashboard can group and filter runs."""
+    names = {group: name.rpartition(".")[2] for group, node in config.items() if (name := _target(node, group))}
+    for logger in trainer.loggers:
+        logger.log_hyperparams(
+            {**{key: value for key, value in config.items() if key not in ("logger", "allow")}, "names": names}
+        )
+
+
+def _target(node: Any, group: str) -> str:
+    found = node.get("load" if group == "data" else "_target_") if isinstance(node, Mapping) else None
+    return str(found.get("_target_", "")) if isinstance(found, Mapping) else str(found or "")
+
+
+def end(trainer: L.Trainer, folder: Path) -> None:
+    """Log the figures of the finished run in `folder`: its test, and the validation of the epoch that was kept."""
+    metrics, epoch = read_metrics(folder), read_facts(folder)["selected_epoch"]
+    assert metrics is not None
+    row = next((row for row in read_history(folder) if row["epoch"] == epoch), {})
+    found = {f"kept/{key.removeprefix('val/')}": row[key] for key in KEPT if key in row} | {"kept/epoch": epoch}
+    for name, of in (("", "average"), ("_worst", "worst")):
+        found |= {f"test/{key}{name}": summary[of] for key, summary in metrics.items()}
+    for logger in trainer.loggers:
+        logger.log_metrics(found, trainer.global_step)
+    if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+        from fairat_lightning.training.wandb import log_report
+
+        log_report(trainer, folder)
+
+
+def close(error: BaseException | None) -> None:
+    """Let go of W&B's run, so that the next job of a sweep has one of its own; it is told how this one has ended."""
+    wandb: Any = sys.modules.get("wandb")
+    if wandb is None or wandb.run is None:
+        return
+    if isinstance(error, Preempted):
+        wandb.run.mark_preempting()
+    wandb.finish(exit_code=0 if error is None else getattr(error, "code", None) or 1)
