@@ -44,7 +44,7 @@ def global_mean(values: Tensor) -> Tensor:
     processes = world_size()
     if processes == 1:
         return values.mean()
-    count = global_sum(torch.tensor(float(len(values)), dtype=values.dtype, device=values.device))
+    count = global_sum(values.new_full((), float(len(values))))  # filled on the device: a copy from the host would wait
     return values.sum() * (processes / count)
 
 

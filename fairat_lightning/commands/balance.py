@@ -4,10 +4,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from fairat_lightning.commands.errors import Stop
 from fairat_lightning.config.compose import compose_classifier
 from fairat_lightning.pretrained import is_pretrained
 from fairat_lightning.record.atomic_write import try_place
 from fairat_lightning.record.reader import run_folder, weights_file
+from fairat_lightning.running.errors import no_memory
 from fairat_lightning.settings import SCORES, one_of, reachable, switch
 
 
@@ -16,7 +18,12 @@ def main(words: list[str]) -> None:
     cfg = compose_classifier("balance", words, _destination)
     from fairat_lightning.training.balance import balance  # torch takes seconds to import
 
-    balance(cfg, _destination(cfg))
+    try:
+        balance(cfg, _destination(cfg))
+    except Exception as error:
+        if not no_memory(error):
+            raise
+        raise Stop(1, "out of memory: set a smaller data.eval_batch_size") from error
 
 
 def _destination(cfg: DictConfig) -> Path:

@@ -4,7 +4,7 @@ from omegaconf import DictConfig
 
 from fairat_lightning.commands.errors import Stop
 from fairat_lightning.config.compose import compose_classifier
-from fairat_lightning.running.errors import Lost
+from fairat_lightning.running.errors import Lost, no_memory
 from fairat_lightning.settings import one_of, seed_number, switch, whole
 
 SPLITS = ("test", "val", "train")
@@ -19,6 +19,10 @@ def main(words: list[str]) -> None:
         evaluate(cfg)
     except Lost as error:
         raise Stop(1, str(error)) from None
+    except Exception as error:
+        if not no_memory(error):
+            raise
+        raise Stop(1, "out of memory: set a smaller batch_size; what is finished is kept") from error
 
 
 def _check(cfg: DictConfig) -> None:

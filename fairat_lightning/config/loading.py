@@ -23,6 +23,7 @@ from fairat_lightning.models.checked_logits import Checked
 from fairat_lightning.models.normalized import Normalized
 from fairat_lightning.models.weight_sets import WeightSet, statistics
 from fairat_lightning.models.weights import check_normalisation, fitted, same_normalisation, set_normalisation
+from fairat_lightning.running.slurm import GPU
 
 IMAGES = 500  # of the validation split, as many of each class
 
@@ -92,7 +93,7 @@ def load_trained(
     loaded.facts |= {"taken": found.text, "mean": mean, "std": std, "normalisation_by": by}
     if judge:
         images = sample(data)
-        correct = answers(net, images, data) if correct is None else correct
+        correct = answers(net, images, data, gpu_of(cfg)) if correct is None else correct
         loaded.facts["clean_accuracy"] = float(correct.double().mean())
         loaded.warning = _near_chance(correct, images.targets)
         loaded.lines += [f"warning: {loaded.warning}"] if loaded.warning else []
@@ -115,16 +116,24 @@ def itself(net: Normalized) -> bool:
     return bool(statistics(WeightSet((), (), {}, dict(state)), net.mean.numel()))
 
 
+def gpu_of(cfg: DictConfig) -> torch.device:
+    """The GPU of this process, if there is one and the command does not say CPU."""
+    on_cpu = "cpu" in (cfg.get("device"), (cfg.get("trainer") or {}).get("accelerator"))
+    if on_cpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    own = os.environ.get("LOCAL_RANK", os.environ.get(GPU))
+    return torch.device("cuda", torch.cuda.current_device() if own is None else int(own))
+
+
 @torch.no_grad()
-def answers(net: nn.Module, images: Images, data: DataModule) -> Tensor:
-    """Whether the network, in eval mode and on a GPU if there is one, is right about each image: (n,). It stays as it was."""
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+def answers(net: nn.Module, images: Images, data: DataModule, device: torch.device) -> Tensor:
+    """Whether the network, in eval mode on this device, is right about each image: (n,). It stays on the CPU and as it was."""
     training, found = net.training, []
     checked = Checked(net, data.num_classes).to(device).eval()
     try:
         for pixels in images.pixels[:].split(data.eval_batch_size):
             found.append(checked(as_float(pixels.to(device))).argmax(1).cpu())
-    except ValueError:
+    except (ValueError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever its layers raise
         shape, reason = tuple(images.pixels.shape[1:]), (str(error).splitlines() or [type(error).__name__])[0]
@@ -148,7 +157,7 @@ def _decide(
     correct = {}
     for name, candidate in candidates.items():
         set_normalisation(net, candidate)
-        correct[name] = answers(net, images, data)
+        correct[name] = answers(net, images, data, gpu_of(cfg))
     best = max(candidates, key=lambda name: (int(correct[name].sum()), name == _own(cfg)))
     set_normalisation(net, candidates[best])
     accuracies = {name: float(right.double().mean()) for name, right in correct.items()}

@@ -216,7 +216,8 @@ class DataModule(LightningDataModule):
             )
         # Each iterator draws a number; from torch's own stream it would make a resumed run differ from a whole one.
         draws = torch.Generator().manual_seed(self.seed)
-        pin = torch.cuda.is_available() and not images.pixels.is_cuda
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        pin = on_gpu and not images.pixels.is_cuda
         return Loader(images, batch_size=None, sampler=batches, generator=draws, pin_memory=pin)
 
     def _val_counts(self, train: Images) -> Tensor:

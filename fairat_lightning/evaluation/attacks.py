@@ -129,15 +129,22 @@ ARITHMETIC = "float32 without TF32"  # of every verdict, for the records
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """No TF32, which cuDNN's convolutions use by default on GPUs that have it."""
+    """No TF32, which cuDNN's convolutions use by default on GPUs that have it, and algorithms of cuDNN that repeat their bits."""
     # Not `cudnn.flags`, which would reset the benchmark and deterministic flags on the way.
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    cudnn: Any = torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
+    newer = hasattr(matmul, "fp32_precision") and hasattr(cudnn, "conv")  # since torch 2.9, which lets nobody mix both kinds
+    name, off = ("fp32_precision", "ieee") if newer else ("allow_tf32", False)
+    wanted = [(switch, name, off) for switch in ((matmul, cudnn.conv, cudnn.rnn) if newer else (matmul, cudnn))]
+    wanted += [(cudnn, "deterministic", True), (cudnn, "benchmark", False)]
+    before = [(place, name, getattr(place, name)) for place, name, _ in wanted]
     try:
+        for switch in wanted:
+            setattr(*switch)
         yield
     finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before
+        for switch in before:
+            setattr(*switch)
 
 
 def craft(net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: PGD, attack: str | Spec) -> Tensor:

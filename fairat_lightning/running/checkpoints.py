@@ -199,8 +199,12 @@ def set_generators(states: dict[str, Tensor]) -> None:
 
 def counted(module: torch.nn.Module) -> dict[str, Any]:
     """What the metrics of `module` have seen on this process since their last reset."""
-    metrics = {name: m for name, m in module.named_modules() if isinstance(m, Metric) and m.update_called}
-    return {name: {"updates": m.update_count, "states": m.metric_state} for name, m in metrics.items()}
+    found = {}
+    for name, metric in module.named_modules():
+        if isinstance(metric, Metric) and metric.update_called:
+            states: dict[str, Any] = metric.metric_state
+            found[name] = {"updates": metric.update_count, "states": {key: value.cpu() for key, value in states.items()}}
+    return found
 
 
 def count(module: torch.nn.Module, found: dict[str, Any]) -> None:

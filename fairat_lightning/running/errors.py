@@ -20,21 +20,29 @@ class Lost(RuntimeError):
         super().__init__(line)
 
 
+def no_memory(error: Exception) -> bool:
+    """Whether the memory of the machine, or of its GPU, is full."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in NO_MEMORY)
+
+
 def explain(error: Exception, cfg: Any, training: bool) -> str | None:
     """The line for an error that ended the run of `cfg`, in its training or after it; None for an unknown error."""
-    import torch  # which is loaded where something can go wrong
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     if isinstance(error, Diverged | Lost):
         return str(error)
     if isinstance(error, MisconfigurationException):  # of a callback or logger of the user's choice
         return " ".join(str(error).split())
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in NO_MEMORY):
+    if no_memory(error):
         return _memory(cfg, training)
     if "EADDRINUSE" in str(error):
         port = re.search(r"port: (\d+)", str(error))
         which = f"port {port[1]}" if port else "the port of the processes"
         return f"{which} is used by another program: set MASTER_PORT to a free port, or on one machine leave it unset"
+    if "does not have a deterministic implementation" in str(error):
+        return f"deterministic=true is not possible with this network: {str(error).split(',')[0]}; leave it out"
     if isinstance(error, OSError) and error.errno in FULL:
         place = error.filename or "a file of the run"
         return f"{place} cannot be written: {error.strerror}; when that is fixed, {GOES_ON}"

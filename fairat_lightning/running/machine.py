@@ -57,6 +57,13 @@ def _cpu_flags() -> set[str]:
     return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.partition(":")[2].split()}
 
 
+def begin_on(device: torch.device) -> None:
+    """Let this GPU be the one that the record names, and measure the memory of this run alone."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.cuda.reset_peak_memory_stats()
+
+
 def keep_memory() -> None:
     """Let glibc keep the memory that a step frees for the next one, instead of giving pages back and clearing them again.
 
@@ -121,5 +128,6 @@ def compile_network(net: Any, device: torch.device) -> str | None:
         probe(torch.zeros(2, device=device))
     except Exception as error:  # no compiler, no Triton, or no support for this Python: many types, one meaning
         return str(error).strip().splitlines()[0][:200]
+    torch._dynamo.reset()  # what earlier runs of this process have compiled counts against a limit, beyond which nothing is
     net.compile()
     return None

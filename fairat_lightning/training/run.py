@@ -38,7 +38,7 @@ from fairat_lightning.record.reader import read_metrics, trained_seconds
 from fairat_lightning.record.writer import close_folder, elsewhere, is_finished, open_folder
 from fairat_lightning.report import class_table, draw_classes
 from fairat_lightning.running.checkpoints import LAST, PREVIOUS, Last
-from fairat_lightning.running.machine import keep_memory, threads, threads_for
+from fairat_lightning.running.machine import begin_on, keep_memory, threads, threads_for
 from fairat_lightning.running.processes import together
 from fairat_lightning.running.resume import check_resumable, resumable
 from fairat_lightning.running.terminal import quieten, short
@@ -190,6 +190,7 @@ def _callback(training: Training, kind: type[Any]) -> Any:
 
 
 def _execute(training: Training) -> None:
+    begin_on(training.trainer.strategy.root_device)
     if training.trainer.is_global_zero:
         begun = training.brought.facts(training.method.net) if training.resume is None else {}
         begun |= {"command": training.command} if training.command is not None else {}

@@ -70,6 +70,9 @@ def build_trainer(cfg: DictConfig, folder: Path, *, anew: bool = False) -> L.Tra
         cfg = OmegaConf.merge(cfg, {"trainer": {"devices": [int(os.environ[GPU])]}})  # type: ignore[assignment]
     if cfg.trainer.accelerator == "auto" and torch.backends.mps.is_available():
         cfg = OmegaConf.merge(cfg, {"trainer": {"accelerator": "cpu"}})  # type: ignore[assignment]
+    if cfg.deterministic:
+        deterministic: Any = torch.utils.deterministic
+        deterministic.fill_uninitialized_memory = False  # every allocation, of which nothing is read before it is written
     trainer: L.Trainer = build_part(
         cfg,
         "trainer",

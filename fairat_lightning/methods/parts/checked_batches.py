@@ -18,6 +18,11 @@ class CheckedBatches(L.LightningModule):
     num_classes: int
     said = False  # that images are scaled
 
+    def configure_model(self) -> None:
+        """ValueError on Apple's GPU, before anything goes there."""
+        if self.trainer.strategy.root_device.type == "mps":
+            raise ValueError("Apple's GPU has no float64, in which class statistics are computed: use Trainer(accelerator='cpu')")
+
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """The batch, or ValueError with what is wrong in it: type, shape or range of the images, labels that are no classes."""
         module = getattr(self.trainer, "datamodule", None)

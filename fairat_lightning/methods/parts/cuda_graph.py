@@ -24,12 +24,25 @@ class Captured:
     def __init__(self, net: nn.Module, function: Callable[..., Tensor]):
         self.net, self.function = net, function
         self.pool: Any = None
+        self.refused = False  # whether it cannot be recorded, and is called as it is
         self.recorded: dict[Hashable, tuple[list[Tensor | None], Tensor, torch.cuda.CUDAGraph]] = {}
 
     def __call__(self, key: Hashable, *tensors: Tensor | None) -> Tensor:
+        if self.refused:
+            return self.function(*tensors)
         where = key, *(None if t is None else (t.shape, t.dtype) for t in tensors)
         if where not in self.recorded:
-            self.recorded[where] = self._record(tensors)
+            random = torch.cuda.get_rng_state()
+            try:
+                self.recorded[where] = self._record(tensors)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # the network waits for the device, or does what no graph can hold
+                self.refused = True
+                print(f"compile=true: the attack runs without a CUDA graph ({str(error).splitlines()[0]})", flush=True)
+                return self.function(*tensors)
+            finally:
+                torch.cuda.set_rng_state(random)
         inputs, output, graph = self.recorded[where]
         for place, tensor in zip(inputs, tensors, strict=True):
             if place is not None and tensor is not None:
@@ -39,7 +52,7 @@ class Captured:
 
     def _record(self, tensors: tuple[Tensor | None, ...]) -> tuple[list[Tensor | None], Tensor, torch.cuda.CUDAGraph]:
         inputs = [None if t is None else t.detach().clone() for t in tensors]
-        random, side = torch.cuda.get_rng_state(), torch.cuda.Stream()
+        side = torch.cuda.Stream()
         with frozen_statistics(self.net):
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
@@ -48,7 +61,6 @@ class Captured:
             torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         self.pool = self.pool or torch.cuda.graph_pool_handle()  # one is replayed at a time, and what it gives is copied
-        with torch.cuda.graph(graph, pool=self.pool):
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):  # NCCL's threads may use CUDA too
             output = self.function(*inputs)
-        torch.cuda.set_rng_state(random)
         return inputs, output, graph

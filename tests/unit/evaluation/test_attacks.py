@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import pytest
@@ -6,6 +8,7 @@ from scipy import stats
 from torch import nn
 
 from fairat_lightning.attacks import PGD
+from fairat_lightning.evaluation import attacks
 from fairat_lightning.evaluation.attacks import ATTACKS, craft, predict, seeded_start, seeded_uniform
 
 
@@ -64,16 +67,43 @@ def test_only_what_need_not_be_exact_keeps_the_bfloat16_of_a_training(net, exact
         assert seen == {"float32"}
 
 
-def test_no_tf32_and_every_other_flag_as_it_was(net, monkeypatch):
+BACKENDS = {  # what a session may have set before: each leaves torch in a state of its own
+    "untouched": "pass",
+    "as Lightning advises": "torch.set_float32_matmul_precision('medium')",
+    "older switches": "torch.backends.cuda.matmul.allow_tf32 = True; torch.backends.cudnn.allow_tf32 = False",
+    "newer switches": "torch.backends.cuda.matmul.fp32_precision = 'tf32'; torch.backends.cudnn.conv.fp32_precision = 'ieee'",
+    "for all": "torch.backends.fp32_precision = 'tf32'",
+    "cudnn": "torch.backends.cudnn.deterministic = False; torch.backends.cudnn.benchmark = True",
+}
+FLAGS = """
+import torch
+from fairat_lightning.evaluation.attacks import full_float32
+
+def flags():
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    monkeypatch.setattr(cudnn, "deterministic", True)
-    seen = []
-    net.register_forward_hook(lambda *_: seen.append((cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.enabled)))
-    before = (cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.enabled)
+    found = [matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, cudnn.deterministic, cudnn.benchmark]
+    try:
+        return [*found, torch.get_float32_matmul_precision()]
+    except RuntimeError:  # both kinds of switches were used before
+        return [*found, "mixed"]
+"""
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch before 2.9 has the older switches")
+@pytest.mark.parametrize("before", BACKENDS)
+def test_no_tf32_repeatable_bits_and_every_flag_as_it_was(before):
+    """In a process of its own: some of these states cannot be left again."""
+    code = f"{FLAGS}{BACKENDS[before]}\nfirst = flags()\nwith full_float32():\n    print(flags()[:5])\nassert flags() == first"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "['ieee', 'ieee', 'ieee', True, False]"), done.stderr
+
+
+def test_a_verdict_is_in_full_float32(net, monkeypatch):
+    entered = []
+    monkeypatch.setattr(attacks, "full_float32", lambda: entered.append(1) or nullcontext())
     x, y, index = torch.rand(2, 3, 4, 4).double(), torch.randint(5, (2,)), torch.arange(2)
     predict(net, x, y, index, PGD(eps=0.05, steps=3), "pgd10")
-    assert set(seen) == {(False, False, True, before[3])}
-    assert (cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.enabled) == before
+    assert entered == [1]
 
 
 def test_seeded_numbers_are_uniform_and_independent():

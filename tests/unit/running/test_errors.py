@@ -5,14 +5,17 @@ import resource
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import SMALL
+from helpers import SMALL, call
 from omegaconf import OmegaConf
 
 from fairat_lightning.commands.one_run import run
 from fairat_lightning.config.compose import resolved
+from fairat_lightning.config.loading import gpu_of
+from fairat_lightning.data import DataModule, sets
 from fairat_lightning.methods import AdversarialTraining
 from fairat_lightning.methods.base import Method
 from fairat_lightning.running.errors import Diverged, explain
@@ -60,6 +63,49 @@ def test_out_of_memory_in_the_test_names_the_evaluation_s_batch_size(launch, cap
 def test_a_real_allocation_that_is_too_large(launch, capsys, monkeypatch):
     monkeypatch.setattr(AdversarialTraining, "training_step", lambda *args: torch.empty(2**60))
     assert "out of memory with data.batch_size=32" in stopped(launch, capsys)
+
+
+@pytest.mark.parametrize("command, words", [("evaluate", "suite=quick"), ("balance", "to=b.ckpt")])
+def test_a_full_memory_outside_of_training_is_one_line_too(launch, monkeypatch, capsys, tmp_path, command, words):
+    def full(*args, **more):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    launch(folder="run")
+    monkeypatch.setattr(
+        f"fairat_lightning.{'evaluation.run.run_suite' if command == 'evaluate' else 'training.balance.balance'}", full
+    )
+    code, _, err = call(monkeypatch, capsys, tmp_path, f"checkpoint={tmp_path / 'run'}", words, command=command)
+    assert code == 1 and err.startswith("error: out of memory: set a smaller ") and err.count("\n") == 1
+
+
+def test_what_a_gpu_cannot_do_repeatably_is_one_line(compose):
+    error = RuntimeError("adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set 'x'")
+    line = explain(error, compose(*SMALL, "deterministic=true"), training=True)
+    assert line is not None and line.startswith("deterministic=true is not possible with this network: adaptive_avg_pool2d")
+
+
+def test_apples_gpu_is_refused_before_anything_goes_there():
+    module = SimpleNamespace(trainer=SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("mps"))))
+    with pytest.raises(ValueError, match="accelerator='cpu'"):
+        Method.configure_model(module)
+
+
+def test_a_run_on_processors_leaves_a_gpu_alone(compose, monkeypatch):
+    """It looks at weights from elsewhere on the CPU, and pins no batch."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    for cfg, device in (
+        ({"device": "cpu"}, "cpu"),
+        ({"device": "auto"}, "cuda:3"),
+        ({"trainer": {"accelerator": "cpu"}}, "cpu"),
+        ({"trainer": {"accelerator": "auto"}}, "cuda:3"),
+    ):
+        assert gpu_of(OmegaConf.create(cfg)) == torch.device(device)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert gpu_of(OmegaConf.create({})) == torch.device("cuda:1")
+    module = DataModule(sets.digits)
+    module.prepare()
+    assert not module.train_dataloader().pin_memory
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])

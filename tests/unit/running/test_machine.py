@@ -148,6 +148,40 @@ def test_a_compiled_run_keeps_the_names_of_its_weights_and_its_verdicts(launch):
     assert fast["clean"]["average"] == pytest.approx(metrics["clean"]["average"], abs=0.05)
 
 
+def test_every_run_of_a_process_is_compiled(monkeypatch):
+    """Dynamo compiles a function eight times at most, and every network shares its functions with those before it."""
+    compiled, begin = [], torch.compile
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda function, **given: begin(function, backend=backend))
+    for number in range(1, 12):
+        net = preactresnet_tiny(**SHAPE | {"width": number})
+        assert speed.compile_network(net, torch.device("cpu")) is None
+        before = len(compiled)
+        net(torch.rand(2, 1, 8, 8))
+        assert len(compiled) > before, number
+    torch._dynamo.reset()
+
+
+def test_an_attack_that_no_graph_can_hold_is_crafted_without_one(monkeypatch, capsys):
+    states = []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: "before")
+    monkeypatch.setattr(torch.cuda, "set_rng_state", states.append)
+
+    def fail(self, tensors):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(Captured, "_record", fail)
+    captured = Captured(nn.Identity(), lambda x, y: x + y)
+    for _ in range(2):
+        assert captured("key", torch.ones(2), torch.ones(2)).tolist() == [2, 2]
+    said = "compile=true: the attack runs without a CUDA graph (operation not permitted when stream is capturing)\n"
+    assert capsys.readouterr().out == said and states == ["before"]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph")
 @pytest.mark.parametrize("start", ["zero", "uniform"])
 def test_a_captured_attack_is_the_attack(start):

@@ -51,10 +51,12 @@ def logged(folder):
 
 def ended(folder):
     """How W&B was told that each session has ended: its exit code, after "preempting" where it was told to stop."""
-    found = []
-    for path in sessions(folder):
-        kinds = [(record.WhichOneof("record_type"), record.exit.exit_code) for record in records(path)]
-        found.append([code if kind == "exit" else kind for kind, code in kinds if kind in ("exit", "preempting")])
+    for _ in range(100):  # on a busy machine W&B's own process may still be writing when finish() returns
+        kinds = [[(r.WhichOneof("record_type"), r.exit.exit_code) for r in records(path)] for path in sessions(folder)]
+        found = [[code if kind == "exit" else kind for kind, code in one if kind in ("exit", "preempting")] for one in kinds]
+        if all(found):
+            break
+        time.sleep(0.2)
     return found
 
 
