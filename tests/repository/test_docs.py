@@ -111,6 +111,31 @@ def test_every_path_that_a_page_names_is_there(page):
     assert not [path for path in paths if "foo" not in path.name and not path.exists() and path.resolve() not in made]
 
 
+def tables(text):
+    """The blocks of lines that begin with |, outside of code."""
+    found, block, code = [], [], False
+    for line in [*text.splitlines(), ""]:
+        code ^= line.strip().startswith("```")
+        if line.startswith("|") and not code:
+            block.append(line)
+        elif block:
+            found, block = [*found, block], []
+    return found
+
+
+def cells(line):
+    return len(re.sub(r"`[^`]*`|\\\|", "", line).strip().strip("|").split("|"))
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, *sorted((ROOT / "results").rglob("*.md"))], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_every_table_has_a_head_and_rows_of_its_width(page):
+    for head, *rest in tables(page.read_text()):
+        assert rest and re.fullmatch(r"\|(\s*:?-+:?\s*\|)+", rest[0]), f"no table begins with {head}"
+        assert {cells(line) for line in rest[1:]} <= {cells(head)} and cells(rest[0]) == cells(head), head
+
+
 def test_every_module_script_and_test_that_is_named_is_there():
     """On pages, in docstrings and comments: by its name alone or with folders above it, and what a module is said to hold."""
     missing = []
