@@ -17,10 +17,9 @@ KEPT = ("val/clean", "val/clean_worst", "val/robust", "val/robust_worst")
 def begin(trainer: L.Trainer, config: Mapping[str, Any]) -> None:
     """Log the configuration, and under `names` the classes of its parts, by which a dashboard can group and filter runs."""
     names = {group: name.rpartition(".")[2] for group, node in config.items() if (name := _target(node, group))}
+    told = {key: value for key, value in config.items() if key not in ("logger", "allow")} | {"names": names}
     for logger in trainer.loggers:
-        logger.log_hyperparams(
-            {**{key: value for key, value in config.items() if key not in ("logger", "allow")}, "names": names}
-        )
+        logger.log_hyperparams(told)
 
 
 def _target(node: Any, group: str) -> str:
@@ -35,7 +34,7 @@ def end(trainer: L.Trainer, folder: Path) -> None:
     row = next((row for row in read_history(folder) if row["epoch"] == epoch), {})
     found = {f"kept/{key.removeprefix('val/')}": row[key] for key in KEPT if key in row} | {"kept/epoch": epoch}
     for name, of in (("", "average"), ("_worst", "worst")):
-        found |= {f"test/{key}{name}": summary[of] for key, summary in metrics.items()}
+        found |= {f"test/{key}{name}": summary[of] for key, summary in metrics.items() if summary[of] is not None}
     for logger in trainer.loggers:
         logger.log_metrics(found, trainer.global_step)
     if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
@@ -44,10 +43,10 @@ def end(trainer: L.Trainer, folder: Path) -> None:
         log_report(trainer, folder)
 
 
-def close(error: BaseException | None) -> None:
+def close(trainer: L.Trainer, error: BaseException | None) -> None:
     """Let go of W&B's run, so that the next job of a sweep has one of its own; it is told how this one has ended."""
     wandb: Any = sys.modules.get("wandb")
-    if wandb is None or wandb.run is None:
+    if wandb is None or wandb.run is None or not any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
         return
     if isinstance(error, Preempted):
         wandb.run.mark_preempting()

@@ -174,7 +174,7 @@ def execute(training: Training) -> None:
         ended = error
         raise
     finally:
-        logged.close(ended)
+        logged.close(training.trainer, ended)
 
 
 def _moved(training: Training) -> bool:

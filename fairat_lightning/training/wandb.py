@@ -68,9 +68,8 @@ def wandb_logger(
         own = ("project", "entity")
         wandb.Settings(**{key if key in own else f"run_{key}": value for key, value in words.items() if value is not None})
     except ValidationError as error:
-        raise ValueError(
-            f"logger.wandb.{str(error.errors()[0]['loc'][0]).removeprefix('run_')}: {error.errors()[0]['msg']}"
-        ) from None
+        first = error.errors()[0]
+        raise ValueError(f"logger.wandb.{str(first['loc'][0]).removeprefix('run_')}: {first['msg']}") from None
     except wandb.errors.Error as error:
         raise ValueError(f"logger=wandb: {' '.join(str(error).split())}") from None
     mode = "offline" if mode == "dryrun" else mode  # W&B's own older word
@@ -121,9 +120,8 @@ class Dashboard(WandbLogger):
 def _lost(reason: str) -> str:
     refused = any(code in reason for code in ("401", "403"))
     what = "W&B refuses the key; `wandb login --relogin` sets another" if refused else "W&B cannot be reached"
-    return (
-        f"{what}: this process logs to the disk, and `wandb sync --include-online RUN/wandb/*run-*` uploads it later ({reason})"
-    )
+    later = "`wandb sync --include-online RUN/wandb/*run-*` uploads it later"
+    return f"{what}: from now on this process logs to the disk, and {later} ({reason})"
 
 
 def _identity(place: Path) -> str:
