@@ -21,7 +21,7 @@ def main(words: list[str]) -> None:
     try:
         balance(cfg, _destination(cfg))
     except Exception as error:
-        if not no_memory(error):
+        if isinstance(error, ValueError) or not no_memory(error):  # one that says already what is wrong
             raise
         raise Stop(1, "out of memory: set a smaller data.eval_batch_size") from error
 

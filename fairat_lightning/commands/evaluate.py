@@ -20,7 +20,7 @@ def main(words: list[str]) -> None:
     except Lost as error:
         raise Stop(1, str(error)) from None
     except Exception as error:
-        if not no_memory(error):
+        if isinstance(error, ValueError) or not no_memory(error):  # one that says already what is wrong
             raise
         raise Stop(1, "out of memory: set a smaller batch_size; what is finished is kept") from error
 

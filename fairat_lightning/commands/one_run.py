@@ -54,7 +54,7 @@ def run(cfg: DictConfig, folder: Path, *, sweep: bool = False, callbacks: Sequen
             )
     except WRONG_INPUT as error:
         if _being_trained(folder):  # its files change while they are looked at
-            raise Stop(os.EX_TEMPFAIL, _busy(folder)) from error
+            raise Stop(os.EX_TEMPFAIL, _busy(folder)) from Timeout(str(folder / ".lock"))
         refuse(error, folder)
     if training is None:
         print("This run is finished. Set overwrite=true to run it again.\n")
@@ -78,9 +78,11 @@ def _busy(folder: Path) -> str:
 
 
 def _being_trained(folder: Path) -> bool:
-    """Whether another process trains in this folder at this moment."""
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    """Whether another command trains in this folder at this moment; of the processes of one command the first alone asks."""
     try:
-        if (folder / ".lock").exists():
+        if getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0" and (folder / ".lock").exists():
             with FileLock(folder / ".lock", timeout=0):
                 pass
     except Timeout:

@@ -14,11 +14,11 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from omegaconf import OmegaConf
 
 from fairat_lightning.commands.one_run import run
-from fairat_lightning.config.compose import compose_training
+from fairat_lightning.config.compose import compose_training, resolved
 from fairat_lightning.config.home import VERBATIM
 from fairat_lightning.config.words import first_part, meant_root, roots
 from fairat_lightning.record.environment import install
-from fairat_lightning.record.identity import IDLE, IDLE_OF_DATA, IDLE_OF_TRAINER, MACHINE
+from fairat_lightning.record.identity import IDLE, IDLE_OF_DATA, IDLE_OF_TRAINER, MACHINE, checked
 from fairat_lightning.record.reader import read_facts, read_history
 from fairat_lightning.record.secrets import redacted
 from fairat_lightning.running.errors import Diverged
@@ -27,7 +27,7 @@ from fairat_lightning.settings import seed_list, switch, whole
 
 DEFAULTS = {"trials": 20, "seeds": [0], "study": "search", "storage": "sqlite:///runs/search.db", "prune": True, "heartbeat": 60}
 OWN = tuple(DEFAULTS)
-ELSEWHERE = {*IDLE, "allow", "data.root", *(f"data.{key}" for key in IDLE_OF_DATA)}
+ELSEWHERE = frozenset({*IDLE, "allow", "trainer", "data.root", *(f"data.{key}" for key in IDLE_OF_DATA)})
 ELSEWHERE |= {f"trainer.{key}" for key in (*IDLE_OF_TRAINER, *MACHINE)}
 PAUSE = 10  # seconds before another point is asked for
 SCORE = "val/select"
@@ -51,7 +51,8 @@ def main(words: list[str]) -> None:
         raise ValueError(f"{taken} cannot be set in a search: set seeds=[0,1,2], which are trained in folders of their own")
     if (place := next((o.value() for o in rest if o.key_or_group == "hydra.sweep.dir"), None)) is not None:
         fixed.append(f"hydra.run.dir='{place}/${{run_name:}}'")
-    compose_training([*fixed, *(f"{key}={first_of(override)}" for key, override in varied.items())], say=False)  # or a refusal
+    cfg, _ = compose_training([*fixed, *(f"{key}={first_of(o)}" for key, o in varied.items())], say=False)  # or a refusal
+    elsewhere = ELSEWHERE if checked(resolved(cfg)["data"]) else ELSEWHERE - {"data.root"}
     try:
         import optuna
     except ModuleNotFoundError:
@@ -60,7 +61,7 @@ def main(words: list[str]) -> None:
 
     study = _study(optuna, settings)
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    _is_of(study, {"words": sorted(str(o.input_line) for o in rest if _counts(o)), "seeds": settings["seeds"]})
+    _is_of(study, {"words": sorted(str(o.input_line) for o in rest), "seeds": settings["seeds"]}, elsewhere)
 
     def objective(trial: Any) -> float:
         point = {key: suggest(trial, override) for key, override in varied.items()}
@@ -83,7 +84,7 @@ def main(words: list[str]) -> None:
 
     while sum(trial.state in ended for trial in study.get_trials(deepcopy=False)) < settings["trials"]:
         study.optimize(objective, n_trials=1, catch=(Timeout,))
-    _show(study, ended[0], fixed, settings["seeds"])
+    _show(study, ended[0], [*fixed, f"seed={settings['seeds'][0]}"], cfg.select)
 
 
 def suggest(trial: Any, override: Override) -> Any:
@@ -160,11 +161,16 @@ def _study(optuna: Any, settings: dict[str, Any]) -> Any:
         raise ValueError(f"storage={redacted(url)} cannot be opened: {str(error).splitlines()[0]}") from None
 
 
-def _is_of(study: Any, what: dict[str, Any]) -> None:
-    """Raise ValueError where the study is of another search."""
-    before = study.user_attrs.get("search", what)
-    if before != what:
-        there, here = ({*found["words"], f"seeds={found['seeds']}"} for found in (before, what))
+def _is_of(study: Any, what: dict[str, Any], elsewhere: frozenset[str]) -> None:
+    """Raise ValueError where the study is of another search. `elsewhere`: the keys that may differ between its workers."""
+
+    def counting(search: dict[str, Any]) -> set[str]:
+        keys = {word: word.lstrip("+~").partition("=")[0] for word in search["words"]}
+        kept = {word for word, key in keys.items() if key not in elsewhere and key.partition(".")[0] not in ("logger", "hydra")}
+        return {*kept, f"seeds={search['seeds']}"}
+
+    there, here = counting(study.user_attrs.get("search", what)), counting(what)
+    if there != here:
         raise ValueError(
             f"study={study.study_name} belongs to a search with other settings"
             f" ({', '.join(sorted(there - here)) or 'none'} there, {', '.join(sorted(here - there)) or 'none'} here):"
@@ -173,23 +179,16 @@ def _is_of(study: Any, what: dict[str, Any]) -> None:
     study.set_user_attr("search", what)
 
 
-def _counts(override: Override) -> bool:
-    """Whether a setting makes another search: what changes no bit, or differs between the machines of its workers, does not."""
-    key = str(override.key_or_group)
-    return not (key in ELSEWHERE or key.partition(".")[0] in ("logger", "hydra"))
-
-
 def _assigned(point: dict[str, Any]) -> list[str]:
     return [f"{key}={value}" for key, value in point.items()]
 
 
-def _show(study: Any, complete: Any, fixed: list[str], seeds: list[int]) -> None:
+def _show(study: Any, complete: Any, fixed: list[str], select: str) -> None:
     done = sorted((t for t in study.trials if t.state == complete), key=lambda t: -t.value)
     print(f"\n{len(study.trials)} trials of study {study.study_name}, {len(done)} of them complete; the best on validation,")
-    print("robust average + worst class in percent:")
+    print(f"by select={select}, in percent:")
     for trial in done[:5]:
         print(f"  {100 * trial.value:6.1f}   {'  '.join(_assigned(trial.params))}")
-    if done:
-        words = shlex.join(["python", "-m", "fairat_lightning", *fixed, *_assigned(done[0].params)])
-        print(f"Its runs: {' '.join(done[0].user_attrs.get('folders', []))}")
-        print(f"The first again: {words} seed={seeds[0]}")
+    if done and (folders := done[0].user_attrs.get("folders")):
+        print(f"Its runs: {' '.join(folders)}")
+        print(f"The first again: {shlex.join(['python', '-m', 'fairat_lightning', *fixed, *_assigned(done[0].params)])}")

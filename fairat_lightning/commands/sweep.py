@@ -73,7 +73,7 @@ def sweep(words: list[str]) -> NoReturn:
         try:
             for override in (parse_word(word, sweep=True) for word in words if word.startswith("logger=")):
                 if override.is_sweep_override():  # of which the first job would leave the others nothing to do
-                    listed = str(override.input_line).partition("=")[2]
+                    listed = ",".join(override.sweep_string_iterator())
                     raise ValueError(f"logger={listed} would be jobs that differ in nothing else: write 'logger=[{listed}]'")
             with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
                 command: Any = GlobalHydra.instance().hydra

@@ -24,6 +24,7 @@ from fairat_lightning.config.targets import allowed, stored
 from fairat_lightning.config.words import CONF, parse_word, with_own_parts
 from fairat_lightning.record.identity import ADDED_WITHIN, IDLE_OF_DATA, formerly, identity
 from fairat_lightning.record.reader import check_checkpoint, read_config, run_folder
+from fairat_lightning.record.writer import same_elsewhere
 from fairat_lightning.settings import nearest_key, seed_number
 
 COMPOSING = threading.RLock()
@@ -86,6 +87,10 @@ def as_begun(cfg: DictConfig, folder: Path, choices: Mapping[str, str], *, say: 
                     folder.rmdir()
             _monitored_as_begun(begun, place, say)
             return begun, place
+    if named and (before := same_elsewhere(folder, resolved(cfg))) is not None:
+        with suppress(OSError):
+            folder.rmdir()
+        return cfg, before
     return cfg, folder
 
 

@@ -133,8 +133,10 @@ def answers(net: nn.Module, images: Images, data: DataModule, device: torch.devi
     try:
         for pixels in images.pixels[:].split(data.eval_batch_size):
             found.append(checked(as_float(pixels.to(device))).argmax(1).cpu())
-    except (ValueError, torch.OutOfMemoryError):
+    except ValueError:
         raise
+    except torch.OutOfMemoryError as error:
+        raise ValueError("out of memory: set a smaller data.eval_batch_size") from error
     except Exception as error:  # whatever its layers raise
         shape, reason = tuple(images.pixels.shape[1:]), (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the network does not accept images of shape {shape}: {reason}") from error

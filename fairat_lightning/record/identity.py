@@ -27,6 +27,7 @@ IDLE = {"logger": {}, "save_minutes": 10}  # change no bit; the names of runs ar
 IDLE_OF_TRAINER = ("enable_progress_bar", "log_every_n_steps")
 IDLE_OF_DATA = ("in_memory", "cache")  # where images are kept: they are the same ones
 SETS = "fairat_lightning.data.sets."
+OURS = "fairat_lightning.data.DataModule"
 CHECKED = ("cifar10", "cifar100", "stl10", "svhn")  # held against their published checksums: the same images in any data.root
 MACHINE = ("devices", "num_nodes", "accelerator", "strategy")  # of the trainer: where an unfinished run continues
 SHOWN = 12  # differences that a line can hold
@@ -68,9 +69,14 @@ def _without_added(config: dict[str, Any]) -> dict[str, Any]:
 
 def without_root(data: dict[str, Any]) -> dict[str, Any]:
     """The group `data` with no root where the set is the same in any: in another folder, or on another machine."""
+    return {**data, "root": None} if "root" in data and checked(data) else data
+
+
+def checked(data: dict[str, Any]) -> bool:
+    """Whether the group `data` names a set of which it is proven, wherever its files lie, that they are the official ones."""
     load = data.get("load")
-    checked = isinstance(load, dict) and load.get("_target_") in [SETS + name for name in CHECKED]
-    return {**data, "root": None} if checked and "root" in data else data
+    official = isinstance(load, dict) and load.get("_target_") in [SETS + name for name in CHECKED]
+    return official and data.get("_target_") == OURS
 
 
 def without_idle(config: dict[str, Any]) -> dict[str, Any]:
@@ -86,6 +92,7 @@ def formerly(config: dict[str, Any]) -> dict[str, Any]:
     """The identity that 0.1 made a run's name from: with its one logger, and how often it saves."""
     loggers = [value for value in (config.get("logger") or {}).values() if isinstance(value, dict)]
     given = loggers[0] if loggers else {}
+    given = given | ({"project": "fairat_lightning"} if given.get("project", ...) is None else {})
     first = {key: value for key, value in given.items() if value is not None or key in ("entity", "offline")}
     return {
         **identity(config, root=True),

@@ -17,7 +17,7 @@ import yaml
 from fairat_lightning.record import BEST, journal
 from fairat_lightning.record.atomic_write import write, write_json
 from fairat_lightning.record.environment import environment, hardware
-from fairat_lightning.record.identity import differences, identity, in_words, of_all_epochs
+from fairat_lightning.record.identity import checked, differences, identity, in_words, of_all_epochs
 from fairat_lightning.record.journal import Journal
 from fairat_lightning.record.reader import read_config, read_facts, read_metrics
 
@@ -104,6 +104,20 @@ def shorter(folder: Path, config: dict[str, Any]) -> Path | None:
     for place in beside:
         with suppress(ValueError, OSError):
             if (other := read_config(place)) is not None and _longer(place, identity(other, machine=False), ours):
+                return place
+    return None
+
+
+def same_elsewhere(folder: Path, config: dict[str, Any]) -> Path | None:
+    """The run of `config` beside `folder` that 0.2 named after another data.root; None where there is none."""
+    ours = identity(yaml.safe_load(yaml.safe_dump(config)))
+    beside: list[Path] = []
+    if checked(config["data"]) and not (folder / "config.yaml").exists():
+        with suppress(OSError):
+            beside = sorted(folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*"))
+    for place in beside:
+        with suppress(ValueError, OSError):
+            if (other := read_config(place)) is not None and identity(other) == ours:
                 return place
     return None
 

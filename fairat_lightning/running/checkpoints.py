@@ -12,6 +12,7 @@ differ then, on a GPU or another processor, it may no longer be the best. The be
 import io
 import os
 import random
+import shutil
 import time
 import zipfile
 from pathlib import Path
@@ -39,7 +40,7 @@ AGREE = 20  # steps between two times that several processes ask each other whet
 
 
 class Whole(TorchCheckpointIO):
-    """Checkpoints that are on the disk whole or not at all; the last.ckpt and the best.ckpt before the new one are kept."""
+    """Checkpoints that are on the disk whole or not at all; the last.ckpt before the new one is kept."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None) -> None:
         content, path = io.BytesIO(), Path(path)
@@ -47,11 +48,21 @@ class Whole(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
 
         def keep() -> None:
-            for name, other in ((LAST, PREVIOUS), (BEST, REPLACED)):
-                if path.name == name and intact(path):
-                    path.replace(path.with_name(other))
+            if path.name == LAST and intact(path):
+                path.replace(path.with_name(PREVIOUS))
 
         write(path, content.getbuffer(), before=keep)
+
+
+def keep_replaced(best: Path) -> None:
+    """Keep the best.ckpt that may be replaced now; it stays in its place too."""
+    replaced = best.with_name(REPLACED)
+    if best.exists():
+        replaced.unlink(missing_ok=True)
+        try:
+            os.link(best, replaced)
+        except OSError:  # a file system without links
+            shutil.copyfile(best, replaced)
 
 
 def intact(path: Path) -> bool:

@@ -16,6 +16,7 @@ from fairat_lightning.bootstrap import standard_error
 from fairat_lightning.methods.base import Method
 from fairat_lightning.record import BEST
 from fairat_lightning.record.atomic_write import write
+from fairat_lightning.running.checkpoints import keep_replaced
 from fairat_lightning.running.terminal import say
 from fairat_lightning.settings import ONE_SE, SCORES, whole
 
@@ -70,6 +71,8 @@ class Keep(ModelCheckpoint):
         self.highest, self.error, self.judged = -inf, 0.0, 0  # the highest score, its standard error, and how many there were
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            keep_replaced(Path(str(self.dirpath)) / BEST)
         if self.select == "last" or (validated(trainer) and self.admits(trainer, cast(Method, pl_module))):
             super().on_train_epoch_end(trainer, pl_module)
         elif trainer.should_stop and not self.judged:  # a callback ends the training before its first validation

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from fairat_lightning.record.reader import read_facts, read_history, read_metrics
 from fairat_lightning.running.signals import Preempted
@@ -14,12 +14,21 @@ from fairat_lightning.running.signals import Preempted
 KEPT = ("val/clean", "val/clean_worst", "val/robust", "val/robust_worst")
 
 
-def begin(trainer: L.Trainer, config: Mapping[str, Any]) -> None:
-    """Log the configuration, and under `names` the classes of its parts, by which a dashboard can group and filter runs."""
-    names = {group: name.rpartition(".")[2] for group, node in config.items() if (name := _target(node, group))}
-    told = {key: value for key, value in config.items() if key not in ("logger", "allow")} | {"names": names}
+def begin(trainer: L.Trainer, config: Mapping[str, Any], *, resumed: bool) -> None:
+    """Log the configuration, by which a dashboard can group and filter runs; when a run continues, for W&B alone.
+
+    Not every logger lets a value be changed, and more epochs or other devices are other values.
+    """
+    told = described(config)
     for logger in trainer.loggers:
-        logger.log_hyperparams(told)
+        if not resumed or isinstance(logger, WandbLogger):
+            logger.log_hyperparams(told)
+
+
+def described(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as loggers get it: with the classes of its parts under `names`."""
+    names = {group: name.rpartition(".")[2] for group, node in config.items() if (name := _target(node, group))}
+    return {key: value for key, value in config.items() if key not in ("logger", "allow")} | {"names": names}
 
 
 def _target(node: Any, group: str) -> str:
@@ -27,7 +36,7 @@ def _target(node: Any, group: str) -> str:
     return str(found.get("_target_", "")) if isinstance(found, Mapping) else str(found or "")
 
 
-def end(trainer: L.Trainer, folder: Path) -> None:
+def end(trainer: L.Trainer, config: Mapping[str, Any], folder: Path) -> None:
     """Log the figures of the finished run in `folder`: its test, and the validation of the epoch that was kept."""
     metrics, epoch = read_metrics(folder), read_facts(folder)["selected_epoch"]
     assert metrics is not None
@@ -36,7 +45,10 @@ def end(trainer: L.Trainer, folder: Path) -> None:
     for name, of in (("", "average"), ("_worst", "worst")):
         found |= {f"test/{key}{name}": summary[of] for key, summary in metrics.items() if summary[of] is not None}
     for logger in trainer.loggers:
-        logger.log_metrics(found, trainer.global_step)
+        logger.log_metrics(found, trainer.global_step + isinstance(logger, WandbLogger))  # see `wandb._send`
+        if isinstance(logger, TensorBoardLogger):  # which shows settings beside figures
+            logger.log_hyperparams(described(config), found)
+        logger.save()  # Lightning did so before the test
     if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
         from fairat_lightning.training.wandb import log_report
 

@@ -200,7 +200,7 @@ def _execute(training: Training) -> None:
         _introduce(training)
         if moved:
             print("It began on another device, processor or number of processes: the bits will not be the same.", flush=True)
-        logged.begin(training.trainer, plain(training.cfg))
+        logged.begin(training.trainer, plain(training.cfg), resumed=training.resume is not None)
     training.trainer.fit(training.method, training.datamodule, ckpt_path=training.resume, weights_only=True)
     training.fitted = True
     kept = training.method.keepsakes(training.datamodule.train.pixels)  # before the best epoch's state takes the last one's place
@@ -233,7 +233,7 @@ def _execute(training: Training) -> None:
             write(training.folder / "hardest.npz", content.getbuffer())
         facts |= {"selected_epoch": selected, "selected_by": training.cfg.select, "judged_in": ARITHMETIC}
         close_folder(training.folder, training.method.results, seconds=seconds, memory=peak_memory(), **facts)
-        logged.end(training.trainer, training.folder)
+        logged.end(training.trainer, plain(training.cfg), training.folder)
         show(training.folder)
 
 

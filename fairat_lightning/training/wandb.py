@@ -80,10 +80,11 @@ def wandb_logger(
 class Dashboard(WandbLogger):
     """A logger whose W&B run continues when the run does, and stays on the disk where W&B cannot be reached.
 
-    Its rows are numbered by the training step: one row an epoch, and in a run that continues no row twice.
+    Its rows are numbered by the training step: one row an epoch, sent when the epoch ends, and one after the training. In a run
+    that continues no row comes twice.
     """
 
-    step = 0  # of the last row: W&B takes none before it
+    reached = row = 0  # the training step, and the number of the row that is open: W&B takes none before it
 
     @property
     @rank_zero_experiment
@@ -95,6 +96,7 @@ class Dashboard(WandbLogger):
             place.parent.mkdir(parents=True, exist_ok=True)
             given |= {"id": _identity(place), "settings": wandb.Settings(init_timeout=TIMEOUT, finish_timeout=TIMEOUT)}
             if GIVEN_UP and given["mode"] == "online":
+                print("W&B is not asked again: this run is logged to the disk too.", flush=True)
                 given["mode"] = "offline"
             try:
                 run = super().experiment
@@ -113,8 +115,11 @@ class Dashboard(WandbLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         early = "val/robust" in metrics  # Lightning gives the curves of a validation the number of the step before
-        self.step = max(self.step, (step or 0) + early)
-        self.experiment.log({**metrics, "trainer/global_step": self.step}, step=self.step)
+        last = "train/loss" in metrics  # of what is logged in an epoch
+        self.reached = max(self.reached, (step or 0) + early)
+        self.row = max(self.row, self.reached, getattr(self.experiment, "starting_step", 0) or 0)
+        self.experiment.log({**metrics, "trainer/global_step": self.reached}, step=self.row, commit=last or None)
+        self.row += last
 
 
 def _lost(reason: str) -> str:
@@ -134,9 +139,8 @@ def _identity(place: Path) -> str:
 class WandbFigures(Callback):
     """Bars and confusion matrices for every `WandbLogger` of the trainer."""
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs:  # each table is an upload of its own
-            self._log(trainer, pl_module, "val/")
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._log(trainer, pl_module, "val/")  # of the last validation: each table is an upload of its own
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._log(trainer, pl_module, "test/")
@@ -145,6 +149,8 @@ class WandbFigures(Callback):
     @rank_zero_only
     def _log(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
         assert isinstance(pl_module, Method)
+        if not any(key.startswith(split) for key in pl_module.matrices):
+            return
         figures: dict[str, Any] = {}
         for key, confusion in pl_module.matrices.items():
             if key.startswith(split):
@@ -192,7 +198,7 @@ def log_report(trainer: L.Trainer, folder: Path) -> None:
 def _send(trainer: L.Trainer, values: dict[str, Any]) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_metrics(values, trainer.global_step)
+            logger.log_metrics(values, trainer.global_step + 1)  # a row after that of the last epoch
 
 
 def _figures(key: str, confusion: Tensor, classes: list[str]) -> dict[str, Any]:

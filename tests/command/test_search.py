@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from helpers import ROOT, SMALL, start
@@ -44,6 +45,21 @@ def test_a_trial_is_the_mean_of_its_seeds_and_the_study_goes_on(here, capsys):
     with pytest.raises(ValueError, match=r"other settings \(optim.lr=0.05,0.1, seeds=\[0, 1\] there, seeds=\[0\] here\)"):
         search.main([*WORDS, RADIUS, "trials=3"])
     search.main([*words, "trials=2", "logger=tensorboard", "save_minutes=3", "+trainer.enable_progress_bar=false"])
+
+
+def test_a_search_is_another_on_other_images_and_the_same_where_an_official_set_lies_elsewhere():
+    def of(*words):
+        return {"words": [RADIUS, *words], "seeds": [0]}
+
+    def study(*words):
+        return SimpleNamespace(study_name="s", user_attrs={"search": of(*words)}, set_user_attr=lambda *args: None)
+
+    official, own = search.ELSEWHERE, search.ELSEWHERE - {"data.root"}
+    search._is_of(study("data.root=a", "logger=wandb", "trainer=gpu"), of("data.root=b"), official)
+    search._is_of(study("data.root=a", "logger=wandb"), of("data.root=a"), own)  # begun when all words counted
+    for before, now in (("data.root=a", "data.root=b"), ("optim.lr=0.1", "optim.lr=0.2")):
+        with pytest.raises(ValueError, match=f"{before} there, {now} here"):
+            search._is_of(study(before), of(now), own)
 
 
 def test_its_runs_go_where_it_says_and_the_end_names_the_best_and_how_to_repeat_it(here, capsys):

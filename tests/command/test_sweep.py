@@ -11,6 +11,7 @@ import time
 import pytest
 from filelock import FileLock, Timeout
 from helpers import ROOT, SMALL, call, refused, start
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 
 from fairat_lightning.commands import sweep
@@ -59,7 +60,7 @@ def test_a_run_has_one_process(compose, tmp_path, capsys):
     run(compose(*SMALL), tmp_path / "run")
 
 
-def test_what_another_process_is_writing_is_not_called_damaged(compose, tmp_path, capsys):
+def test_what_another_process_is_writing_is_not_called_damaged(compose, tmp_path, capsys, monkeypatch):
     """Between two saves of the other process there is no last.ckpt."""
     run(compose(*SMALL), tmp_path / "run")
     for name in ("metrics.json", "checkpoints/best.ckpt"):
@@ -70,6 +71,10 @@ def test_what_another_process_is_writing_is_not_called_damaged(compose, tmp_path
     with pytest.raises(Stop) as stop:
         run(compose(*SMALL), tmp_path / "run")
     assert stop.value.code == 2 and "best.ckpt is missing" in capsys.readouterr().err
+    monkeypatch.setattr(rank_zero_only, "rank", 1)  # a process of a command whose first one has the lock
+    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(Stop) as stop:
+        run(compose(*SMALL), tmp_path / "run")
+    assert stop.value.code == 2
 
 
 def test_what_another_command_has_done_meanwhile_is_left_alone(compose, tmp_path, capsys, monkeypatch):

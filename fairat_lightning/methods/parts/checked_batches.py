@@ -20,7 +20,11 @@ class CheckedBatches(L.LightningModule):
 
     def configure_model(self) -> None:
         """ValueError on Apple's GPU, before anything goes there."""
-        if self.trainer.strategy.root_device.type == "mps":
+        try:
+            device = self.trainer.strategy.root_device
+        except RuntimeError:  # there is no Trainer: weights are loaded
+            return
+        if device.type == "mps":
             raise ValueError("Apple's GPU has no float64, in which class statistics are computed: use Trainer(accelerator='cpu')")
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

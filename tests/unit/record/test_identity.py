@@ -61,8 +61,20 @@ def test_the_folder_of_an_official_set_is_no_part_of_a_run_and_that_of_own_image
     assert "cifar10-preactresnet18-pgd_at-at-s0-bd837aa4" in names_of(cfg, cfg.hydra.runtime.choices)  # commit 4194849's
     a, b = (resolved(compose_training(words)[0]) for words in (here, there))
     assert identity(a) == identity(b) != identity(a | {"seed": 1})
+    of_ones_own = {**a["data"], "_target_": "mine.WithMore"}  # what it reads from data.root is not known
+    assert identity(a | {"data": of_ones_own}) != identity(b | {"data": {**of_ones_own, "root": "b"}})
     for other_set in ("data=folder", "data=tiny_imagenet"):
         assert compose_training([other_set, "data.root=a"])[1] != compose_training([other_set, "data.root=b"])[1]
+
+
+def test_a_run_that_0_2_named_after_its_data_folder_is_found_from_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["data=cifar10", "trainer.precision=32-true", "seed=3"]
+    begun, new = compose_training([*words, "data.root=a"])
+    old = new.with_name(names_of(begun, begun.hydra.runtime.choices)[1])
+    open_folder(old, resolved(begun), None)
+    assert compose_training([*words, "data.root=a"])[1] == old == compose_training([*words, "data.root=b"])[1] != new
+    assert compose_training([*words, "data.root=b", "optim.lr=0.2"])[1] != old
 
 
 def test_a_run_continues_where_an_official_set_lies_elsewhere(tmp_path):
@@ -85,8 +97,8 @@ def test_a_run_that_0_1_named_with_its_logger_is_found_finished(tmp_path, monkey
     folder = tmp_path / "runs" / f"{'-'.join(names.values())}-s0-{digest}"
     shutil.copytree(RUNS / BEFORE, folder)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    code, out, err = call(monkeypatch, capsys, tmp_path, *BEFORE_WORDS, "method=faal", "logger=wandb", "save_minutes=3")
-    assert (code, err) == (0, "") and "This run is finished" in out
+    code, out, _ = call(monkeypatch, capsys, tmp_path, *BEFORE_WORDS, "method=faal", "logger=wandb", "save_minutes=3")
+    assert code == 0 and "This run is finished" in out
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [folder.name]
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import SMALL, call
+from lightning import LightningModule
 from omegaconf import OmegaConf
 
 from fairat_lightning.commands.one_run import run
@@ -84,10 +85,15 @@ def test_what_a_gpu_cannot_do_repeatably_is_one_line(compose):
     assert line is not None and line.startswith("deterministic=true is not possible with this network: adaptive_avg_pool2d")
 
 
+class Module(LightningModule):
+    pass
+
+
 def test_apples_gpu_is_refused_before_anything_goes_there():
     module = SimpleNamespace(trainer=SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("mps"))))
     with pytest.raises(ValueError, match="accelerator='cpu'"):
         Method.configure_model(module)
+    Method.configure_model(Module())  # without a Trainer, where weights are loaded
 
 
 def test_a_run_on_processors_leaves_a_gpu_alone(compose, monkeypatch):

@@ -102,8 +102,11 @@ def test_resumed_equals_uninterrupted(interrupted, tmp_path, trained, launch, me
     same(whole, parts)
 
 
-def test_the_best_of_an_epoch_that_is_lost_does_not_stay(interrupted, monkeypatch, tmp_path, launch):
+@pytest.mark.parametrize("links", [True, False])
+def test_the_best_of_an_epoch_that_is_lost_does_not_stay(monkeypatch, tmp_path, launch, links):
     """Killed between the two files of the second epoch, which is repeated to other bits, and is not the best any more."""
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *args: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
     candidates, scores = Keep._monitor_candidates, {0: 0.5, 1: 0.6}
 
     def scored(self, trainer):
@@ -111,6 +114,7 @@ def test_the_best_of_an_epoch_that_is_lost_does_not_stay(interrupted, monkeypatc
 
     def killed(self, trainer, position=None):
         if trainer.current_epoch == 1:
+            assert (checkpoints / "replaced.ckpt").exists() and intact(checkpoints / "best.ckpt")
             crash()
         save(self, trainer, position)
 

@@ -1,17 +1,19 @@
 """W&B offline: what is logged is read back from the run's own file."""
 
+import csv
 import inspect
 import json
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import wandb
 from helpers import SMALL, call, refused
 from wandb.proto import wandb_internal_pb2
 
-from fairat_lightning.training.wandb import wandb_logger
+from fairat_lightning.training.wandb import Dashboard, wandb_logger
 
 
 def records(path):
@@ -128,8 +130,10 @@ def test_a_dashboard_can_group_filter_and_rank_runs_and_has_a_row_an_epoch(launc
     assert (config["seed"], config["optim"]["lr"], config["data"]["train_size"]) == (3, 0.1, 64) and "logger" not in config
     names = {"method": "FAAL", "objective": "TRADES", "data": "synthetic", "model": "preactresnet_tiny", "attack": "PGD"}
     assert names.items() <= config["names"].items()
-    assert [(row["epoch"], row["_step"], row["trainer/global_step"]) for row in rows] == [(0, 2, 2), (1, 4, 4)]
-    assert all({"val/robust_worst", "train/loss", "lr", "seconds"} <= row.keys() for row in rows)
+    *epochs, last = rows
+    assert [(row["epoch"], row["_step"], row["trainer/global_step"]) for row in epochs] == [(0, 2, 2), (1, 4, 4)]
+    assert (last["_step"], last["trainer/global_step"]) == (5, 5)
+    assert all({"val/robust_worst", "train/loss", "lr", "seconds"} <= row.keys() for row in epochs)
     for key, summary in metrics.items():
         assert (rows[-1][f"test/{key}"], rows[-1][f"test/{key}_worst"]) == (summary["average"], summary["worst"])
     kept = json.loads((folder / "run.json").read_text())["selected_epoch"]
@@ -174,7 +178,47 @@ def test_a_resumed_run_is_the_same_wandb_run_and_logs_no_epoch_twice(launch, mon
     assert len(paths) == 2 and len({record.run.run_id for record in told if record.run.run_id}) == 1
     assert history(folder)["val/robust_worst"] == 2
     steps = [row["_step"] for row in logged(folder)[0]]
-    assert steps == sorted(steps) and steps[-1] == 4, "the second session goes on counting"
+    assert steps == sorted(steps) and steps[-1] == 5, "the second session goes on counting"
+
+
+def test_an_epochs_row_is_sent_at_its_end_and_a_run_that_w_and_b_has_goes_on_after_its_last_row(monkeypatch, tmp_path):
+    """W&B passes over what is logged before the row that it has reached."""
+    sent = []
+    run = SimpleNamespace(starting_step=5, log=lambda values, step, commit: sent.append((sorted(values)[0], step, commit)))
+    monkeypatch.setattr(Dashboard, "experiment", run)
+    logger = Dashboard(save_dir=tmp_path, mode="offline", name="x")
+    logger.log_metrics({"test/clean": 1.0}, 4)
+    logger.log_metrics({"val/robust": 1.0}, 5)
+    logger.log_metrics({"lr": 1.0}, 6)
+    logger.log_metrics({"train/loss": 1.0}, 5)
+    logger.log_metrics({"val/robust": 1.0}, 7)
+    assert sent == [
+        ("test/clean", 5, None),
+        ("trainer/global_step", 6, None),
+        ("lr", 6, None),
+        ("train/loss", 6, True),
+        ("trainer/global_step", 8, None),
+    ]
+
+
+def test_a_training_that_a_callback_ends_has_the_tables_of_its_last_validation(launch):
+    stop = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/robust, patience: 1, stopping_threshold: 0.0}"
+    folder, _ = launch("logger=wandb", "trainer.max_epochs=5", f"callbacks=[{stop}]")
+    keys = history(folder)
+    assert keys["val/robust_worst"] < 5 and keys["val/classes/_type"] == 1
+
+
+def test_tensorboard_and_csv_get_settings_and_test(launch):
+    own = "+logger.csv={_target_: lightning.pytorch.loggers.CSVLogger, name: csv}"
+    folder, metrics = launch("logger=tensorboard", own)
+    rows = list(csv.DictReader(next(folder.rglob("metrics.csv")).open()))
+    assert float(rows[-1]["test/pgd20_worst"]) == metrics["pgd20"]["worst"]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(next(folder.rglob("events.out.tfevents.*")).parent))
+    events.Reload()
+    assert "test/pgd20_worst" in events.Tags()["scalars"]
+    assert "_hparams_/session_start_info" in events.summary_metadata
 
 
 WRONG = {
