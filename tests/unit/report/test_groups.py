@@ -23,7 +23,7 @@ def test_seeds_of_one_configuration_are_one_row(make_run):
 
 def test_seeds_on_other_machines_and_dashboards_are_one_row(make_run):
     """The folder of an official set, where images are kept, devices and loggers part no seeds; the folder of own images does."""
-    cifar = {"load": {"_target_": "fairat_lightning.data.sets.cifar10"}}
+    cifar = {"_target_": "fairat_lightning.data.DataModule", "load": {"_target_": "fairat_lightning.data.sets.cifar10"}}
     others = [
         {"logger": {"wandb": {"_target_": "x", "group": "a"}}, "save_minutes": 3, "allow": ["mine."]},
         {"trainer": {"devices": 2, "enable_progress_bar": False}, "data": {**cifar, "root": "there", "in_memory": False}},

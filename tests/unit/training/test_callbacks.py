@@ -49,7 +49,11 @@ def end_of_epoch(keep, epoch, right, counts):
     confusion = torch.diag(torch.tensor(right)) + torch.diag(torch.tensor(counts) - torch.tensor(right)).roll(1, 1)
     score = selection_score(class_accuracy(confusion), keep.select)
     trainer = SimpleNamespace(
-        callback_metrics={"val/select": score}, current_epoch=epoch, check_val_every_n_epoch=1, should_stop=False
+        is_global_zero=True,
+        callback_metrics={"val/select": score},
+        current_epoch=epoch,
+        check_val_every_n_epoch=1,
+        should_stop=False,
     )
     keep.on_train_epoch_end(trainer, SimpleNamespace(matrices={"val/robust": confusion}))
 
@@ -109,6 +113,7 @@ def test_a_score_that_is_no_number_is_kept_only_where_there_is_nothing_else(save
     keep = Keep(tmp_path, ONE_SE)
     for epoch, score in enumerate([float("nan"), 0.5, float("nan")]):
         trainer = SimpleNamespace(
+            is_global_zero=True,
             callback_metrics={"val/select": torch.tensor(score)},
             current_epoch=epoch,
             check_val_every_n_epoch=1,
