@@ -1,12 +1,12 @@
 """How many validation images the choice of an epoch needs: six runs that keep their epochs, and what each rule would have chosen.
 
-    python studies/validation.py ROOT [--runs runs/validation] [--to results/validation.json]
+    python studies/validation.py ROOT [--runs runs/validation] [--to results/validation/validation.json]
 
 Three seeds train on 2,500 images of CIFAR-10, where adversarial training overfits, and three on 10,000. Every epoch of the second
 half is judged by PGD-10 on all 3,000 validation images, in float32 and in bfloat16, and on 2,000 test images. A rule that takes
 fewer images or fewer epochs looks at a part of these verdicts; of the images it draws 200 parts, and its figures are means over
-them. ROOT holds CIFAR-10's own files. What is done stays in the folder of the runs, so a stopped study goes on. Two hours on one
-core.
+them. ROOT holds CIFAR-10's own files. What is done stays in the folder of the runs, so a stopped study goes on. Three hours on
+one core.
 """
 
 import argparse
@@ -99,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", help="the folder that holds cifar-10-batches-py")
     parser.add_argument("--runs", type=Path, default=Path("runs/validation"))
-    parser.add_argument("--to", type=Path, default=Path("results/validation.json"))
+    parser.add_argument("--to", type=Path, default=Path("results/validation/validation.json"))
     words = parser.parse_args()
     data = DataModule(cifar10, root=words.root, val_per_class=300, test_size=2000)
     data.prepare()
@@ -128,7 +128,8 @@ def main() -> None:
         ]
         shown.add_row(rule, *cells)
     Console().print(shown)
-    write_json(words.to, {"rules": found, "runs": RUNS, "environment": environment(0)})
+    here = {key: value for key, value in environment(0).items() if key != "command"}  # that of the lines above
+    write_json(words.to, {"rules": found, "runs": RUNS, "environment": here})
     print(words.to)
 
 
