@@ -31,8 +31,11 @@ def columns(report: Report, keys: Sequence[str] | None = None) -> list[tuple[str
 
 
 def minutes(row: Row) -> str:
-    """The mean training time of a row's runs, "12.3", on a CPU in processor minutes; a dash where a run does not say."""
-    return f"{row['train_seconds']['mean'] / 60:.1f}" if "train_seconds" in row else "–"
+    """The mean training time of a row's runs, "12.3" or "0.04", on a CPU in processor minutes; a dash where a run does not say."""
+    if "train_seconds" not in row:
+        return "–"
+    number = row["train_seconds"]["mean"] / 60
+    return f"{number:.1f}" if number >= 0.1 else f"{number:.2f}"
 
 
 def caption(report: Report) -> str:

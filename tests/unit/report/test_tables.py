@@ -53,6 +53,11 @@ def test_csv_reads_back_as_it_was(awkward):
     assert float(first["pgd20_gap"]) == pytest.approx(0.4) and "pgd20_worst_std" not in first
 
 
+def test_a_training_of_seconds_is_no_training_of_nothing():
+    found = [tables.minutes({"train_seconds": {"mean": seconds}}) for seconds in (2.4, 5.9, 6, 738)]
+    assert found == ["0.04", "0.10", "0.1", "12.3"] and tables.minutes({}) == "–"
+
+
 def test_missing_figures_are_dashes_in_text_and_empty_in_csv(make_run, tmp_path):
     (tmp_path / "old").mkdir()
     record = {"clean": old_metrics(0.5, None, 0.7)["clean"]}
