@@ -31,7 +31,7 @@ def columns(report: Report, keys: Sequence[str] | None = None) -> list[tuple[str
 
 
 def minutes(row: Row) -> str:
-    """The mean training time of a row's runs, "12.3" or "0.04", on a CPU in processor minutes; a dash where a run does not say."""
+    """The mean training time of a row's runs, "12.3" or "0.04", on a CPU in processor minutes; a dash where none is known."""
     if "train_seconds" not in row:
         return "–"
     number = row["train_seconds"]["mean"] / 60
