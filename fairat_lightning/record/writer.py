@@ -95,27 +95,29 @@ def _longer(folder: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
 
 
 def shorter(folder: Path, config: dict[str, Any]) -> Path | None:
-    """A run beside `folder`, which does not exist, that `config` would make longer; None where there is none."""
+    """A run beside `folder`, which holds none, that `config` would make longer; None where there is none."""
     if of_all_epochs(config) is not None:
         return None
     ours = identity(yaml.safe_load(yaml.safe_dump(config)), machine=False)
-    with suppress(OSError):  # a name that is too long is refused where the folder is made
-        beside = [] if folder.exists() else sorted(folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*"))
-    for place in beside:
+    for place in _beside(folder):
         with suppress(ValueError, OSError):
             if (other := read_config(place)) is not None and _longer(place, identity(other, machine=False), ours):
                 return place
     return None
 
 
+def _beside(folder: Path) -> list[Path]:
+    """The runs beside `folder`, which holds none, whose names differ in the digest alone."""
+    with suppress(OSError):  # a name that is too long is refused where the folder is made
+        if not (folder / "config.yaml").exists():
+            return sorted(folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*"))
+    return []
+
+
 def same_elsewhere(folder: Path, config: dict[str, Any]) -> Path | None:
     """The run of `config` beside `folder` that 0.2 named after another data.root; None where there is none."""
     ours = identity(yaml.safe_load(yaml.safe_dump(config)))
-    beside: list[Path] = []
-    if checked(config["data"]) and not (folder / "config.yaml").exists():
-        with suppress(OSError):
-            beside = sorted(folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*"))
-    for place in beside:
+    for place in _beside(folder) if checked(config["data"]) else ():
         with suppress(ValueError, OSError):
             if (other := read_config(place)) is not None and identity(other) == ours:
                 return place
