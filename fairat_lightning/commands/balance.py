@@ -4,12 +4,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from fairat_lightning.commands.errors import Stop
+from fairat_lightning.commands.errors import memory_of
 from fairat_lightning.config.compose import compose_classifier
 from fairat_lightning.pretrained import is_pretrained
 from fairat_lightning.record.atomic_write import try_place
 from fairat_lightning.record.reader import run_folder, weights_file
-from fairat_lightning.running.errors import no_memory
 from fairat_lightning.settings import SCORES, one_of, reachable, switch
 
 
@@ -18,12 +17,8 @@ def main(words: list[str]) -> None:
     cfg = compose_classifier("balance", words, _destination)
     from fairat_lightning.training.balance import balance  # torch takes seconds to import
 
-    try:
+    with memory_of("data.eval_batch_size"):
         balance(cfg, _destination(cfg))
-    except Exception as error:
-        if isinstance(error, ValueError) or not no_memory(error):  # one that says already what is wrong
-            raise
-        raise Stop(1, "out of memory: set a smaller data.eval_batch_size") from error
 
 
 def _destination(cfg: DictConfig) -> Path:

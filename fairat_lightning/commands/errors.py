@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NoReturn
 from fairat_lightning.config.trainer_keys import INSTEAD, UNSUPPORTED
 from fairat_lightning.config.words import CONF
 from fairat_lightning.record.environment import install
+from fairat_lightning.running.errors import no_memory
 from fairat_lightning.running.signals import TOLD, leave_next, listen
 from fairat_lightning.settings import nearest, nearest_key
 
@@ -51,6 +52,17 @@ def ending() -> Iterator[None]:
         for stream in gone:
             os.dup2(nowhere, stream.fileno())  # for what Python itself writes when it ends
         raise SystemExit(code) from None
+
+
+@contextmanager
+def memory_of(size: str) -> Iterator[None]:
+    """Around work in batches: a full memory ends it with exit code 1 and a line, "set a smaller" `size`."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ValueError) or not no_memory(error):  # a ValueError says already what is wrong
+            raise
+        raise Stop(1, f"out of memory: set a smaller {size}") from error
 
 
 def _told(number: int, frame: Any) -> None:

@@ -2,9 +2,9 @@
 
 from omegaconf import DictConfig
 
-from fairat_lightning.commands.errors import Stop
+from fairat_lightning.commands.errors import Stop, memory_of
 from fairat_lightning.config.compose import compose_classifier
-from fairat_lightning.running.errors import Lost, no_memory
+from fairat_lightning.running.errors import Lost
 from fairat_lightning.settings import one_of, seed_number, switch, whole
 
 SPLITS = ("test", "val", "train")
@@ -16,13 +16,10 @@ def main(words: list[str]) -> None:
     from fairat_lightning.evaluation.run import evaluate  # torch takes seconds to import
 
     try:
-        evaluate(cfg)
+        with memory_of("batch_size; what is finished is kept"):
+            evaluate(cfg)
     except Lost as error:
         raise Stop(1, str(error)) from None
-    except Exception as error:
-        if isinstance(error, ValueError) or not no_memory(error):  # one that says already what is wrong
-            raise
-        raise Stop(1, "out of memory: set a smaller batch_size; what is finished is kept") from error
 
 
 def _check(cfg: DictConfig) -> None:
