@@ -48,7 +48,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Judged = Result | str | Path
 # The settings of evaluate that `benchmark` takes.
-OF_BENCHMARK = ("suite", "attack", "seed", "batch_size", "device", "devices", "allow", "hydra")
+OF_BENCHMARK = ("suite", "attack", "seed", "batch_size", "device", "allow", "hydra")
 
 
 @contextmanager

@@ -73,6 +73,12 @@ def worst(accuracy: Tensor) -> Tensor:
     return torch.where(lowest.isinf(), torch.nan, lowest)
 
 
+def near_chance(correct: Tensor, y: Tensor) -> bool:
+    """Whether so many right answers (N,) to labels (N,) of several classes could be those of guessing the most frequent one."""
+    chance, accuracy = float(y.bincount().max()) / len(y), float(correct.double().mean())
+    return chance < 1 and accuracy <= chance + min(chance, (1 - chance) / 4)
+
+
 def worst_share(accuracy: Tensor, share: float) -> float:
     """Mean of the ceil(share C) lowest class accuracies (C,), of those present: the conditional value at risk of class accuracy.
 

@@ -53,6 +53,19 @@ class AT:
         """The function of the image (B,C,H,W) -> (B,) that the attack maximises."""
         return lambda image: F.cross_entropy(logits_of(net, image), y, reduction="none")
 
+    def inner_with_logits(
+        self, net: Callable[[Tensor], Tensor], x: Tensor, y: Tensor
+    ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """`inner` that also gives the logits (B,C) at the image, of the same forward pass."""
+        last: list[Tensor] = []
+
+        def forward(image: Tensor) -> Tensor:
+            last[:] = [logits_of(net, image)]
+            return last[0]
+
+        loss = self.inner(forward, x, y)
+        return lambda image: (loss(image), last.pop())
+
     def __call__(self, net: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
         """The terms at images `x`, `x_adv` (B,C,H,W) and labels `y` (B,)."""
         logits = logits_of(net, x_adv)

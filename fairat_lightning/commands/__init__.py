@@ -13,18 +13,3 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # cuBLAS reads this at its first product, and deterministic=true needs it; the value is the usual size.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors to us instead of printing them
-
-__all__ = [
-    "balance",
-    "cli",
-    "errors",
-    "evaluate",
-    "export",
-    "one_run",
-    "report",
-    "reproduce",
-    "search",
-    "sweep",
-    "tables",
-    "train",
-]

@@ -78,15 +78,20 @@ def _busy(folder: Path) -> str:
 
 
 def _being_trained(folder: Path) -> bool:
+    """Whether another command trains in this folder at this moment; of the processes of one command the first alone asks."""
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-    """Whether another command trains in this folder at this moment; of the processes of one command the first alone asks."""
+    return getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0" and locked(folder)
+
+
+def locked(folder: Path) -> bool:
+    """Whether another process holds the lock of a run or an evaluation; False where the folder cannot be looked at."""
     try:
-        if getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0" and (folder / ".lock").exists():
+        if (folder / ".lock").exists():
             with FileLock(folder / ".lock", timeout=0):
                 pass
     except Timeout:
         return True
-    except OSError:  # the folder cannot be looked at
+    except OSError:
         pass
     return False

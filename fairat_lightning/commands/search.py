@@ -19,7 +19,7 @@ from fairat_lightning.config.home import VERBATIM
 from fairat_lightning.config.words import first_part, meant_root, roots
 from fairat_lightning.record.environment import install
 from fairat_lightning.record.identity import IDLE, IDLE_OF_DATA, IDLE_OF_TRAINER, MACHINE, checked
-from fairat_lightning.record.reader import read_facts, read_history
+from fairat_lightning.record.reader import kept_epoch, read_history
 from fairat_lightning.record.secrets import redacted
 from fairat_lightning.running.errors import Diverged
 from fairat_lightning.running.terminal import short
@@ -119,10 +119,8 @@ def _run(words: list[str], seen: Any) -> tuple[float, Path]:
     cfg, folder = compose_training(words)
     seen.begin(folder)
     run(cfg, folder, sweep=True, callbacks=[seen])
-    rows = read_history(folder)
-    seen.tell(rows)
-    kept = read_facts(folder)["selected_epoch"]
-    return next(row[SCORE] for row in rows if row["epoch"] == kept), folder
+    seen.tell(read_history(folder))
+    return kept_epoch(folder)[SCORE], folder
 
 
 def _settings(overrides: list[Override]) -> dict[str, Any]:

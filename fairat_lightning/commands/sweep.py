@@ -30,7 +30,7 @@ from fairat_lightning.commands.one_run import run
 from fairat_lightning.config.compose import CONF, WRONG_INPUT, as_begun
 from fairat_lightning.config.words import parse_word
 from fairat_lightning.record.atomic_write import write
-from fairat_lightning.record.reader import read_facts, read_history, read_metrics
+from fairat_lightning.record.reader import kept_epoch, read_metrics
 from fairat_lightning.running.signals import TOLD, leave_next, listen, say_saving
 from fairat_lightning.running.slurm import GPU, QUEUED
 from fairat_lightning.running.terminal import short
@@ -170,9 +170,8 @@ def show(jobs: Sequence[Ended]) -> None:
 
 def judged(folder: Path) -> tuple[float, float, float, float]:
     """Of a finished run: average + worst class on validation in the kept epoch, then the test's clean, PGD-20 and worst class."""
-    metrics, epoch = read_metrics(folder), read_facts(folder).get("selected_epoch")
+    metrics, kept = read_metrics(folder), kept_epoch(folder)
     assert metrics is not None
-    kept = next((row for row in read_history(folder) if row["epoch"] == epoch), {})
     score = sum(kept.get(key, float("-inf")) for key in ("val/robust", "val/robust_worst"))
     return score, metrics["clean"]["average"], metrics["pgd20"]["average"], metrics["pgd20"]["worst"]
 

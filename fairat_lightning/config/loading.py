@@ -19,6 +19,7 @@ from fairat_lightning.config.normalisation import NONE, Normalisation, meant, of
 from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.data.images import Images
 from fairat_lightning.data.stratified import evenly, stratified
+from fairat_lightning.metrics import near_chance
 from fairat_lightning.models.checked_logits import Checked
 from fairat_lightning.models.normalized import Normalized
 from fairat_lightning.models.weight_sets import WeightSet, statistics
@@ -199,9 +200,9 @@ def _close(best: Tensor, other: Tensor) -> bool:
 
 
 def _near_chance(correct: Tensor, targets: Tensor) -> str | None:
-    chance, accuracy = float(targets.bincount().max()) / len(targets), float(correct.double().mean())
-    if accuracy > chance + min(chance, (1 - chance) / 4):
+    if not near_chance(correct, targets):
         return None
+    chance, accuracy = float(targets.bincount().max()) / len(targets), float(correct.double().mean())
     return (
         f"the clean accuracy on {len(targets)} validation images is {100 * accuracy:.1f} %, near chance "
         f"({100 * chance:.1f} %): the file may be of another architecture (in a part without weights), normalisation, order of "

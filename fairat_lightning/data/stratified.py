@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def stratified(targets: Tensor, counts: int | float | Tensor, *, seed: int = 0) -> Tensor:
+def stratified(targets: Tensor, counts: int | float | Tensor) -> Tensor:
     """The sorted indices of `counts` random samples of each class.
 
     `targets` (N,) are classes; `counts` is one number, a number per class (C,), or as a float the part of each class,
@@ -24,7 +24,7 @@ def stratified(targets: Tensor, counts: int | float | Tensor, *, seed: int = 0) 
         worst = int((counts - sizes).argmax())
         raise ValueError(f"class {worst} has {sizes[worst]} samples, not the {counts[worst]} asked for")
     # NumPy promises never to change RandomState's stream; PyTorch makes no such promise for randperm.
-    order = torch.from_numpy(np.random.RandomState(seed).permutation(len(targets)))
+    order = torch.from_numpy(np.random.RandomState(0).permutation(len(targets)))
     shuffled = targets[order]
     chosen = [order[(shuffled == c).nonzero().flatten()[:count]] for c, count in enumerate(counts.tolist())]
     return torch.cat(chosen).sort().values

@@ -100,6 +100,10 @@ class Ensemble(Suite):
         """What is said of the figures after each stage."""
 
 
+def steps_of(number: int) -> str:
+    return f"{number} step{'s' if number > 1 else ''}"
+
+
 class AutoAttack(Ensemble):
     """The standard suite; fewer `steps` of the gradient attacks or `queries` of Square make it a reduced one.
 
@@ -125,7 +129,7 @@ class AutoAttack(Ensemble):
         else:
             few = f"{len(audit.classes)} classes are too few for APGD-T" if len(stages) < 4 else ""
             full = (self.steps, self.queries) == (STEPS, QUERIES)
-            cut = "" if full else f"its {self.steps} steps and {self.queries} queries are reduced"
+            cut = "" if full else f"its {steps_of(self.steps)} and {self.queries} queries are reduced"
             notes.append(f"This is not the standard AutoAttack: {', '.join(filter(None, (few, cut)))}.")
             titles[last] += " (reduced)" if cut else ""
         square = f", {self.square_batch_size} in Square" if self.square_batch_size else ""
@@ -149,11 +153,12 @@ class APGD(Ensemble):
         many = f"{TITLES['apgd']} ({targets} target{'s' if targets > 1 else ''})"
         title = many if len(stages) > 1 else TITLES["apgd_ce"]
         if self.steps != STEPS:
-            title += f", {self.steps} steps"
+            title += f", {steps_of(self.steps)}"
         summaries["apgd"] = summaries.pop(stages[-1])
         titles = {"clean": "clean", **{name: f"after {TITLES[name]}" for name in stages[:-1]}, "apgd": title}
+        part = "half" if len(stages) > 1 else "attack"
         notes = [
-            f"{title} is the first half of AutoAttack, not AutoAttack itself, under which accuracies are usually lower.",
+            f"{title} is the first {part} of AutoAttack, not AutoAttack itself, under which accuracies are usually lower.",
             f"Batches of {audit.batch_size} images, seed {audit.seed}: the results depend on both.",
         ]
         return Findings(summaries, titles, ["clean", "apgd"], notes)

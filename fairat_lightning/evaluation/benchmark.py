@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 from fairat_lightning.config.build import build_part
 from fairat_lightning.config.compose import plain
+from fairat_lightning.config.targets import allowed, check_targets
 from fairat_lightning.data import as_float
-from fairat_lightning.evaluation.audit import Audit, Suite
+from fairat_lightning.evaluation.audit import Audit
 from fairat_lightning.evaluation.result import Result
 from fairat_lightning.evaluation.run import record_findings, run_suite
+from fairat_lightning.evaluation.suites import suite_of
+from fairat_lightning.metrics import near_chance
 from fairat_lightning.models.checked_logits import tried
-from fairat_lightning.record.fingerprint import fingerprint
+from fairat_lightning.record.fingerprint import fingerprint, of_evaluated
 from fairat_lightning.record.writer import open_evaluation
 
-NEAR_CHANCE = 1.5  # times the accuracy of guessing
 DOUBT = (
     "The clean accuracy is near that of guessing: the weights may be of another architecture, the images normalised otherwise "
     "(set normalisation=), or the labels or the colours (RGB, BGR) in another order."
@@ -56,6 +58,13 @@ class InTypeOf(nn.Module):
         return self.net(x.to(self.dtype))
 
 
+def as_bytes(pixels: Tensor) -> Tensor:
+    """Images in [0,1] as uint8 where they are bytes that were divided by 255, as they are elsewhere."""
+    grey = pixels * 255 if pixels.is_floating_point() else pixels
+    nearest = grey.round()
+    return nearest.to(torch.uint8) if bool((grey - nearest).abs().max() < 0.01) else pixels
+
+
 @contextmanager
 def kept_as_it_is(net: nn.Module, device: str) -> Iterator[None]:
     """Afterwards the user's network has its modes, its device and its weights' `requires_grad` back."""
@@ -74,11 +83,8 @@ def kept_as_it_is(net: nn.Module, device: str) -> Iterator[None]:
 
 def benchmark(cfg: DictConfig, net: nn.Module, pixels: Tensor, labels: Tensor, classes: list[str], device: str) -> Result:
     """Evaluate `net` on `pixels` (N,C,H,W), `labels` (N,) by the suite and threat model of `cfg`, an evaluation's."""
-    if cfg.devices != 1:
-        raise ValueError(
-            f"devices={cfg.devices}: fl.benchmark evaluates in one process; python -m fairat_lightning.evaluate takes several"
-        )
-    suite: Suite = build_part(cfg, "suite")
+    check_targets(plain(cfg), allowed(cfg))
+    suite = suite_of(cfg)
     index = torch.arange(len(labels))
     suite.check(pixels, labels, index)
     own, of = net.state_dict(), type(next((module.net for module in net.modules() if isinstance(module, InTypeOf)), net))
@@ -87,7 +93,8 @@ def benchmark(cfg: DictConfig, net: nn.Module, pixels: Tensor, labels: Tensor, c
     cfg.data = {"images": len(labels), "fingerprint": fingerprint({"pixels": pixels, "targets": labels})}
     with tempfile.TemporaryDirectory() as place, kept_as_it_is(net, device):
         folder = Path(place)
-        header = {"config": plain(cfg), "torch": torch.__version__, **suite.versions}
+        images = of_evaluated(as_bytes(pixels), labels, index)
+        header = {"config": plain(cfg), "images": images, "torch": torch.__version__, **suite.versions}
         config, command = {**plain(cfg), "checkpoint": None}, "fairat_lightning.benchmark(...)"
         audit = Audit(
             *(net, pixels, labels, index, classes),
@@ -99,7 +106,7 @@ def benchmark(cfg: DictConfig, net: nn.Module, pixels: Tensor, labels: Tensor, c
         )
         began = time.perf_counter()
         findings = run_suite(audit, suite)
-        if "clean" in findings.metrics and findings.metrics["clean"]["average"] < NEAR_CHANCE / len(classes):
+        if "clean" in findings.metrics and near_chance(audit.stage("clean", None) == labels, labels):
             findings.notes.append(DOUBT)
         record_findings(folder, cfg, audit, findings, seconds=round(time.perf_counter() - began, 1))
         return Result.read(folder, in_memory=True)

@@ -23,6 +23,7 @@ from fairat_lightning.config.compose import plain
 from fairat_lightning.evaluation.attacks import ARITHMETIC
 from fairat_lightning.evaluation.audit import Audit, Findings, Suite
 from fairat_lightning.evaluation.devices import batch_of, check_devices, device_of, threads_of_each
+from fairat_lightning.evaluation.suites import suite_of
 from fairat_lightning.metrics import split_errors, worst_among
 from fairat_lightning.pretrained import located
 from fairat_lightning.record.fingerprint import fingerprint, of_evaluated
@@ -55,7 +56,7 @@ def evaluate(cfg: DictConfig) -> None:
 def _evaluate(cfg: DictConfig) -> None:
     given = plain(cfg)
     judged = load(cfg, None if cfg.overwrite else lambda run: _folder(cfg, run))
-    suite: Suite = build_part(cfg, "suite")
+    suite = suite_of(cfg)
     folder = _folder(cfg, judged.run)
     if cfg.batch_size == "auto":
         cfg.batch_size = batch_of(judged, device_of(cfg), folder if not cfg.overwrite else None)
@@ -99,7 +100,7 @@ def judge_share(rank: int, folder: Path, given: dict[str, Any]) -> None:
     if device_of(cfg) == "cuda":
         torch.cuda.set_device(rank)
     judged = load(cfg, lambda run: folder)
-    suite: Suite = build_part(cfg, "suite")
+    suite = suite_of(cfg)
     try:
         journal = Journal(folder / NAME, _header(cfg, judged, suite))
         suite(_audit(cfg, judged, Share(journal, rank, cfg.devices)))
@@ -167,13 +168,17 @@ def record_findings(folder: Path, cfg: DictConfig, audit: Audit, findings: Findi
     if warning := read_facts(folder).get("checkpoint", {}).get("warning"):
         notes.append(f"Warning: {warning}.")
     counts = audit.labels.bincount(minlength=len(audit.classes)).tolist()
-    if empty := [name for name, count in zip(audit.classes, counts, strict=True) if not count]:
+    asked = audit.classes if cfg.classes is None else list(map(str, cfg.classes))
+    if empty := [name for name, count in zip(audit.classes, counts, strict=True) if not count and name in asked]:
         more = f" and {len(empty) - 20} more" if len(empty) > 20 else ""
         notes.append(
             f"There is no image of {', '.join(empty[:20])}{more}: no figure includes {'them' if len(empty) > 1 else 'it'}."
         )
+    if cfg.classes is not None:
+        notes.append(f"Only {', '.join(asked)}: no figure includes another class.")
     if cfg.samples_per_class is not None:
-        notes.append(f"Only {cfg.samples_per_class} image{'s' if cfg.samples_per_class > 1 else ''} of each class.")
+        other = "other " if cfg.in_full is not None else ""
+        notes.append(f"Only {cfg.samples_per_class} image{'s' if cfg.samples_per_class > 1 else ''} of each {other}class.")
     if cfg.in_full is not None:
         full = [name for name in audit.classes if name in map(str, cfg.in_full)]
         findings.metrics.update({key: worst_among(found, full) for key, found in findings.metrics.items()})

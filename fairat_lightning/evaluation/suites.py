@@ -6,8 +6,10 @@ from importlib.metadata import version
 from math import inf
 from typing import Any
 
+from omegaconf import DictConfig
 from torch import Tensor
 
+from fairat_lightning.config.build import build_part
 from fairat_lightning.data.stratified import evenly, stratified
 from fairat_lightning.evaluation import autoattack
 from fairat_lightning.evaluation.attacks import ATTACKS
@@ -18,6 +20,15 @@ from fairat_lightning.settings import number, whole
 
 QUICK = ("clean", "fgsm", "pgd20", "cw20")
 STANDARD = (*QUICK, "pgd100", "multitargeted")
+
+
+def suite_of(cfg: DictConfig) -> Suite:
+    """The suite of an evaluation's configuration; ValueError for a class that is none."""
+    suite = build_part(cfg, "suite")
+    if not isinstance(suite, Suite):
+        given = f"suite._target_={cfg.suite['_target_']} gives {type(suite).__name__}"
+        raise ValueError(f"{given}: it must be a subclass of {Suite.__module__}.{Suite.__name__}")
+    return suite
 
 
 class Quick(Suite):

@@ -68,17 +68,11 @@ class FairARD(Distillation):
         """The objective's inner loss, which adds to `correct` (B,) at each iterate that is classified correctly."""
 
         def inner(net: nn.Module, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
-            last: list[Tensor] = []
-
-            def watched(image: Tensor) -> Tensor:
-                last[:] = [net(image)]
-                return last[0]
-
-            loss = self.objective.inner(watched, x, y)
+            both = self.objective.inner_with_logits(net, x, y)
 
             def counted(image: Tensor) -> Tensor:
-                value = loss(image)
-                correct.add_((last.pop().argmax(1) == y).to(correct))
+                value, logits = both(image)
+                correct.add_((logits.argmax(1) == y).to(correct))
                 return value
 
             return counted

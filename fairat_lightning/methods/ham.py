@@ -57,20 +57,14 @@ class HAM(Method):
         predicted: list[Tensor] = []
 
         def watched(net: nn.Module, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
-            last: list[Tensor] = []
+            both = self.objective.inner_with_logits(net, x, y)
 
-            def forward(image: Tensor) -> Tensor:
-                last[:] = [net(image)]
-                return last[0]
+            def loss(image: Tensor) -> Tensor:
+                value, logits = both(image)
+                predicted.append(logits.argmax(1))
+                return value
 
-            loss = self.objective.inner(forward, x, y)
-
-            def value(image: Tensor) -> Tensor:
-                found = loss(image)
-                predicted.append(last.pop().detach().argmax(1))
-                return found
-
-            return value
+            return loss
 
         x_adv = self.craft(x, y, inner=watched)
         at = predicted[self.decide_after] if self.decide_after < len(predicted) else self.predict(x_adv)

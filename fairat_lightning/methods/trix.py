@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from fairat_lightning.classwise import calibrated, keep
 from fairat_lightning.methods.base import Method
-from fairat_lightning.objectives import logits_of
 from fairat_lightning.settings import switch, within
 
 
@@ -52,17 +51,11 @@ class TRIX(Method):
         """The inner loss: away from the own class, or towards `target` (B,) where `strong` (B,)."""
 
         def inner(net: nn.Module, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
-            last: list[Tensor] = []
-
-            def forward(image: Tensor) -> Tensor:
-                last[:] = [logits_of(net, image)]
-                return last[0]
-
-            untargeted = self.objective.inner(forward, x, y)
+            both = self.objective.inner_with_logits(net, x, y)
 
             def loss(image: Tensor) -> Tensor:
-                away = untargeted(image)
-                return torch.where(strong, -F.cross_entropy(last.pop(), target, reduction="none"), away)
+                away, logits = both(image)
+                return torch.where(strong, -F.cross_entropy(logits, target, reduction="none"), away)
 
             return loss
 

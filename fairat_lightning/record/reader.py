@@ -87,6 +87,12 @@ def read_history(folder: Path) -> list[dict[str, float]]:
     return _checked(folder / "history.csv", rows, [])
 
 
+def kept_epoch(folder: Path) -> dict[str, float]:
+    """The row of history.csv of the epoch that a finished run has kept; empty where there is none."""
+    kept = read_facts(folder).get("selected_epoch")
+    return next((row for row in read_history(folder) if row["epoch"] == kept), {})
+
+
 def trained_seconds(folder: Path) -> dict[str, float]:
     """Seconds of all epochs of the run, validation included, over all its sessions: of the clock, and of the processors."""
     names = {"train": "seconds", "train_cpu": "cpu_seconds"}

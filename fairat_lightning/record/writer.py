@@ -175,7 +175,8 @@ def open_evaluation(folder: Path, config: dict[str, Any], header: dict[str, Any]
     ValueError where the folder holds another evaluation, or its record is damaged.
     """
     if overwrite:
-        _clear(folder, (*FILES, journal.CLAIMS, *(path.name for path in journal.shares_of(folder / journal.NAME))))
+        shares = (path.name for path in journal.shares_of(folder / journal.NAME))
+        _clear(folder, (*FILES[1:], journal.CLAIMS, *shares, FILES[0]))  # the configuration says whose the rest is
     if (folder / "metrics.json").exists() and not (folder / journal.NAME).exists():
         raise ValueError(
             f"{folder} has figures but no {journal.NAME}, from which they come: set overwrite=true to evaluate again"

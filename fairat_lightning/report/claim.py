@@ -66,6 +66,6 @@ def _average(found: Comparison) -> str:
 def _test(found: Comparison, base: Group, other: Group, key: str) -> str:
     """What p is of: the images of these networks, or trainings from so many seeds of each row."""
     if found.test == "paired":
-        return "paired test of the test images"
+        return f"paired test of the {base.images}"
     counts = [sum(v is not None for v in group.values(key, "worst")) for group in (base, other)]
     return f"Welch's test of {' and '.join(map(str, dict.fromkeys(counts)))} seeds"

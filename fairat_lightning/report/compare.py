@@ -130,7 +130,8 @@ def headline(report: Report) -> list[str]:
         return [f"No row has figures for {title}."]
     value = f"{100 * worst[id(ranked[0])]:.1f} %"
     if best(report, key, "worst") is ranked[0]:
-        return [f"{ranked[0].label} has the best worst class under {title}: {value}, better than every other row at p < .05."]
+        others = "every other row" if len(ranked) == len(report.groups) else "every other row with a figure for it"
+        return [f"{ranked[0].label} has the best worst class under {title}: {value}, better than {others} at p < .05."]
     return [f"No row's worst class under {title} is significantly better than all others'; {ranked[0].label} has {value}."]
 
 

@@ -49,6 +49,11 @@ class Report:
         return any(len(group.runs) > 1 for group in self.groups)
 
     @property
+    def images(self) -> str:
+        """What the figures are of: "test images", or those of another split."""
+        return self.groups[0].images
+
+    @property
     def kinds(self) -> list[bool]:
         """Which rows there are: of several runs, of one run."""
         return sorted({len(group.runs) > 1 for group in self.groups}, reverse=True)
@@ -132,9 +137,10 @@ def report_of(groups: list[Group]) -> Report:
 
 
 def comparable(a: Group, b: Group, key: str) -> bool:
-    """Whether all runs of both rows were attacked under one threat model, as far as they say."""
-    known = {run.threats.get(key) for group in (a, b) for run in group.runs} - {None}
-    return len(known) <= 1
+    """Whether all runs of both rows met one attack under one threat model, as far as they say."""
+    runs = [run for group in (a, b) for run in group.runs if key in run.summaries]
+    threats, attacks = ({of(run).get(key) for run in runs} - {None} for of in (lambda run: run.threats, lambda run: run.titles))
+    return len(threats) <= 1 and len(attacks) <= 1
 
 
 def alike(a: Group, b: Group) -> bool:
@@ -218,6 +224,10 @@ def _notes(groups: Sequence[Group], keys: Sequence[str], titles: Mapping[str, st
         with_key = [group for group in groups if group.classes(key)]
         if len(named := {run.titles.get(key) for g in with_key for run in g.runs if key in run.summaries} - {None}) > 1:
             notes.append(f"One column holds figures of several attacks: {', '.join(sorted(map(str, named)))}.")
+        for group in with_key:
+            if (having := sum(key in run.summaries for run in group.runs)) < len(group.runs):
+                alone = ", whose own interval is in its brackets" if having == 1 else ""
+                notes.append(f"{group.label}: {titles[key]} was measured in {having} of its {len(group.runs)} runs{alone}.")
         compared = [run for g in with_key if alike(groups[0], g) for run in g.runs if key in run.summaries]
         if len(found_images := {images(run.summaries[key]) for run in compared} - {0}) > 1:
             sizes.setdefault((min(found_images), max(found_images)), []).append(titles[key])

@@ -23,11 +23,11 @@ def data_of(config: Mapping[str, Any] | None) -> Data | None:
     return json.dumps(data["load"], sort_keys=True, default=str), str(data.get("image_size")), root
 
 
-def pixels_of(header: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The fingerprint of the images in the header of a journal, after who made it; None where there is none."""
+def pixels_of(header: Mapping[str, Any]) -> dict[str, str]:
+    """The fingerprints of the images in the header of a journal, by the way in which they were made."""
     measured = (header.get("config") or {}).get("data") or {}
     prints = {"evaluate": header.get("images"), "benchmark": measured.get("fingerprint")}
-    return next(((who, value) for who, value in prints.items() if value), None)
+    return {way: value for way, value in prints.items() if value}
 
 
 def images(summary: Summary) -> int:

@@ -131,7 +131,7 @@ def _reading(report: Report, sections: Mapping[str, str]) -> list[str]:
     """Explanations of the terms on this page, as HTML."""
     of = {
         True: "With several seeds, the 95 % Student-t interval of the mean: how the training varies.",
-        False: "With one run, the 95 % interval over its test images: how far a test set of this size can be trusted.",
+        False: f"With one run, the 95 % interval over its {report.images}: how far a set of this size can be trusted.",
     }
     kinds = [of[many] for many in report.kinds]
     return [
@@ -147,7 +147,7 @@ def _reading(report: Report, sections: Mapping[str, str]) -> list[str]:
             else []
         ),
         "<b>Attacks.</b> An attack gives an upper bound of robust accuracy: a stronger one may find more. Compare figures of "
-        "the same attack, threat model and test images only.",
+        "the same attack, threat model and images only.",
         *(
             [
                 "<b>Shift.</b> The lowest expected accuracy over all class distributions in a Kullback-Leibler ball around the "
@@ -174,7 +174,7 @@ def _about(report: Report) -> str:
     parts = [_count(len(report.groups), "row"), _count(len(runs), "run"), _count(len(summaries[0]["per_class"]), "class")]
     images = {number for s in summaries if (number := images_of(s))}
     threats = {run.threats.get(report.main) for run in runs} - {None}
-    parts += [f"{images.pop():,} test images"] if len(images) == 1 else []
+    parts += [f"{images.pop():,} {report.images}"] if len(images) == 1 else []
     parts += [f"{norm} eps {eps_text(eps)}" for norm, eps in threats] if len(threats) == 1 else []  # type: ignore[misc]
     return ", ".join(parts)
 

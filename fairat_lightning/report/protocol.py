@@ -6,6 +6,7 @@ from typing import Any
 
 from fairat_lightning.record.reader import read_config
 from fairat_lightning.report.configurations import leaves
+from fairat_lightning.report.measured import images
 from fairat_lightning.report.runs import Group
 from fairat_lightning.settings import number
 
@@ -47,10 +48,10 @@ def reasons(group: Group, published: Mapping[str, Any], note: str = "") -> list[
     both = {key: (ours[key], theirs[key]) for key in texts if ours[key] and theirs.get(key) is not None}
     found = [texts[key].format(*pair) for key, pair in both.items() if pair[0] != pair[1]]
     found += _recipe(config)
-    judged = [run.summaries["autoattack"] for run in group.runs if "autoattack" in run.summaries]
-    if judged:
-        images = sorted(sum(summary["counts"].values()) for summary in judged)
-        found += [f"AutoAttack on {images[0]:,} test images"] if images[0] < theirs.get("test_images", 10_000) else []
+    for key, title in (("pgd20", "PGD-20"), ("autoattack", "AutoAttack")):
+        counted = min((images(run.summaries[key]) for run in group.runs if key in run.summaries), default=0)
+        found += [f"{title} on {counted:,} test images"] if 0 < counted < theirs.get("test_images", 10_000) else []
+    if judged := [run.summaries["autoattack"] for run in group.runs if "autoattack" in run.summaries]:
         if sought := judged[0].get("worst_of"):
             found.append(f"the worst class is the worst of {len(sought)} classes, the weakest on validation")
     kept = "last" if config.get("select") == "last" else "validation"

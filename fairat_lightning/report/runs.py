@@ -41,6 +41,7 @@ LAST = "@last"  # behind the key of an attack on the last epoch's weights, where
 LAYOUT = ("titles", "headline", "classes", "curve", "checks", "notes")  # of run.json: said elsewhere in a report
 
 
+SPLITS = {"train": "training", "val": "validation"}
 PLAIN = ("clean", "fgsm", "pgd20", "cw20")  # whose figures are those of one stage
 
 
@@ -78,6 +79,11 @@ class Group:
 
     label: str
     runs: list[Run]
+
+    @property
+    def images(self) -> str:
+        """What its figures are of: "test images", or those of another split."""
+        return f"{SPLITS.get(self.runs[0].split, self.runs[0].split)} images"
 
     def values(self, key: str, figure: str) -> list[float | None]:
         """The figure of each seed, in [0,1]; None where it is missing."""
@@ -191,7 +197,7 @@ def _absorb(
     if metrics is None:
         return
     found = read_verdicts(place)
-    weights, pixels = found[0].get("weights") if found else None, pixels_of(found[0]) if found else None
+    weights, pixels = found[0].get("weights") if found else None, pixels_of(found[0]) if found else {}
     if not alone and (split := (config or {}).get("split", "test")) != "test":
         run.notes.append(f"Evaluation {suite} is of {split} images, not test images: its figures are left out.")
         return

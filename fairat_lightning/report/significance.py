@@ -74,14 +74,14 @@ def untested(a: Group, b: Group, key: str, figure: str = "worst") -> str:
     if without:
         return f"{' and '.join(without)} {'have' if len(without) > 1 else 'has'} no figures for it"
     if not comparable(a, b, key):
-        return "the rows were attacked under different threat models"
+        return "the rows were attacked under different threat models or with different settings of the attack"
     if a.classes(key) != b.classes(key):
         return "the rows have different classes"
     if _of_other_data(a, b):
         return "the rows were evaluated on different data sets"
     if len(a.runs) == len(b.runs) == 1:
         if without := [group.label for group in (a, b) if not group.runs[0].verdicts.get(key)]:
-            return f"{' and '.join(without)} {'hold' if len(without) > 1 else 'holds'} no predictions of single images"
+            return f"{' and '.join(without)} {'hold' if len(without) > 1 else 'holds'} no predictions of single images for it"
         return str(_verdicts(pairs(a, b), key, figure))
     if _sought(a, key, figure) != _sought(b, key, figure):
         return OTHER_CLASSES
@@ -133,9 +133,10 @@ def explained(report: Report, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     said += [(True, text) for text in not_tested(rows, report)]
     said += [
         (any("worst_of" in s for s in summaries), AMONG),
-        (any(len(s.get("worst_of", s["per_class"])) <= 10 for s in summaries), FEW),
+        (any(len(s["per_class"]) <= 10 for s in summaries), FEW),
     ]
-    return [text for holds, text in [*said, (sum(cell["test"] is not None for cell in cells) > len(FIGURES), MANY)] if holds]
+    found = [text for holds, text in [*said, (sum(cell["test"] is not None for cell in cells) > len(FIGURES), MANY)] if holds]
+    return [text.replace("test images", report.images) for text in found]
 
 
 def not_tested(rows: Sequence[Mapping[str, Any]], report: Report) -> list[str]:
@@ -155,8 +156,9 @@ def _cell(group: Group, base: Group, key: str, figure: str) -> dict[str, Any]:
     mine, other = ([v for v in _values(g, key, figure) if v is not None] for g in (group, base))
     nothing: dict[str, Any] = dict.fromkeys(("low", "high", "p", "test"))
     why = untested(group, base, key, figure)
-    value = mean(mine) - mean(other) if mine and other else None
-    return {"difference": value, **nothing, "seeds": list(_each(group, base, key, figure)), "why": why}
+    each = _each(group, base, key, figure)
+    value = mean(each) if each else mean(mine) - mean(other) if mine and other else None
+    return {"difference": value, **nothing, "seeds": list(each), "why": why}
 
 
 def _each(a: Group, b: Group, key: str, figure: str) -> tuple[float, ...]:
@@ -205,15 +207,18 @@ def _verdicts(found: Sequence[tuple[Run, Run]], key: str, figure: str) -> tuple[
     both = [(one, other) for a, b in found if (one := a.verdicts.get(key)) and (other := b.verdicts.get(key))]
     if not 0 < len(found) <= MOST_PAIRED:
         return f"the paired test needs one or two seeds that both rows have, and there are {len(found)}"
-    if len(both) < len(found):
-        return "some runs hold no predictions of single images"
+    found = [pair for pair in found if all(key in run.summaries for run in pair)]
+    if len(both) < len(found) or not both:
+        return "some runs hold no predictions of single images for it"
     labels = np.full(1 + max(one.image.max(initial=0) for one, _ in both), -1)
     right = np.full((2, len(both), len(labels)), np.nan)
     for s, (one, other) in enumerate(both):
         alike = np.array_equal(one.image, other.image) and np.array_equal(one.label, other.label)
-        known = one.pixels is not None and other.pixels is not None and one.pixels[0] == other.pixels[0]
-        if not alike or (known and one.pixels != other.pixels):
+        shared = one.pixels.keys() & other.pixels.keys()
+        if not alike or any(one.pixels[way] != other.pixels[way] for way in shared):
             return "their images are not the same in the same order, as the paired test needs"
+        if one.pixels and other.pixels and not shared:
+            return "an older version evaluated one of them and did not note its images in the same way: evaluate it again"
         before, labels[one.image] = labels[one.image], one.label
         if ((before >= 0) & (before != one.label)).any():
             return "the seeds have different images"  # in one place

@@ -45,10 +45,11 @@ def caption(report: Report) -> str:
     if max(sizes) > 1:
         parts.append("Mean ± sample standard deviation over seeds; in brackets, the 95 % Student-t interval of the mean.")
     if 1 in sizes:
-        parts.append("For a single run, brackets hold the 95 % interval over its test images.")
+        parts.append(f"For a single run, brackets hold the 95 % interval over its {report.images}.")
     if len(report.groups) > 1:
         parts.append(
-            f"Bold figures are better than every other row at p < .05 ({tested_by(report)}); untested figures are not bold."
+            f"Bold figures are better than every other row at p < .05 ({tested_by(report)}); "
+            "rows without the figure do not count, and untested figures are not bold."
         )
     return " ".join(parts + heads.explained(report.titles, report.heads, report.keys))
 
@@ -56,7 +57,7 @@ def caption(report: Report) -> str:
 def tested_by(report: Report) -> str:
     """The tests that rows of so many runs can meet."""
     sizes = [len(group.runs) for group in report.groups]
-    paired, welch = "by a paired bootstrap of the test images that both have", "by Welch's t-test over the seeds"
+    paired, welch = f"by a paired bootstrap of the {report.images} that both have", "by Welch's t-test over the seeds"
     if max(sizes) == 1:
         return paired
     return welch if min(sizes) > MOST_PAIRED else f"one or two seeds of each row {paired}, otherwise {welch}"

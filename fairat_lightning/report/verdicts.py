@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 class Verdicts(NamedTuple):
     """For one stage the place in the test set, label and predicted class of every image, (N,) each, in the order of places.
 
-    `pixels` is the fingerprint of all images that were evaluated, after how it was made; None where the record has none.
+    `pixels` are fingerprints of all images that were evaluated, by how they were made; empty where the record has none.
     """
 
     image: NDArray[np.int64]
     label: NDArray[np.int64]
     predicted: NDArray[np.int64]
-    pixels: tuple[str, str] | None = None
+    pixels: Mapping[str, str] = {}
 
 
 def verdicts_of(key: str, summary: Mapping[str, Any], stages: Mapping[str, Verdicts]) -> Verdicts | None:

@@ -13,7 +13,7 @@ import yaml
 
 from fairat_lightning.record import BEST
 from fairat_lightning.record.reader import evaluations, read_config, read_facts, read_metrics, read_verdicts
-from fairat_lightning.settings import number
+from fairat_lightning.report.measured import Threat, threat_of
 from fairat_lightning.standalone.card_tables import Evaluation
 
 NEVER = "These weights were never evaluated here: nothing is known of their accuracy or robustness."
@@ -89,8 +89,7 @@ def _evaluation(place: Path) -> Evaluation:
         raise ValueError(f"{place / 'run.json'} is not the record of an evaluation") from None
 
 
-def _threat(path: Path, node: Any) -> dict[str, Any]:
-    try:
-        return {"norm": str(node["norm"]), "eps": number("eps", node["eps"])}
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path} holds no threat model: norm and eps") from None
+def _threat(path: Path, node: Any) -> Threat:
+    if (threat := threat_of(node)) is None:
+        raise ValueError(f"{path} holds no threat model: norm and eps")
+    return threat

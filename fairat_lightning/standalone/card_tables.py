@@ -9,21 +9,22 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fairat_lightning.record.attack_titles import TITLES
-from fairat_lightning.settings import number
+from fairat_lightning.report.columns import eps_text
+from fairat_lightning.report.measured import Threat, images
 
 WIDE = 7  # columns of figures that fit a page
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A record of figures: `summaries` by attack (`metrics.summary`), the threat model's norm and eps, what was said of them.
+    """A record of figures: `summaries` by attack (`metrics.summary`), the threat model (norm, eps), what was said of them.
 
     `headline` are the keys for the first table, all without it; `settings` are those of the suite.
     """
 
     name: str
     summaries: Mapping[str, Any]
-    threat: Mapping[str, Any]
+    threat: Threat
     titles: Mapping[str, str] = field(default_factory=dict)
     headline: Sequence[str] = ()
     notes: Sequence[str] = ()
@@ -47,7 +48,7 @@ def columns(evaluations: Sequence[Evaluation]) -> list[Column]:
     found: dict[tuple[Any, ...], Column] = {}
     for e in evaluations:
         for key, summary in e.summaries.items():
-            threat = () if key == "clean" else (e.threat.get("norm"), _round(e.threat.get("eps")))
+            threat = () if key == "clean" else e.threat
             column = Column(key, e.titles.get(key, TITLES.get(key, key)), summary, e, key in e.headline or not e.titles)
             before = found.get((key, *threat))
             if before is None or images(summary) > images(before.summary):
@@ -97,19 +98,7 @@ def _interval(summary: Mapping[str, Any], figure: str) -> str:
     return "–" if ends is None else f"{percent(ends[0])} to {percent(ends[1])}"
 
 
-def images(summary: Mapping[str, Any]) -> int:
-    """How many images the figures are of; 0 where the record does not say."""
-    return sum(summary.get("counts", {}).values())
-
-
-def _round(eps: Any) -> float | None:
-    return None if eps is None else round(number("eps", eps), 9)
-
-
-def threat_text(threat: Mapping[str, Any]) -> str:
+def threat_text(threat: Threat) -> str:
     """As in `linf, eps 8/255`, or `l2, eps 0.5` where four digits say it all."""
-    eps = number("eps", threat.get("eps", "unknown"))
-    short, grey = f"{eps:.4g}", 255 * eps
-    if abs(float(short) - eps) > 1e-9 and abs(grey - round(grey)) < 1e-4:
-        short = f"{grey:.0f}/255"
-    return f"{threat.get('norm')}, eps {short}"
+    norm, eps = threat
+    return f"{norm}, eps {eps_text(eps)}"

@@ -11,7 +11,6 @@ from typing import Any
 
 from fairat_lightning import __version__
 from fairat_lightning.evaluation.attacks import ATTACKS
-from fairat_lightning.settings import number
 from fairat_lightning.standalone.card_records import Records
 from fairat_lightning.standalone.card_tables import Column, Evaluation, class_tables, columns, text, threat_text
 
@@ -139,7 +138,7 @@ def _settings(column: Column) -> str:
     if key not in ATTACKS:
         return "the images changed as the name says"
     spec = ATTACKS[key]
-    step = "" if other else f" = {number('eps', column.of.threat['eps']) / 4:.4g}"
+    step = "" if other else f" = {column.of.threat[1] / 4:.4g}"
     start = "one random start" if spec.tries == 1 or spec.loss == "targeted" else f"{spec.tries} random starts"
     if not spec.steps:
         return f"the best of {spec.tries} random points of the ball"

@@ -164,7 +164,7 @@ def _recipe(net: Normalized, model: Mapping[str, Any], shape: Shape) -> Recipe:
     given: dict[str, Any] = {"num_classes": len(shape.classes), "in_channels": shape.channels}
     module, _, name = model["_target_"].rpartition(".")
     if not is_ours(model["_target_"]):
-        return _imported(net, *_locate(model["_target_"]), values, given)
+        return _imported(net, module, name, values, given)
     function = getattr(importlib.import_module(module), name)
     if "image_size" in values:
         values["image_size"] = shape.size
@@ -173,14 +173,14 @@ def _recipe(net: Normalized, model: Mapping[str, Any], shape: Shape) -> Recipe:
     return Recipe(_call("net", function.__name__, **given, **values), [function])
 
 
-def _imported(net: Normalized, module: str, path: str, values: dict[str, Any], given: dict[str, Any]) -> Recipe:
+def _imported(net: Normalized, module: str, name: str, values: dict[str, Any], given: dict[str, Any]) -> Recipe:
     """The user's own class, called and normalised as `build.foreign_network` does it; where its logits were picked, so here."""
-    takes = inspect.signature(pkgutil.resolve_name(f"{module}:{path}")).parameters
+    takes = inspect.signature(pkgutil.resolve_name(f"{module}:{name}")).parameters
     values |= {key: value for key, value in given.items() if key in takes and key not in values}
     front = {"mean": [0.0], "std": [1.0]}
     front |= {key: values.pop(key) for key in front if key in values and key not in takes}
     place = values.pop("logits", None) if "logits" not in takes else None
-    lines = _call("model", f"{module}.{path}", **values)
+    lines = _call("model", f"{module}.{name}", **values)
     roots: list[Callable[..., Any]] = [Normalized]
     if any(isinstance(hook, Pick) and hook.found is not None for hook in net.model._forward_hooks.values()):
         lines.append(f"model.register_forward_hook(Pick({place!r}, {given['num_classes']}))")
@@ -205,19 +205,6 @@ def _timm(net: Normalized, values: dict[str, Any], given: dict[str, Any]) -> Rec
     front = {key: values[key] for key in ("mean", "std", "channels_last") if key in values}
     lines += _call("net", "Normalized", "model", **front, in_channels=channels)
     return Recipe(lines, roots, ("import timm",), f"torch, safetensors and timm ({timm.__version__} here)")
-
-
-def _locate(target: str) -> tuple[str, str]:
-    """The module of a dotted name and the path inside it."""
-    parts = target.split(".")
-    for cut in range(len(parts) - 1, 0, -1):
-        module = ".".join(parts[:cut])
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError:
-            continue
-        return module, ".".join(parts[cut:])
-    raise ValueError(f"model._target_={target} cannot be imported")
 
 
 def _call(name: str, function: str, *positional: str, **values: Any) -> list[str]:

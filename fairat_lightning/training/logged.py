@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
-from fairat_lightning.record.reader import read_facts, read_history, read_metrics
+from fairat_lightning.record.reader import kept_epoch, read_metrics
 from fairat_lightning.running.signals import Preempted
 
 KEPT = ("val/clean", "val/clean_worst", "val/robust", "val/robust_worst")
@@ -38,10 +38,9 @@ def _target(node: Any, group: str) -> str:
 
 def end(trainer: L.Trainer, config: Mapping[str, Any], folder: Path) -> None:
     """Log the figures of the finished run in `folder`: its test, and the validation of the epoch that was kept."""
-    metrics, epoch = read_metrics(folder), read_facts(folder)["selected_epoch"]
+    metrics, row = read_metrics(folder), kept_epoch(folder)
     assert metrics is not None
-    row = next((row for row in read_history(folder) if row["epoch"] == epoch), {})
-    found = {f"kept/{key.removeprefix('val/')}": row[key] for key in KEPT if key in row} | {"kept/epoch": epoch}
+    found = {f"kept/{key.removeprefix('val/')}": row[key] for key in (*KEPT, "epoch") if key in row}
     for name, of in (("", "average"), ("_worst", "worst")):
         found |= {f"test/{key}{name}": summary[of] for key, summary in metrics.items() if summary[of] is not None}
     for logger in trainer.loggers:

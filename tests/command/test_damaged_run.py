@@ -216,6 +216,7 @@ ALONE = {
     "evaluate suite=standard suite.other_eps=-1": "suite.other_eps=-1",
     "evaluate suite=corruptions suite.root=5": "suite.root=5",
     "evaluate suite._target_=os.system": "_target_=os.system is not allowed",
+    "evaluate suite._target_=fairat_lightning.objectives.AT": "gives AT: it must be a subclass of",
     "evaluate +suite.foo=1": "suite.foo is not a parameter of",
     "export to=run": "it is never replaced",
     "balance to=nowhere/x.pt": "to=nowhere/x.pt",

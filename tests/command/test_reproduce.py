@@ -100,6 +100,40 @@ def test_a_table_is_run_bases_first_judged_and_rendered_and_then_skipped(tables,
     assert out.count("trained and tested before") == out.count("evaluated by autoattack before") == 2
 
 
+def test_a_tables_folder_may_be_moved_and_be_named_by_another_path(tables, capsys):
+    reproduce.main(COMMAND)
+    there = (tables / "runs/reproduce").rename(tables / "moved") / "small-tiny-width4"
+    begun = there / "faal-s0/evaluation/autoattack"
+    (begun / "metrics.json").unlink()  # as if it had been stopped near its end
+    verdicts = (begun / "samples.jsonl").read_text()
+    capsys.readouterr()
+    for runs in ("moved", there.parent):
+        reproduce.main([*COMMAND, f"runs={runs}"])
+        out = capsys.readouterr().out
+        assert out.count("trained and tested before") == 2 and "left out" not in out
+        assert "Not run yet" not in (there / "report/table.md").read_text()
+    assert out.count("evaluated by autoattack before") == 2
+    assert (begun / "samples.jsonl").read_text() == verdicts and not (tables / "runs/reproduce").exists()
+
+
+def test_a_row_that_began_otherwise_is_named_and_moves_no_images(tables, capsys, monkeypatch):
+    reproduce.main(COMMAND)
+    place = tables / "runs/reproduce/small-tiny-width4"
+    images = judged_images(place / "base-s0")
+    written = (place / "faal-s0/config.yaml").read_text()
+    (place / "faal-s0/config.yaml").write_text(written.replace("radius: 0.7", "radius: 0.3"))
+    capsys.readouterr()
+    reproduce.main([*COMMAND, "rows=[]"])
+    left_out = r"FAAL, 1 epoch, seed 0, is left out: .*faal-s0 holds .*method\.radius is 0\.3 there and 0\.7 here\.\n"
+    assert all(re.search(left_out, text) for text in (capsys.readouterr().out, (place / "report/table.md").read_text()))
+    weak = {"base": ["class_3"], "faal": ["class_2"]}
+    monkeypatch.setattr(judging, "lowest_on_validation", lambda folder, count: weak[folder.name[:-3]])
+    with pytest.raises(SystemExit):
+        reproduce.main([*COMMAND, "rows=[base]"])
+    assert "method.radius is 0.3 there and 0.7 here" in capsys.readouterr().err
+    assert judged_images(place / "base-s0") == images
+
+
 def test_more_seeds_and_single_rows_do_the_rest_and_the_report_is_of_all(tables, capsys):
     with pytest.raises(SystemExit, match="1"):
         reproduce.main([*COMMAND, "rows=[]"])

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fairat_lightning as fl
+from fairat_lightning.commands import evaluate
 from fairat_lightning.data import Indexed
 
 NAMES = ("load_run", "load_data", "benchmark", "compare", "write_report", "train", "method")
@@ -116,6 +117,17 @@ def test_in_a_notebook_too_the_table_is_what_repr_returns(monkeypatch):
     assert "worst class" in repr(found) and "difference" in repr(fl.compare(found, found))
 
 
+def test_a_benchmark_and_an_evaluation_are_paired_only_on_the_same_images(tmp_path):
+    words = ["data=digits", "data.test_size=40"]
+    evaluate.main(["checkpoint=pretrained:digits_pgd_at", "data.test_size=40", f"to={tmp_path}"])
+    net, data = fl.load_run("pretrained:digits_pgd_at"), fl.load_data(words)
+    x, y = data.test.pixels[:], data.test.targets
+    for pixels, same in ((x, True), (x / 255, True), (x.flip(3), False)):
+        result = fl.benchmark(net, (pixels, y), eps=0.2, classes=data.classes)
+        found = fl.compare(tmp_path / "evaluation/quick", result).to_dict()["pgd20"]["average"]
+        assert (found["test"] == "paired") == same, found
+
+
 def test_two_results_on_the_same_images_are_compared_in_pairs():
     a, b = (fl.benchmark(Net(bias=bias), images(), eps=0.01) for bias in (0.0, 0.25))
     found = fl.compare(a, b)
@@ -186,7 +198,9 @@ def test_wrong_images_and_labels_are_one_line(data, said):
         ({"norm": "l7"}, "norm"),
         ({"classes": ["a"]}, "3 logits"),
         ({"logits": "scores"}, "without 'scores'"),
-        ({"overrides": ["devices=2"]}, "evaluates in one process"),
+        ({"overrides": ["devices=2"]}, "has no setting devices=2"),
+        ({"overrides": ["suite._target_=builtins.print"]}, "_target_=builtins.print is not allowed"),
+        ({"overrides": ["suite._target_=collections.Counter", "allow=[collections.]"]}, "must be a subclass of .*Suite"),
     ],
 )
 def test_wrong_words_are_one_line(words, said):

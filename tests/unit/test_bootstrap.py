@@ -211,6 +211,19 @@ def test_one_image_of_two_seeds_proves_nothing():
     assert compare([[1], [1]], [[0], [1]], [0]).p == pytest.approx(0.5, abs=0.03)
 
 
+def test_a_weakest_class_of_which_nothing_is_right_is_not_known_to_stay_there():
+    labels, rates = np.repeat(np.arange(30), 100), np.linspace(0, 0.55, 30)
+    a, b = (np.concatenate([np.arange(100) < round(100 * rate) for rate in r]) for r in (rates, np.maximum(rates, rates[1])))
+    same, better = compare(a, a, labels), compare(b, a, labels)
+    up = 1 - (0.05 / 2 / 2 / 30) ** (1 / 100)  # of 0 right of 100, for two sides, two rows and 30 classes
+    assert same.p == 1 and (same.low, same.high) == pytest.approx((-up, up))
+    assert better.low < better.difference < better.high and better.high >= 0.05
+    three = np.repeat([0, 1, 2], 100)
+    for row in (np.zeros(300), np.arange(300) % 100 < 1):
+        assert compare(row, row, three, "worst_10_percent")[:4] == compare(row, row, three)[:4]
+    assert compare(a, a | True, labels).high < 0  # a difference that is shown keeps its interval
+
+
 @pytest.mark.parametrize("classes", [1, 5, 10, 11, 30, 31])
 def test_the_worst_10_percent_are_those_of_the_metrics(classes):
     rates = np.random.default_rng(classes).random((2, classes))

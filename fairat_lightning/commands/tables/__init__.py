@@ -1,3 +1,1 @@
 """The papers' tables: their rows and budgets as data (*.yaml), and how they are run and evaluated."""
-
-__all__ = ["judging", "queue", "recipes", "workload"]

@@ -12,12 +12,12 @@ from omegaconf import OmegaConf
 
 from fairat_lightning.commands import evaluate
 from fairat_lightning.commands.errors import refuse
-from fairat_lightning.commands.tables.recipes import Job, Plan, Words, finished, folder_of_evaluation
+from fairat_lightning.commands.tables.recipes import Job, Plan, Words, finished, folder_of_evaluation, other
 from fairat_lightning.config.compose import WRONG_INPUT, compose_training
 from fairat_lightning.config.words import parse_word
 from fairat_lightning.evaluation.run import Busy
 from fairat_lightning.record.identity import EVALUATION_ADDED
-from fairat_lightning.record.reader import read_config, read_facts, read_history, read_metrics
+from fairat_lightning.record.reader import kept_epoch, read_config, read_facts, read_metrics
 
 IMAGES = ("in_full", "classes")
 # The advice at the end of a message that does not apply here.
@@ -41,6 +41,8 @@ def judge_all(job: Job, plan: Plan) -> None:
             print(f"evaluated by {folder_of_evaluation(words)} before")
             continue
         other_images = bool(differing) and set(differing) <= set(IMAGES)
+        if other_images and (line := next(filter(None, map(other, plan.jobs([job.seed], every_row=True))), None)):
+            refuse(f"the images of {place} were chosen with a row that is not this table's now: {line}")
         with as_command((*words, "overwrite=true") if other_images else words):
             try:
                 evaluate.main([*words, "overwrite=true"] if other_images else list(words))
@@ -64,7 +66,7 @@ def as_command(words: Sequence[str]) -> Iterator[None]:
 def differs(place: Path, words: Words) -> list[str]:
     """The keys in which the evaluation at `place` differs from the one that `words` ask for; empty where there is none."""
     if (found := read_config(place)) is None:
-        return []
+        return list(IMAGES) if read_metrics(place) is not None else []  # whose figures these are is not known
     config = OmegaConf.create(found)
     asked = {str(o.key_or_group): o.value() for o in map(parse_word, words[1:])}
     asked["suite.suite"] = asked.pop("suite")
@@ -97,5 +99,8 @@ def validation_accuracy(folder: Path) -> dict[str, float]:
     facts, prefix = read_facts(folder), "val/robust_class/"
     if "head" in facts:  # balanced after the last epoch
         return {name: value for name, value in facts["head"]["robust_class"].items() if value is not None}
-    (row,) = (row for row in read_history(folder) if row["epoch"] == facts["selected_epoch"])
-    return {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix) and not isnan(value)}
+    return {
+        key.removeprefix(prefix): value
+        for key, value in kept_epoch(folder).items()
+        if key.startswith(prefix) and not isnan(value)
+    }

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from omegaconf import DictConfig
 
 from fairat_lightning.commands.errors import Stop, refuse
-from fairat_lightning.commands.one_run import run
+from fairat_lightning.commands.one_run import locked, run
 from fairat_lightning.commands.tables.judging import OTHERWISE, Held, as_command, judge_all
-from fairat_lightning.commands.tables.recipes import Job, Plan, finished, folder_of_evaluation
+from fairat_lightning.commands.tables.recipes import Job, Plan, finished, folder_of_evaluation, other
 from fairat_lightning.commands.tables.workload import Clock, Task
 from fairat_lightning.config.compose import WRONG_INPUT, resolved
 from fairat_lightning.record.reader import read_facts, read_metrics
@@ -57,6 +57,7 @@ class Queue:
                     with clock.timing(task):
                         self.perform(task)
                 except Held:
+                    running += 1
                     continue
                 except Stop as stop:
                     if stop.code == os.EX_TEMPFAIL or (not done and stop.code == 2):
@@ -104,17 +105,6 @@ class Queue:
             refuse(re.sub(OTHERWISE, f": remove {job.folder}, and this command makes it again", str(error)))
 
 
-def locked(folder: Path) -> bool:
-    """Whether another process holds the lock of a run or an evaluation."""
-    try:
-        if (folder / ".lock").exists():
-            with FileLock(folder / ".lock", timeout=0):
-                pass
-    except Timeout:
-        return True
-    return False
-
-
 def train(job: Job, cfg: DictConfig) -> None:
     """Train and test the run of configuration `cfg`."""
     folder = job.folder.absolute()
@@ -138,15 +128,19 @@ def render(plan: Plan, to: Path) -> bool:
     from fairat_lightning.report.terminal import show
     from fairat_lightning.report.write import publish
 
-    rows = plan.rows
+    rows, notes = plan.rows, []
     seeds = sorted({int(part[1]) for path in plan.place.glob("*-s*") if (part := re.search(r"-s(\d+)$", path.name))})
     found: dict[str, list[Job]] = {key: [] for key in rows}
     for job in plan.jobs(seeds, every_row=True):
         if finished(job):
             found[job.row].append(job)
+        elif (line := other(job)) is not None:
+            notes.append(f"{rows[job.row]['label']}, seed {job.seed}, is left out: {re.sub(OTHERWISE, '', line)}.")
     if not any(found.values()):
         return False
-    notes, groups = [], []
+    for line in notes:
+        print(line, flush=True)
+    groups = []
     for key, jobs in found.items():
         extra = {folder_of_evaluation(words) for words in rows[key].get("extra", {}).get(plan.budget["name"], ())}
         names = {name for name in extra for name in (name, name.replace("-", "-last-", 1))}

@@ -5,6 +5,7 @@ Rows and budgets are data, `tables/*.yaml`; `tables/budgets.yaml` says what thei
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 from fairat_lightning.config.compose import compose_training, resolved
 from fairat_lightning.config.words import parse_word
 from fairat_lightning.record import writer as record
+from fairat_lightning.record.reader import read_config
 from fairat_lightning.settings import different, one_of, reachable, seed_list
 
 TABLES = Path(__file__).resolve().parent
@@ -72,12 +74,11 @@ class Plan:
         budget = self.budget
         own = budget["finetune" if "base" in row else "scratch"]
         words = [*row["words"], *budget["words"], *own, *row.get(budget["name"], ()), *self.rest]
-        needs = []
+        needs, folder = [], self.place / f"{name}-s{seed}"
         for key, word in (("base", "init_from"), ("teacher", "method.teacher")):
             if key in row:
                 needs.append(self.place / f"{row[key]}-s{seed}")
-                words.append(f"{word}={quoted(needs[-1])}")
-        folder = self.place / f"{name}-s{seed}"
+                words.append(f"{word}={quoted(as_begun(folder, word, needs[-1]))}")
         words += [f"seed={seed}", f"hydra.run.dir={quoted(folder)}"]
         last = {word.lstrip("+~").partition("=")[0]: word for word in words}
         return Job(name, seed, folder, tuple(last.values()), tuple(needs))
@@ -133,6 +134,15 @@ def parse(words: Sequence[str]) -> Plan:
     budget = budgets[name] | budgets[name].get("tables", {}).get(settings["table"], {})
     rest = [str(o.input_line) for o in overrides if o.key_or_group not in OWN]
     return Plan(rows, frozenset(wanted), {"name": name, **budget}, settings, rest)
+
+
+def as_begun(folder: Path, key: str, run: Path) -> str:
+    """The path by which the run in `folder`, if there is one, began from `run` of its table: the folder may be moved since."""
+    with suppress(ValueError):  # of a damaged one, which is refused where it is run
+        there = OmegaConf.select(OmegaConf.create(read_config(folder) or {}), key)
+        if isinstance(there, str) and Path(there).parts[-2:] == run.absolute().parts[-2:]:
+            return there
+    return str(run)
 
 
 def finished(job: Job) -> bool:

@@ -77,7 +77,7 @@ def test_a_network_of_the_package_is_known_by_its_name():
     assert [group.label for group in report.groups] == ["FAAL", "A"]
     assert report.groups[0].values("pgd20", "worst") == [0.248] and report.groups[0].runs[0].facts["hardware"]["cores"] == 2
     assert "whiskers" not in pictures(report)[0].caption
-    assert untested(*report.groups, "pgd20") == "FAAL and A hold no predictions of single images"
+    assert untested(*report.groups, "pgd20") == "FAAL and A hold no predictions of single images for it"
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_other_threat_models_and_old_records_are_not_tested(make_run, tmp_path):
     report = gather([*seeds(make_run, "C", (0.3,)), str(tmp_path / "old")])
     assert difference(*report.groups, "pgd20", "worst") is None
     assert headline(report)[0].startswith("Not tested: ") and "+60.0 points" in headline(report)[0] and len(headline(report)) == 2
-    assert all(text.endswith("old holds no predictions of single images.") for text in headline(report))
+    assert all(text.endswith("old holds no predictions of single images for it.") for text in headline(report))
 
 
 def test_two_rows_are_compared_in_plain_words(make_run):

@@ -92,7 +92,7 @@ def test_how_the_epoch_was_chosen_is_compared(tmp_path, select, published, said)
 def test_what_differs_everywhere_is_said_once(tmp_path):
     group = Group("TRADES", [read_run(folder_with(tmp_path / "a", 0, 0.2, epochs=7))])
     first, *each = beside.explained(beside.beside(report_of([group]), {"TRADES": ["dafa.trades", "cfa.trades"]}))
-    assert first == "Everywhere: AutoAttack on 1,000 test images."
+    assert first == "Everywhere: PGD-20 on 1,000 test images; AutoAttack on 1,000 test images."
     assert [line.partition(":")[0] for line in each] == [
         "TRADES and TRADES (DAFA, ICLR 2024)",
         "TRADES and TRADES (CFA, CVPR 2023)",

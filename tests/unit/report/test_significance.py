@@ -135,11 +135,34 @@ def test_rows_of_different_data_sets_are_not_tested():
 def test_other_images_with_the_same_labels_are_not_paired():
     a, b = row("A", 0.3), row("B", 0.5)
     for group, pixels in ((a, "aaaa"), (b, "bbbb")):
-        group.runs[0].verdicts["pgd20"] = group.runs[0].verdicts["pgd20"]._replace(pixels=("evaluate", pixels))
+        group.runs[0].verdicts["pgd20"] = group.runs[0].verdicts["pgd20"]._replace(pixels={"evaluate": pixels})
     assert difference(b, a, "pgd20", "worst") is None and "not the same" in significance.untested(b, a, "pgd20")
-    for pixels in (None, ("benchmark", "aaaa"), ("evaluate", "aaaa")):  # as they are known, or were made, by others
+    for pixels in ({}, {"evaluate": "aaaa"}, {"evaluate": "aaaa", "benchmark": "cccc"}):  # {}: a record of 0.1
         b.runs[0].verdicts["pgd20"] = b.runs[0].verdicts["pgd20"]._replace(pixels=pixels)
         assert difference(b, a, "pgd20", "worst").test == "paired"
+    b.runs[0].verdicts["pgd20"] = b.runs[0].verdicts["pgd20"]._replace(pixels={"benchmark": "aaaa"})
+    assert difference(b, a, "pgd20", "worst") is None and "evaluate it again" in significance.untested(b, a, "pgd20")
+
+
+def test_attacks_of_another_strength_are_not_tested():
+    a, b = row("A", 0.3), row("B", 0.5)
+    a.runs[0].titles["pgd20"], b.runs[0].titles["pgd20"] = "PGD-20", "PGD-20, 1 step"
+    assert difference(b, a, "pgd20", "worst") is None and "settings of the attack" in significance.untested(b, a, "pgd20")
+
+
+def test_a_seed_that_was_not_evaluated_yet_is_left_out_of_both_rows_and_said():
+    a, b = row("A", 0.3, 0.6), row("B", 0.5, 0.5)
+    alone = difference(row("B", 0.5), row("A", 0.3), "pgd20", "worst")
+    for part in (b.runs[1].summaries, b.runs[1].verdicts):
+        del part["pgd20"]
+    b.runs[1].summaries["clean"] = a.runs[1].summaries["clean"] = a.runs[1].summaries["pgd20"]
+    report = report_of([a, b])
+    found = against(report)["B"]["pgd20"]["worst"]
+    assert (found["difference"], found["p"], found["seeds"]) == (alone.difference, alone.p, [alone.difference])
+    assert "B: PGD-20 was measured in 1 of its 2 runs, whose own interval is in its brackets." in report.notes
+    del b.runs[0].verdicts["pgd20"]
+    found = against(report)["B"]["pgd20"]["worst"]
+    assert found["difference"] == pytest.approx(alone.difference) and found["test"] is None
 
 
 def test_the_worst_10_percent_of_many_classes():
@@ -222,7 +245,7 @@ def test_the_reason_why_is_the_one_that_holds(make_run, tmp_path):
     other = make_run("other", (0.5, 0.3, 0.7), images=50)
     assert why(a, f"o={other}") == "their images are not the same in the same order, as the paired test needs"
     (tmp_path / "b" / "samples.jsonl").unlink()
-    assert why(a, b) == "b holds no predictions of single images"
+    assert why(a, b) == "b holds no predictions of single images for it"
     four = make_run("four", (0.5, 0.3, 0.7, 0.5), names=("cat", "dog", "fox", "owl"))
     assert why(a, f"f={four}") == "the rows have different classes"
     assert why(a, f"e={make_run('eps', (0.5, 0.3, 0.7), attack={'norm': 'linf', 'eps': 0.1})}") == "e has no figures for it"

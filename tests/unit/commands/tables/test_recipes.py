@@ -95,6 +95,7 @@ RECIPES = {
     "fairat.all": ("FairAT", AT, "", "", 0, 100, 0.1, [0.75, 0.9]),
     "fairat.wrn_fairat": ("FairAT", AT, "", "", 0, 100, 0.1, [0.75, 0.9]),
     "leaderboard.strong": ("AdversarialTraining", AT, "", "EMA", 0.4, 100, 0.1, CYCLE),
+    "leaderboard.strong_more": ("FAAL", AT, "", "EMA", 0.4, 2, 0.01, [0.5]),
     "leaderboard.strong_faal": ("FAAL", AT, "", "EMA", 0.4, 2, 0.01, [0.5]),
     "leaderboard.strong_faal_awp": ("FAAL", AT, "AWP", "EMA", 0.4, 2, 0.01, [0.5]),
     "leaderboard.strong_fairat": ("FairAT", AT, "", "EMA", 0.4, 100, 0.1, CYCLE),
