@@ -51,9 +51,9 @@ def reasons(group: Group, published: Mapping[str, Any], note: str = "") -> list[
     for key, title in (("pgd20", "PGD-20"), ("autoattack", "AutoAttack")):
         counted = min((images(run.summaries[key]) for run in group.runs if key in run.summaries), default=0)
         found += [f"{title} on {counted:,} test images"] if 0 < counted < theirs.get("test_images", 10_000) else []
-    if judged := [run.summaries["autoattack"] for run in group.runs if "autoattack" in run.summaries]:
-        if sought := judged[0].get("worst_of"):
-            found.append(f"the worst class is the worst of {len(sought)} classes, the weakest on validation")
+    judged = [run.summaries["autoattack"] for run in group.runs if "autoattack" in run.summaries]
+    if judged and (sought := judged[0].get("worst_of")):
+        found.append(f"the worst class is the worst of {len(sought)} classes, the weakest on validation")
     kept = "last" if config.get("select") == "last" else "validation"
     if (chosen := theirs.get("selection")) is None:
         found.append("the publication does not say how its epoch was chosen")
