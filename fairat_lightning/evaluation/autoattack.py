@@ -131,7 +131,7 @@ class AutoAttack(Ensemble):
             full = (self.steps, self.queries) == (STEPS, QUERIES)
             cut = "" if full else f"its {steps_of(self.steps)} and {self.queries} queries are reduced"
             notes.append(f"This is not the standard AutoAttack: {', '.join(filter(None, (few, cut)))}.")
-            titles[last] += " (reduced)" if cut else ""
+            titles[last] += f" (reduced: {steps_of(self.steps)}, {self.queries} queries)" if cut else ""
         square = f", {self.square_batch_size} in Square" if self.square_batch_size else ""
         notes.append(f"Batches of {audit.batch_size} images{square}, seed {audit.seed}: the results depend on both.")
         return Findings(summaries, titles, ["clean", last], notes)

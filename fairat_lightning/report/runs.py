@@ -238,7 +238,7 @@ def _absorb(
         for name, title in facts.get("titles", {}).items():
             said = f"{TITLES.get(name.partition('@')[0], name)}, {title}" if name in swept and title.startswith("eps") else title
             key = keys.get(name, name + last)
-            if name in keys or key not in run.titles:
+            if name in keys or key not in run.summaries:
                 run.titles[key] = f"{said}, last epoch" if last else str(said)
         heads = [keys.get(name, name + last) for name in facts.get("headline", ()) if name in metrics]
         run.headline += [key for key in dict.fromkeys(heads) if key not in run.headline]

@@ -239,6 +239,15 @@ def test_all_rows_of_a_seed_are_attacked_on_the_same_images_also_where_a_later_r
     assert found["worst_of"] == ["class_0", "class_2"] and found["counts"]["class_1"] == 2
 
 
+def test_a_history_without_the_kept_epoch_chooses_no_images(tables):
+    reproduce.main([*COMMAND, "rows=[base]"])
+    folder = tables / "runs/reproduce/small-tiny-width4/base-s0"
+    head, *_ = (folder / "history.csv").read_text().splitlines()
+    (folder / "history.csv").write_text(head + "\n")
+    with pytest.raises(ValueError, match="no line of the epoch that was kept"):
+        judging.lowest_on_validation(folder, 2)
+
+
 @pytest.mark.slow
 def test_rows_that_another_command_has_judged_are_judged_again_with_the_images_of_all(tables, monkeypatch):
     rows = yaml.safe_load(ROWS)

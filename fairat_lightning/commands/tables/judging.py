@@ -41,8 +41,9 @@ def judge_all(job: Job, plan: Plan) -> None:
             print(f"evaluated by {folder_of_evaluation(words)} before")
             continue
         other_images = bool(differing) and set(differing) <= set(IMAGES)
-        if other_images and (line := next(filter(None, map(other, plan.jobs([job.seed], every_row=True))), None)):
-            refuse(f"the images of {place} were chosen with a row that is not this table's now: {line}")
+        chosen = any(word.startswith(tuple(f"{key}=" for key in IMAGES)) for word in words)
+        if chosen and (line := next(filter(None, map(other, plan.jobs([job.seed], every_row=True))), None)):
+            refuse(f"the images of all rows of seed {job.seed} are chosen together, but {line}")
         with as_command((*words, "overwrite=true") if other_images else words):
             try:
                 evaluate.main([*words, "overwrite=true"] if other_images else list(words))
@@ -97,10 +98,9 @@ def lowest_on_validation(folder: Path, count: int) -> list[str]:
 def validation_accuracy(folder: Path) -> dict[str, float]:
     """Each class's robust accuracy on validation in the epoch that a run has kept, in [0,1]."""
     facts, prefix = read_facts(folder), "val/robust_class/"
+    row = kept_epoch(folder)
     if "head" in facts:  # balanced after the last epoch
         return {name: value for name, value in facts["head"]["robust_class"].items() if value is not None}
-    return {
-        key.removeprefix(prefix): value
-        for key, value in kept_epoch(folder).items()
-        if key.startswith(prefix) and not isnan(value)
-    }
+    if not row:
+        raise ValueError(f"{folder / 'history.csv'} is damaged: it has no line of the epoch that was kept")
+    return {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix) and not isnan(value)}

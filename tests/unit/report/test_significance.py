@@ -144,6 +144,17 @@ def test_other_images_with_the_same_labels_are_not_paired():
     assert difference(b, a, "pgd20", "worst") is None and "evaluate it again" in significance.untested(b, a, "pgd20")
 
 
+def test_of_three_seeds_those_alone_are_tested_that_both_rows_have():
+    a, b = row("A", 0.3, 0.6, 0.5), row("B", 0.5, 0.5, 0.4)
+    del b.runs[1].summaries["pgd20"]
+    found = difference(b, a, "pgd20", "worst")
+    assert found.test == "welch" and len(found.seeds) == 2 and found.difference == pytest.approx(np.mean(found.seeds))
+    a, b = row("A", 0.3, 0.6), row("B", 0.5, 0.5)
+    del a.runs[0].summaries["pgd20"], b.runs[1].summaries["pgd20"]
+    assert difference(b, a, "pgd20", "worst") is None and "no seed" in significance.untested(b, a, "pgd20")
+    assert significance._cell(b, a, "pgd20", "worst")["difference"] is None
+
+
 def test_attacks_of_another_strength_are_not_tested():
     a, b = row("A", 0.3), row("B", 0.5)
     a.runs[0].titles["pgd20"], b.runs[0].titles["pgd20"] = "PGD-20", "PGD-20, 1 step"
