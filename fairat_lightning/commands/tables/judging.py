@@ -98,9 +98,8 @@ def lowest_on_validation(folder: Path, count: int) -> list[str]:
 def validation_accuracy(folder: Path) -> dict[str, float]:
     """Each class's robust accuracy on validation in the epoch that a run has kept, in [0,1]."""
     facts, prefix = read_facts(folder), "val/robust_class/"
-    row = kept_epoch(folder)
     if "head" in facts:  # balanced after the last epoch
         return {name: value for name, value in facts["head"]["robust_class"].items() if value is not None}
-    if not row:
+    if not (row := kept_epoch(folder)):
         raise ValueError(f"{folder / 'history.csv'} is damaged: it has no line of the epoch that was kept")
     return {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix) and not isnan(value)}

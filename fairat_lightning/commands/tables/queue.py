@@ -21,7 +21,6 @@ from fairat_lightning.record.reader import read_facts, read_metrics
 from fairat_lightning.record.writer import is_finished
 from fairat_lightning.running.terminal import short
 
-ENDS = {"-train": "training", "-val": "validation"}  # the ends of evaluations' names
 PAUSE = 30  # seconds between two looks at what another process is doing
 
 
@@ -161,11 +160,13 @@ def render(plan: Plan, to: Path) -> bool:
 
 def extras(folder: Path, names: set[str], label: str) -> list[str]:
     """One sentence for each further evaluation that is finished."""
+    from fairat_lightning.report.runs import SPLITS
+
     found, half = [], None
     for place in sorted(folder / "evaluation" / name for name in names):
         if (metrics := read_metrics(place)) is not None:
             facts = read_facts(place)
-            split = next((name for end, name in ENDS.items() if place.name.endswith(end)), "test")
+            split = next((name for end, name in SPLITS.items() if place.name.endswith(f"-{end}")), "test")
             images = f"{facts['images']:,} {split} images"
             values = [f"{facts['titles'][key]} {100 * metrics[key]['average']:.1f} %" for key in facts["headline"]]
             found.append(f"{label}, on {images}: {', '.join(values)} right on average.")
