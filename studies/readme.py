@@ -96,7 +96,7 @@ def spent(run: dict[str, Any]) -> float:
 
 def difference(row: dict[str, Any], attack: str, figure: str) -> str:
     """A row less its control, with the interval; empty where there is none."""
-    found = row.get("against", {}).get(attack, {}).get(figure)
+    found = next(iter(row.get("against", ())), {}).get(attack, {}).get(figure)
     if found is None:
         return ""
     text = f"{WORDS[figure]} {100 * found['difference']:+.1f}"

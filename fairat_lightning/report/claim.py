@@ -4,7 +4,7 @@ from statistics import mean
 
 from fairat_lightning.bootstrap import Comparison
 from fairat_lightning.report.runs import Group
-from fairat_lightning.report.significance import difference, significant, untested
+from fairat_lightning.report.significance import compared, difference, pairs, significant, untested
 
 
 def sentence(base: Group, other: Group, key: str, title: str) -> str:
@@ -12,9 +12,8 @@ def sentence(base: Group, other: Group, key: str, title: str) -> str:
 
     Below p = .05 a gain or a loss; else that no difference could be shown; where there is no test, why.
     """
-    means = [mean(v) if (v := [x for x in g.values(key, "worst") if x is not None]) else None for g in (base, other)]
+    after, before = (mean(values) if values else None for values in compared(other, base, key, "worst"))
     found = difference(other, base, key, "worst")
-    before, after = means
     if before is None or after is None or found is None:
         gap = "" if before is None or after is None else f" (worst class {points(after - before)} points)"
         return f"Not tested: whether {other.label} is fairer than {base.label} under {title}{gap}; {untested(other, base, key)}."
@@ -51,7 +50,9 @@ def p_value(p: float) -> str:
 
 def _weakest(base: Group, other: Group, key: str) -> str:
     """ "the weakest class (8)": its name where it is the same one in all seeds of `base`; said to be of `base` alone if so."""
-    mine, others = ({run.summaries[key]["worst_class"] for run in g.runs if key in run.summaries} for g in (base, other))
+    together = pairs(base, other)
+    both = zip(*together, strict=True) if together else (base.runs, other.runs)
+    mine, others = ({run.summaries[key]["worst_class"] for run in runs if key in run.summaries} for runs in both)
     if len(mine) > 1:
         return "the weakest class (which differs between seeds)"
     whose = "" if mine == others else f" with {base.label}"
@@ -67,5 +68,5 @@ def _test(found: Comparison, base: Group, other: Group, key: str) -> str:
     """What p is of: the images of these networks, or trainings from so many seeds of each row."""
     if found.test == "paired":
         return f"paired test of the {base.images}"
-    counts = [sum(v is not None for v in group.values(key, "worst")) for group in (base, other)]
+    counts = map(len, compared(base, other, key, "worst"))
     return f"Welch's test of {' and '.join(map(str, dict.fromkeys(counts)))} seeds"

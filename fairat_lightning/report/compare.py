@@ -101,7 +101,12 @@ def best(report: Report, key: str, figure: str) -> Group | None:
         return None
     top = report.groups[ranked[0]]
     # The runner-up first: where it is not beaten, the others need no test.
-    return top if all(significant(difference(top, report.groups[k], key, figure)) for k in ranked[1:]) else None
+    return top if all(_above(difference(top, report.groups[k], key, figure)) for k in ranked[1:]) else None
+
+
+def _above(found: bootstrap.Comparison | None) -> bool:
+    """Whether the gain is significant: the means of all seeds say nothing of the sign in the one seed that two rows share."""
+    return found is not None and found.difference > 0 and significant(found)
 
 
 def headline(report: Report) -> list[str]:
@@ -149,10 +154,10 @@ def _alone(report: Report, group: Group) -> str:
 
 
 def against_first(report: Report) -> list[str]:
-    """With more than two rows: each against its baseline of the same classes, under the main attack."""
+    """With more than two rows: each against its controls of the same classes, under the main attack."""
     if len(report.groups) < 3:
         return []
-    pairs = [(base, group) for group in report.groups if (base := report.baseline(group)) is not None and alike(base, group)]
+    pairs = [(base, group) for group in report.groups for base in report.controls_of(group) if alike(base, group)]
     return [sentence(base, group, report.main, report.titles[report.main]) for base, group in pairs]
 
 

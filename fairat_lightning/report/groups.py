@@ -35,13 +35,17 @@ class Report:
     main: str
     notes: list[str]
     checks: list[dict[str, Any]]
-    baselines: Mapping[str, str] = field(default_factory=dict)  # by label; empty: the first row is everyone's
+    controls: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by label; empty: the first row is everyone's
+
+    def controls_of(self, group: Group) -> list[Group]:
+        """The rows that `group` is compared with."""
+        if not self.controls:
+            return self.groups[:1] if group is not self.groups[0] else []
+        return [other for label in self.controls.get(group.label, ()) for other in self.groups if other.label == label]
 
     def baseline(self, group: Group) -> Group | None:
-        """The row that `group` is compared with; None for one that is compared with none."""
-        if not self.baselines:
-            return None if group is self.groups[0] else self.groups[0]
-        return next((other for other in self.groups if other.label == self.baselines.get(group.label)), None)
+        """The first row that `group` is compared with; None for one that is compared with none."""
+        return next(iter(self.controls_of(group)), None)
 
     @property
     def seeds(self) -> bool:

@@ -6,7 +6,7 @@ Welch: several seeds of each row, from three on or where no images can be paired
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import Any
 
@@ -20,29 +20,7 @@ from fairat_lightning.report.runs import Group, Run, Summary
 ALPHA = 0.05
 MOST_PAIRED = 2  # seeds; more of them can speak of other trainings
 FIGURES = {"worst": "worst class", "worst_10_percent": "worst 10 %", "average": "average"}
-PAIRED = (
-    f"Paired test: the test images are drawn again {bootstrap.DRAWS:,} times within each class, the same for both rows. "
-    "The interval and p speak of these trained networks on other images of the same kind. They say nothing about other "
-    "trainings. Where all classes of one row are about equally weak and the other row has one that is clearly weakest, the "
-    "interval of the worst class lies too low for the even row: its gain is then understated."
-)
-PAIRED_SEEDS = (
-    "Of rows with two seeds, the paired test compares each seed of a row with the same seed of its control on the same images. "
-    "The difference of each seed is also shown: two different results show that the training alone changes the result, and two "
-    "similar results do not show that a third seed would give the same."
-)
-WELCH = (
-    "Welch's t-test, for three seeds or more of each row, and for two where their images cannot be paired: the interval and p "
-    "speak of other trainings with the same settings, evaluated on these test images. With two seeds of each row it finds only "
-    "very large differences."
-)
-AMONG = (
-    "Where an evaluation has all images of some classes and only a sample of the others, the worst class and the worst 10 % "
-    "are sought among the classes with all images."
-)
-FEW = "With ten classes or fewer, the worst 10 % is the worst class."
 OTHER_CLASSES = "the figures of the rows are of different classes"
-MANY = "Each p is of one comparison alone: of twenty comparisons without a true difference, one is expected to have p < .05."
 
 
 def difference(a: Group, b: Group, key: str, figure: str) -> bootstrap.Comparison | None:
@@ -53,7 +31,7 @@ def difference(a: Group, b: Group, key: str, figure: str) -> bootstrap.Compariso
         return bootstrap.compare(*verdicts, figure, classes=len(a.classes(key)))
     if _sought(a, key, figure) != _sought(b, key, figure):
         return None
-    mine, other = _compared(a, b, key, figure)
+    mine, other = compared(a, b, key, figure)
     if min(len(mine), len(other)) < 2 or stdev(mine) == stdev(other) == 0:
         return None
     with warnings.catch_warnings():
@@ -79,13 +57,14 @@ def untested(a: Group, b: Group, key: str, figure: str = "worst") -> str:
         return "the rows have different classes"
     if _of_other_data(a, b):
         return "the rows were evaluated on different data sets"
-    if len(a.runs) == len(b.runs) == 1:
-        if without := [group.label for group in (a, b) if not group.runs[0].verdicts.get(key)]:
+    if len(together := pairs(a, b)) == 1:
+        rows = zip((a.label, b.label), together[0], strict=True)
+        if without := [label for label, run in rows if not run.verdicts.get(key)]:
             return f"{' and '.join(without)} {'hold' if len(without) > 1 else 'holds'} no predictions of single images for it"
-        return str(_verdicts(pairs(a, b), key, figure))
+        return str(_verdicts(together, key, figure))
     if _sought(a, key, figure) != _sought(b, key, figure):
         return OTHER_CLASSES
-    counts = [len(values) for values in _compared(a, b, key, figure)]
+    counts = [len(values) for values in compared(a, b, key, figure)]
     if not all(counts):
         return "no seed has figures for it in both rows"
     if min(counts) == 1:
@@ -95,67 +74,45 @@ def untested(a: Group, b: Group, key: str, figure: str = "worst") -> str:
 
 
 def pairs(a: Group, b: Group) -> list[tuple[Run, Run]]:
-    """The runs of both rows that have the same seed, or the only ones; empty where some have no partner or two."""
+    """The runs of both rows that have the same seed, or the only ones; empty where the seeds are others, unknown or there twice.
+
+    Of a row with one seed and another with several it is the seed that both have.
+    """
     if len(a.runs) == len(b.runs) == 1:
         return [(a.runs[0], b.runs[0])]
     mine, other = ({run.facts.get("seed"): run for run in group.runs} for group in (a, b))
-    whole = len(mine) == len(a.runs) and len(other) == len(b.runs) and None not in mine
-    return [(run, other[seed]) for seed, run in mine.items()] if whole and mine.keys() == other.keys() else []
+    if len(mine) < len(a.runs) or len(other) < len(b.runs) or None in {*mine, *other}:
+        return []
+    if mine.keys() != other.keys() and min(len(mine), len(other)) > 1:
+        return []
+    return [(run, other[seed]) for seed, run in mine.items() if seed in other]
 
 
-def against(report: Report) -> dict[str, dict[str, Any]]:
-    """By label, of each row that has a control with the same classes: "label", the control's, and for each attack its FIGURES.
+def against(report: Report) -> dict[str, list[dict[str, Any]]]:
+    """By label, for each control of a row with the same classes: "label", the control's, and for each attack its FIGURES.
 
     A figure has "difference", "low", "high", "p", "test" ("paired" or "welch") and "seeds", each seed's own difference; where it
     could not be tested, low, high, p and test are None and "why" says why; "difference" is None where a row lacks the figure.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for group in report.groups:
-        if (base := report.baseline(group)) is None or not alike(base, group):
-            continue
-        found[group.label] = {"label": base.label}
-        for key in report.robust or report.keys:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for group, base in compared_rows(report):
+        entry: dict[str, Any] = {"label": base.label}
+        for key in sorted(report.robust or report.keys, key=lambda key: key != report.main):
             if all(any(v is not None for v in _values(g, key, "worst")) for g in (group, base)):
-                found[group.label][key] = {figure: _cell(group, base, key, figure) for figure in FIGURES}
+                entry[key] = {figure: _cell(group, base, key, figure) for figure in FIGURES}
+        found.setdefault(group.label, []).append(entry)
     return found
 
 
-def explained(report: Report, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the tests in `rows` can show and cannot show, in plain words; empty where no row has a control."""
-    cells = [
-        cell for row in rows for key, figures in row.get("against", {}).items() if key != "label" for cell in figures.values()
-    ]
-    if not cells:
-        return []
-    tests = {cell["test"] for cell in cells}
-    seeds = any(cell["test"] == "paired" and len(cell["seeds"]) > 1 for cell in cells)
-    runs = [run for group in report.groups for run in group.runs]
-    summaries = [s for run in runs for key, s in run.summaries.items() if key in report.robust]
-    said = [("paired" in tests, PAIRED), (seeds, PAIRED_SEEDS), ("welch" in tests, WELCH)]
-    said += [(True, text) for text in not_tested(rows, report)]
-    said += [
-        (any("worst_of" in s for s in summaries), AMONG),
-        (any(len(s["per_class"]) <= 10 for s in summaries), FEW),
-    ]
-    found = [text for holds, text in [*said, (sum(cell["test"] is not None for cell in cells) > len(FIGURES), MANY)] if holds]
-    return [text.replace("test images", report.images) for text in found]
-
-
-def not_tested(rows: Sequence[Mapping[str, Any]], report: Report) -> list[str]:
-    """A sentence for each row that was not tested against its control, and each reason why."""
-    found: dict[tuple[str, str, str], list[str]] = {}
-    for row in rows:
-        for key, figures in row.get("against", {}).items():
-            cells = figures.values() if key != "label" else ()
-            for why in dict.fromkeys(cell["why"] for cell in cells if cell["test"] is None and cell["difference"] is not None):
-                found.setdefault((row["label"], row["against"]["label"], why), []).append(report.titles[key])
-    return [f"Not tested: {a} against {b} under {', '.join(attacks)}; {why}." for (a, b, why), attacks in found.items()]
+def compared_rows(report: Report) -> list[tuple[Group, Group]]:
+    """Every row with each of its controls that has the same classes."""
+    return [(group, base) for group in report.groups for base in report.controls_of(group) if alike(base, group)]
 
 
 def _cell(group: Group, base: Group, key: str, figure: str) -> dict[str, Any]:
     if (found := difference(group, base, key, figure)) is not None:
         return {**found._asdict(), "seeds": list(found.seeds)}
-    mine, other = _compared(group, base, key, figure)
+    mine, other = compared(group, base, key, figure)
     nothing: dict[str, Any] = dict.fromkeys(("low", "high", "p", "test"))
     why = untested(group, base, key, figure)
     value = mean(mine) - mean(other) if mine and other else None
@@ -164,10 +121,10 @@ def _cell(group: Group, base: Group, key: str, figure: str) -> dict[str, Any]:
 
 def _each(a: Group, b: Group, key: str, figure: str) -> tuple[float, ...]:
     """The difference of each seed; empty where the seeds of the rows do not go together."""
-    return tuple(one - other for one, other in zip(*_compared(a, b, key, figure), strict=True)) if pairs(a, b) else ()
+    return tuple(one - other for one, other in zip(*compared(a, b, key, figure), strict=True)) if pairs(a, b) else ()
 
 
-def _compared(a: Group, b: Group, key: str, figure: str) -> tuple[list[float], list[float]]:
+def compared(a: Group, b: Group, key: str, figure: str) -> tuple[list[float], list[float]]:
     """The figure of the seeds that have it in both rows; of all seeds of each row where these do not go together."""
     if found := pairs(a, b):
         both = [[_value(run.summaries.get(key), figure) for run in pair] for pair in found]

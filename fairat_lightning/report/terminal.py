@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fairat_lightning.record.attack_titles import TITLES
-from fairat_lightning.report import columns, compare, differences, published, significance, sweeps, tables
+from fairat_lightning.report import columns, compare, differences, published, sweeps, tables
 from fairat_lightning.report.gallery import Picture
 from fairat_lightning.report.groups import Report
 from fairat_lightning.report.markup import spread
@@ -95,7 +95,7 @@ def show(
         console.print(text, markup=False, highlight=False)
     if (found := differences.terminal(rows, report)).row_count:
         console.print(found)
-    for text in significance.explained(report, rows):
+    for text in differences.explained(report, rows):
         console.print(text, style="dim", markup=False, highlight=False)
     if (beside := published.terminal(lines)).row_count:
         console.print(beside)
@@ -132,7 +132,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """For each attack, the "difference" b minus a in "average" and "worst", in [0,1], with "low", "high" and "p"."""
-        return {key: value for key, value in self.rows[1].get("against", {}).items() if key != "label"}
+        return {key: figures for _, _, key, figures in differences.entries(self.rows)}
 
     def __repr__(self) -> str:
         shown = io.StringIO()

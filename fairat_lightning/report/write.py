@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fairat_lightning.record.atomic_write import write, write_json
-from fairat_lightning.report import compare, figures, significance, tables
+from fairat_lightning.report import compare, differences, figures, tables
 from fairat_lightning.report.columns import CUT
 from fairat_lightning.report.gallery import Picture, pictures
 from fairat_lightning.report.groups import Report
@@ -80,7 +80,7 @@ def _findings(report: Report, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "findings": [*compare.headline(report), *compare.against_first(report)],
         "notes": tables.notes(report),
-        "tests": significance.explained(report, rows),
+        "tests": differences.explained(report, rows),
         "failed_checks": tables.failures(report),
         "caption": tables.caption(report),
     }

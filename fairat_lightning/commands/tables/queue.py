@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from fairat_lightning.commands.errors import Stop, refuse
 from fairat_lightning.commands.one_run import locked, run
 from fairat_lightning.commands.tables.judging import OTHERWISE, Held, as_command, judge_all
-from fairat_lightning.commands.tables.recipes import Job, Plan, finished, folder_of_evaluation, other
+from fairat_lightning.commands.tables.recipes import Job, Plan, controls, finished, folder_of_evaluation, other
 from fairat_lightning.commands.tables.workload import Clock, Task
 from fairat_lightning.config.compose import WRONG_INPUT, resolved
 from fairat_lightning.record.reader import read_facts, read_metrics
@@ -50,8 +50,8 @@ class Queue:
                 if self.held(task):
                     running += 1
                     continue
-                left = len(tasks) + sum(job.seed in seeds for job in self.jobs)  # evaluations that are not tasks yet
-                print(f"\n[{done + 1}/{done + left}] {self.title(task)}: {clock.left(tasks, running)}", flush=True)
+                left = [*tasks, *(("judge", job) for seed in seeds for job in self.to_judge(seed))]
+                print(f"\n[{done + 1}/{done + len(left)}] {self.title(task)}: {clock.left(left, running)}", flush=True)
                 try:
                     with clock.timing(task):
                         self.perform(task)
@@ -74,8 +74,9 @@ class Queue:
         return self.failed
 
     def to_judge(self, seed: int) -> list[Job]:
-        """Every finished training of a seed, also of rows not asked for: one row more may change the images of all."""
-        return [job for job in self.plan.jobs([seed], every_row=True) if job.folder not in self.failed and finished(job)]
+        """The trainings of a seed, also the finished ones of rows not asked for: one row more may change the images of all."""
+        jobs = self.plan.jobs([seed], every_row=True)
+        return [job for job in jobs if job.folder not in self.failed and (job.row in self.plan.wanted or finished(job))]
 
     def title(self, task: Task) -> str:
         kind, job = task
@@ -146,8 +147,7 @@ def render(plan: Plan, to: Path) -> bool:
         notes += [line for job in jobs for line in extras(job.folder, names, f"{rows[key]['label']}, seed {job.seed}")]
         groups += [Group(rows[key]["label"], [read_run(job.folder, without=names) for job in jobs])] if jobs else []
     report = report_of(groups)
-    over = {key: row.get("over", row.get("base")) for key, row in rows.items()}
-    report.baselines = {rows[key]["label"]: rows[other]["label"] for key, other in over.items() if other}
+    report.controls = {row["label"]: [rows[key]["label"] for key in controls(row) if key in rows] for row in rows.values()}
     report.notes += notes
     lines = beside(report, {row["label"]: row.get("published", ()) for row in rows.values()})
     if absent := [rows[key]["label"] for key, jobs in found.items() if not jobs]:

@@ -130,10 +130,21 @@ def parse(words: Sequence[str]) -> Plan:
         raise ValueError(f"rows={unknown} is unknown: the rows of table={settings['table']} budget={name} are {', '.join(rows)}")
     wanted = set(settings.get("rows", rows))
     for key in reversed(rows):  # what a row starts from comes before it
-        wanted |= {rows[key][of] for of in ("base", "teacher", "over") if key in wanted and of in rows[key]}
+        if key in wanted:
+            wanted |= {*controls(rows[key])[:1], *(rows[key][of] for of in ("base", "teacher") if of in rows[key])}
     budget = budgets[name] | budgets[name].get("tables", {}).get(settings["table"], {})
+    seeds = settings.get("seeds", budget["seeds"])
+    for key in settings.get("rows", ()):
+        if not {*seeds} & {*(own := rows[key].get("seeds", {}).get(name, seeds))}:
+            raise ValueError(f"rows={key} is trained with seeds={own} alone in budget={name}, and seeds={seeds} asks for others")
     rest = [str(o.input_line) for o in overrides if o.key_or_group not in OWN]
     return Plan(rows, frozenset(wanted), {"name": name, **budget}, settings, rest)
+
+
+def controls(row: Row) -> list[str]:
+    """The rows that a row is compared with: those that `over` names, or its base."""
+    found = row.get("over", row.get("base", []))
+    return [found] if isinstance(found, str) else list(found)
 
 
 def as_begun(folder: Path, key: str, run: Path) -> str:

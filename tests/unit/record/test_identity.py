@@ -305,5 +305,6 @@ def test_a_run_from_before_the_monitored_part_keeps_all_of_its_validation_images
     begun, _ = compose_training(words)
     assert "monitor_size" not in begun.data and "all validation images" in capsys.readouterr().out
     assert identity(resolved(begun)) == identity(old) == identity(resolved(cfg))
+    assert identity(resolved(compose_training([*words, "data.monitor_size=null"])[0])) == identity(old), "the same, in words"
     assert compose_training([*words, "data.monitor_size=300"])[0].data.monitor_size == 300
     assert compose_training([*words, "overwrite=true"])[0].data.monitor_size == 600

@@ -104,7 +104,7 @@ def test_a_published_gain_is_set_beside_ours(tmp_path):
     base = Group("PGD-AT", [read_run(folder_with(tmp_path / "a", 0, 0.2))])
     fairat = Group("FairAT", [read_run(folder_with(tmp_path / "b", 0, 0.26, 0.51))])
     report = report_of([base, fairat])
-    report.baselines = {"FairAT": "PGD-AT"}
+    report.controls = {"FairAT": ["PGD-AT"]}
     (line,) = beside.beside(report, {"FairAT": ["fairat.fairat"]})
     assert beside.table([line])[1:] == [
         ["FairAT", "1.0", "6.0"],

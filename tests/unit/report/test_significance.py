@@ -9,11 +9,13 @@ import torch
 from scipy import stats
 
 from fairat_lightning import bootstrap, metrics
-from fairat_lightning.report import significance
-from fairat_lightning.report.compare import rows
+from fairat_lightning.report import differences, significance
+from fairat_lightning.report.claim import sentence
+from fairat_lightning.report.compare import best, rows
+from fairat_lightning.report.differences import explained, not_tested
 from fairat_lightning.report.groups import gather, report_of
 from fairat_lightning.report.runs import Group, Run, Verdicts
-from fairat_lightning.report.significance import FIGURES, against, difference, explained, not_tested
+from fairat_lightning.report.significance import FIGURES, against, difference
 
 IMAGES = 60  # of each class
 
@@ -168,11 +170,11 @@ def test_a_seed_that_was_not_evaluated_yet_is_left_out_of_both_rows_and_said():
         del part["pgd20"]
     b.runs[1].summaries["clean"] = a.runs[1].summaries["clean"] = a.runs[1].summaries["pgd20"]
     report = report_of([a, b])
-    found = against(report)["B"]["pgd20"]["worst"]
+    found = against(report)["B"][0]["pgd20"]["worst"]
     assert (found["difference"], found["p"], found["seeds"]) == (alone.difference, alone.p, [alone.difference])
     assert "B: PGD-20 was measured in 1 of its 2 runs, whose own interval is in its brackets." in report.notes
     del b.runs[0].verdicts["pgd20"]
-    found = against(report)["B"]["pgd20"]["worst"]
+    found = against(report)["B"][0]["pgd20"]["worst"]
     assert found["difference"] == pytest.approx(alone.difference) and found["test"] is None
 
 
@@ -184,24 +186,50 @@ def test_the_worst_10_percent_of_many_classes():
         np.sort([round(r * IMAGES) / IMAGES for r in values])[:3].mean() for values in (rates**2, rates)
     ]  # of 2.1 the ceiling
     assert found is None, "no seed differs from another, which leaves Welch nothing"
-    found = against(report_of([a, b]))["B"]["pgd20"]["worst_10_percent"]
+    found = against(report_of([a, b]))["B"][0]["pgd20"]["worst_10_percent"]
     assert found["difference"] == pytest.approx(three[0] - three[1]) and found["test"] is None and len(found["seeds"]) == 3
 
 
 def test_every_row_with_a_control_has_its_differences():
     report = report_of([row("A", 0.3, 0.4), row("B", 0.5, 0.45), row("C", 0.5)])
-    report.baselines = {"B": "A", "C": "B"}
+    report.controls = {"B": ["A"], "C": ["B", "A"]}
     found = {r["label"]: r.get("against") for r in rows(report)}
-    assert found["A"] is None and found["B"]["label"] == "A" and found["C"]["label"] == "B"
+    assert found["A"] is None and [[f["label"] for f in found[label]] for label in "BC"] == [["A"], ["B", "A"]]
     expected = difference(*report.groups[1::-1], "pgd20", "worst")
-    assert found["B"]["pgd20"]["worst"] == {**expected._asdict(), "seeds": list(expected.seeds)}
-    untested = {"difference": pytest.approx(0.025), "low": None, "high": None, "p": None, "test": None, "seeds": []}
-    untested["why"] = "C has figures of 1 run and B of 2 runs: the test over seeds needs two or more of each"
-    assert found["C"]["pgd20"]["worst"] == untested and set(found["C"]["pgd20"]) == set(FIGURES)
+    assert found["B"][0]["pgd20"]["worst"] == {**expected._asdict(), "seeds": list(expected.seeds)}
+    assert set(found["C"][0]["pgd20"]) == set(FIGURES)
     json.dumps(found, allow_nan=False)
-    report.baselines = {}
-    assert [r.get("against", {}).get("label") for r in rows(report)] == [None, "A", "A"]
+    report.controls = {}
+    assert [[f["label"] for f in r.get("against", ())] for r in rows(report)] == [[], ["A"], ["A"]]
     assert all("against" not in r for r in rows(report_of(report.groups[:1])))
+
+
+@pytest.mark.parametrize("few_first", [True, False])
+def test_a_row_of_one_seed_is_paired_with_the_same_seed_of_a_row_of_two(few_first):
+    one, two = row("one", 0.5), row("two", 0.3, 0.7)
+    alone = Group("two", two.runs[:1])
+    a, b = (one, two) if few_first else (two, one)
+    expected = difference(*((one, alone) if few_first else (alone, one)), "pgd20", "worst")
+    assert expected is not None and difference(a, b, "pgd20", "worst") == expected
+    report = report_of([b, a])
+    assert "one and two" in "".join(explained(report, rows(report))) or "two and one" in "".join(explained(report, rows(report)))
+    assert "are compared in the one seed that both have, 0." in "".join(explained(report, rows(report)))
+    said = sentence(b, a, "pgd20", "PGD-20")
+    assert ("to 70.0" in said or "from 70.0" in said) is False and "paired test" in said
+    two.runs[0].verdicts.clear()
+    assert difference(a, b, "pgd20", "worst") is None
+    assert "two holds no predictions of single images" in sentence(b, a, "pgd20", "PGD-20")
+
+
+def test_no_row_is_best_that_is_worse_in_the_one_seed_that_both_have():
+    high, low = row("high", 0.3, 0.9), row("low", 0.5)
+    assert difference(high, low, "pgd20", "worst").difference < 0 and best(report_of([low, high]), "pgd20", "worst") is None
+
+
+def test_a_row_of_one_seed_is_not_paired_with_another_seed():
+    a, b = row("A", 0.3, 0.4), Group("B", row("B", 0.1, 0.2, 0.5).runs[2:])
+    why = "B has figures of 1 run and A of 2 runs: the test over seeds needs two or more of each"
+    assert difference(b, a, "pgd20", "worst") is None and significance.untested(b, a, "pgd20") == why
 
 
 def test_a_row_without_the_attack_has_no_difference_under_it():
@@ -209,7 +237,7 @@ def test_a_row_without_the_attack_has_no_difference_under_it():
     for run in report.groups[1].runs:
         run.summaries["cw20"] = run.summaries["pgd20"]
     report = report_of(report.groups)
-    assert set(against(report)["B"]) == {"label", "pgd20"} and report.robust == ["pgd20", "cw20"]
+    assert set(against(report)["B"][0]) == {"label", "pgd20"} and report.robust == ["pgd20", "cw20"]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +250,7 @@ def test_a_row_without_the_attack_has_no_difference_under_it():
 )
 def test_it_is_said_which_test_was_used(a, b, said):
     report = report_of([row("A", *a), row("B", *b)])
-    assert explained(report, rows(report)) == [getattr(significance, name) for name in (*said, "FEW")]
+    assert explained(report, rows(report)) == [getattr(differences, name) for name in (*said, "FEW")]
     assert explained(report, []) == []
 
 
@@ -237,9 +265,9 @@ def test_results_of_the_same_images_in_another_order_say_why_they_are_not_tested
 
 def test_what_two_seeds_cannot_show_and_classes_in_full_are_said():
     for part in ("these trained networks on other images", "say nothing about other trainings", "a third seed"):
-        assert part in significance.PAIRED + significance.PAIRED_SEEDS
+        assert part in differences.PAIRED + differences.PAIRED_SEEDS
     report = report_of([row(name, 0.3, full=["c1"], few=6) for name in "ABC"])
-    texts = [significance.PAIRED, significance.AMONG, significance.FEW, significance.MANY]
+    texts = [differences.PAIRED, differences.AMONG, differences.FEW, differences.MANY]
     assert explained(report, rows(report)) == texts
 
 

@@ -1,6 +1,7 @@
 """The tables: every row composes to its paper's recipe, under the attack that its budget says."""
 
 import pytest
+import yaml
 from helpers import DISTIL, TABLES, quick_for
 from omegaconf import OmegaConf
 
@@ -9,6 +10,11 @@ from fairat_lightning.config.build import build_part
 from fairat_lightning.config.compose import CONF, compose_training, resolved
 from fairat_lightning.record.writer import open_folder
 from fairat_lightning.report.published import reference
+
+
+def rows_of(table):
+    """The rows of all budgets."""
+    return yaml.safe_load((recipes.TABLES / f"{table}.yaml").read_text())
 
 
 def plan_of(table, budget, *words):
@@ -36,16 +42,21 @@ def test_every_row_of_the_real_tables_composes_after_what_it_starts_from(table, 
             assert cfg.trainer.precision == "32-true" and cfg.val_every == 5 and cfg.data.val_per_class == 50
             schedule = ("multistep", 150, 0.1, "sum") if overfitting else ("onecycle", 12, 0.1, "last")
             schedule = schedule if cfg.init_from is None else ("onecycle", 2, 0.02, "last")
+            schedule = schedule if job.row != "decosam" else ("onecycle", 1, 0.01, "last")
+            assert cfg.data.monitor_size == (None if table == "faal100" else 600), "all of them: 50 of each class"
             target = cfg.optim._target_.rpartition(".")[2]
             assert (target, cfg.trainer.max_epochs, cfg.optim.lr, cfg.select) == schedule, job.row
             assert cfg.data.test_size == (None if table == "faal100" else 5000)
-    assert {row["over"] for row in plan.rows.values() if "over" in row} <= set(plan.rows)
+    assert {key for row in plan.rows.values() for key in recipes.controls(row)[:1]} <= set(plan.rows)
+    assert {key for row in plan.rows.values() for key in recipes.controls(row)} <= set(rows_of(table))
     assert all(reference(name).label for row in plan.rows.values() for name in row.get("published", ()))
 
 
 # norm, eps, step, steps and noise of every run from scratch, and of every fine-tune, in a budget with one attack for all
 N_FGSM, PGD3 = ("linf", 8 / 255, 8 / 255, 1, 2.0), ("linf", 8 / 255, 4 / 255, 3, None)
-ATTACKS = {"smoke": (N_FGSM, N_FGSM), "night": (N_FGSM, PGD3)}
+PGD10 = ("linf", 8 / 255, 2 / 255, 10, None)
+ATTACKS = {"smoke": (N_FGSM, N_FGSM), "night": (N_FGSM, PGD3), "hour": (PGD10, PGD10)}
+MANY_STEPS = ("ham", "bat")  # in the budgets of one step too
 
 
 @pytest.mark.parametrize("table, budget", [pair for pair in TABLES if pair[1] in ATTACKS])
@@ -54,7 +65,7 @@ def test_a_budgets_attack_is_that_attack_in_every_row(table, budget):
     plan = plan_of(table, budget)
     for job in plan.jobs([0]):
         attack = made(job.words)
-        expected = ATTACKS[budget]["base" in plan.rows[job.row]]
+        expected = PGD10 if job.row in MANY_STEPS else ATTACKS[budget]["base" in plan.rows[job.row]]
         found = (attack.norm, attack.eps, attack.step, attack.steps, attack.noise)
         assert found == pytest.approx(expected), job.row
         assert attack.batch_norm == "eval", job.row
@@ -154,6 +165,10 @@ def test_runs_of_another_width_have_a_folder_of_their_own(words, folder):
 
 
 def test_a_row_may_be_of_some_seeds_alone():
+    with pytest.raises(ValueError, match=r"rows=all is trained with seeds=\[0\] alone in budget=night, and seeds=\[1\] asks"):
+        plan_of("fairat", "night", "seeds=[1]", "rows=[all]")
+    plan = plan_of("fairat", "night", "seeds=[0,1]", "rows=[all,hard]")
+    assert plan.wanted == {"all", "hard", "none"}, "the first row that it is compared with, and not the second"
     plan = plan_of("fairat", "night", "seeds=[0,1]")
     assert {(job.row, job.seed) for job in plan.jobs() if job.row in ("hard", "all")} == {("hard", 0), ("hard", 1), ("all", 0)}
 
