@@ -3,6 +3,7 @@
 from statistics import mean
 
 from fairat_lightning.bootstrap import Comparison
+from fairat_lightning.report.groups import LOWEST, lowest
 from fairat_lightning.report.runs import Group
 from fairat_lightning.report.significance import compared, difference, pairs, significant, untested
 
@@ -12,12 +13,15 @@ def sentence(base: Group, other: Group, key: str, title: str) -> str:
 
     Below p = .05 a gain or a loss; else that no difference could be shown; where there is no test, why.
     """
-    after, before = (mean(values) if values else None for values in compared(other, base, key, "worst"))
-    found = difference(other, base, key, "worst")
+    figure = lowest([base, other], key)
+    after, before = (mean(values) if values else None for values in compared(other, base, key, figure))
+    found = difference(other, base, key, figure)
     if before is None or after is None or found is None:
-        gap = "" if before is None or after is None else f" (worst class {points(after - before)} points)"
-        return f"Not tested: whether {other.label} is fairer than {base.label} under {title}{gap}; {untested(other, base, key)}."
-    weakest, low, high = _weakest(base, other, key), f"{100 * before:.1f} %", f"{100 * after:.1f} %"
+        gap = "" if before is None or after is None else f" ({LOWEST[figure]} {points(after - before)} points)"
+        why = untested(other, base, key, figure)
+        return f"Not tested: whether {other.label} is fairer than {base.label} under {title}{gap}; {why}."
+    weakest = _weakest(base, other, key) if figure == "worst" else f"the {LOWEST[figure]}"
+    low, high = f"{100 * before:.1f} %", f"{100 * after:.1f} %"
     if significant(found):
         verb, change, sign = ("raises", "gain", 1) if found.difference > 0 else ("lowers", "loss", -1)
         text = f"{other.label} {verb} {weakest} from {low} with {base.label} to {high} under {title}"

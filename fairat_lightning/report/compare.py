@@ -13,11 +13,11 @@ from scipy import stats
 
 from fairat_lightning import bootstrap, metrics
 from fairat_lightning.report.claim import sentence
-from fairat_lightning.report.groups import Report, alike
+from fairat_lightning.report.groups import LOWEST, Report, alike, lowest
 from fairat_lightning.report.runs import Group, Run
 from fairat_lightning.report.significance import against, difference, significant
 
-MAIN_FIGURES = ("average", "worst")
+MAIN_FIGURES = ("average", "worst", "worst_10_percent")
 Cell = dict[str, Any]
 
 
@@ -59,11 +59,11 @@ def rows(report: Report) -> list[dict[str, Any]]:
         for key in present:
             extra = (name for run in group.runs for name in run.summaries.get(key, {}).get("figures", ()))
             for figure in dict.fromkeys([*MAIN_FIGURES, *extra, "worst_bias"]):
-                if figure in MAIN_FIGURES or any(v is not None for v in group.values(key, figure)):
+                if figure in ("average", "worst") or any(v is not None for v in group.values(key, figure)):
                     row[f"{key}_{figure}"] = cell(group, key, figure)
         found.append(row)
     for key in report.keys:
-        for figure in MAIN_FIGURES:
+        for figure in ("average", report.lowest):
             winner = best(report, key, figure)
             for group, row in zip(report.groups, found, strict=True):
                 if group is winner:
@@ -88,8 +88,8 @@ def _trained(run: Run) -> Any:
 
 
 def worst_first(report: Report, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows by their worst class under the main attack, the highest first; rows without one last."""
-    means = [row[f"{report.main}_worst"]["mean"] for row in rows]
+    """The rows by their weakest classes under the main attack, the highest first; rows without the figure last."""
+    means = [row.get(f"{report.main}_{report.lowest}", {}).get("mean") for row in rows]
     return [rows[k] for k in sorted(range(len(rows)), key=lambda k: (means[k] is None, -(means[k] or 0)))]
 
 
@@ -116,7 +116,7 @@ def headline(report: Report) -> list[str]:
     """
     title, key = report.titles[report.main], report.main
     first = report.groups[0]
-    worst = {id(group): cell(group, key, "worst")["mean"] for group in report.groups}
+    worst, what = {id(group): cell(group, key, report.lowest)["mean"] for group in report.groups}, LOWEST[report.lowest]
     if len(report.groups) == 1:
         return [_alone(report, first)]
     if len(report.groups) == 2:
@@ -134,22 +134,23 @@ def headline(report: Report) -> list[str]:
     if not ranked:
         return [f"No row has figures for {title}."]
     value = f"{100 * worst[id(ranked[0])]:.1f} %"
-    if best(report, key, "worst") is ranked[0]:
+    if best(report, key, report.lowest) is ranked[0]:
         others = "every other row" if len(ranked) == len(report.groups) else "every other row with a figure for it"
-        return [f"{ranked[0].label} has the best worst class under {title}: {value}, better than {others} at p < .05."]
-    return [f"No row's worst class under {title} is significantly better than all others'; {ranked[0].label} has {value}."]
+        return [f"{ranked[0].label} has the best {what} under {title}: {value}, better than {others} at p < .05."]
+    return [f"No row's {what} under {title} is significantly better than all others'; {ranked[0].label} has {value}."]
 
 
 def _alone(report: Report, group: Group) -> str:
     """What one row is, under the main attack or the first other that it has met."""
     key = next((key for key in (report.main, *report.robust, *report.keys) if group.classes(key)), report.main)
-    average, worst = (cell(group, key, figure)["mean"] for figure in MAIN_FIGURES)
+    figure = lowest([group], key)
+    average, worst = (cell(group, key, name)["mean"] for name in ("average", figure))
     if average is None:
         return f"No class of {group.label} has an image: there is nothing to say."
-    name = weakest(group, key)
+    name = weakest(group, key) if figure == "worst" else None
     return (
         f"{group.label} under {report.titles[key]}: {100 * average:.1f} % of the images right, averaged over the classes, and "
-        f"{100 * worst:.1f} % in its worst class" + (f", {name}." if name else ".")
+        f"{100 * worst:.1f} % in its {LOWEST[figure]}" + (f", {name}." if name else ".")
     )
 
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fairat_lightning.record.attack_titles import TITLES
+from fairat_lightning.report.groups import LOWEST
 from fairat_lightning.report.runs import Group, Verdicts
 from fairat_lightning.report.style import BLUE, COLOURS, GREY, INK, MARKERS, NARROW, PAPER, fill, legend, save, styled
 
@@ -30,8 +31,10 @@ def class_bars(
     classes = list(series[0][2]["per_class"])
     last = series[-1][2]["per_class"]
     classes.sort(key=lambda c: 2.0 if last.get(c) is None else last[c])
+    hidden = max(0, len(classes) - MOST_CLASSES)
+    classes = classes[:MOST_CLASSES]
     width = 0.8 / len(series)
-    figure = Figure(figsize=(min(40, max(7, 0.32 * len(classes) * len(series))), 4.2), layout="constrained")
+    figure = Figure(figsize=(min(16, max(7, 0.32 * len(classes) * len(series))), 4.2), layout="constrained")
     axes = figure.subplots()
     for i, (label, name, summary) in enumerate(series):
         heights = [nan if (a := summary["per_class"].get(c)) is None else 100 * a for c in classes]
@@ -44,7 +47,7 @@ def class_bars(
         axes.axhline(average, color=colour, linewidth=0.8, linestyle="--", zorder=0)
     _name_classes(axes, classes)
     what = f"{titles.get(series[0][1], series[0][1])} accuracy" if len({name for _, name, _ in series}) == 1 else "accuracy"
-    axes.set(ylabel=f"{what} (%)", ylim=(0, 100), xlim=(-0.6, len(classes) - 0.4))
+    axes.set(ylabel=f"{what} (%)", ylim=(0, 100), xlim=(-0.6, len(classes) - 0.4), xlabel=_left_out(classes, hidden))
     legend(figure, axes)
     return figure
 
@@ -55,15 +58,15 @@ def draw_classes(runs: Mapping[str, Mapping[str, Any]], path: Path, attacks: Seq
 
 
 @styled()
-def row_points(rows: Sequence[Mapping[str, Any]], key: str = "pgd20", title: str = "PGD-20") -> Figure:
-    """Average and worst-class accuracy of each row, with one standard deviation over seeds."""
+def row_points(rows: Sequence[Mapping[str, Any]], key: str = "pgd20", title: str = "PGD-20", lowest: str = "worst") -> Figure:
+    """Average accuracy of each row and that of its weakest classes, with one standard deviation over seeds."""
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    for i, name in enumerate(("worst", "average")):
+    for i, name in enumerate((lowest, "average")):
         cells = [row[f"{key}_{name}"] for row in rows]
         values = [nan if c["mean"] is None else 100 * c["mean"] for c in cells]
         spreads = [100 * (c["std"] or 0) for c in cells]
-        words = "worst class" if name == "worst" else "average"
+        words = LOWEST.get(name, name)
         axes.errorbar(values, range(len(rows)), xerr=spreads, fmt=MARKERS[i], color=COLOURS[i], capsize=3, label=words)
     axes.set_yticks(range(len(rows)), [row["label"] for row in rows], parse_math=False)
     axes.invert_yaxis()
@@ -102,8 +105,7 @@ def class_accuracies(groups: Sequence[Group], key: str, title: str) -> Figure:
     _name_classes(axes, ["average", *classes], places)
     axes.set(ylabel=f"{title} accuracy (%)", ylim=(0, 100), xlim=(-0.6, places[-1] + 0.6))
     axes.grid(axis="y", color=GREY, alpha=0.3, linewidth=0.6)
-    if hidden:
-        axes.set_xlabel(f"the {len(classes)} weakest classes; {hidden} stronger ones are not shown")
+    axes.set_xlabel(_left_out(classes, hidden))
     legend(figure, axes)
     return figure
 
@@ -168,6 +170,10 @@ def shown_classes(groups: Sequence[Group], key: str) -> tuple[list[str], int]:
     found = {c: [a for group in groups for a in group.class_values(key, c)] for c in classes}
     classes.sort(key=lambda c: mean(found[c]) if found[c] else 2.0)
     return classes[:MOST_CLASSES], max(0, len(classes) - MOST_CLASSES)
+
+
+def _left_out(classes: Sequence[str], hidden: int) -> str:
+    return f"the {len(classes)} weakest classes; {hidden} stronger ones are not shown" if hidden else ""
 
 
 def _mean_and_spread(group: Group, key: str, name: str) -> tuple[float, float]:

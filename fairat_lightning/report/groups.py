@@ -8,14 +8,14 @@ from typing import Any
 
 from fairat_lightning.record.attack_titles import TITLES
 from fairat_lightning.report.columns import apart, elsewhere, fill, in_order, own_eps, short
-from fairat_lightning.report.configurations import by_origin, configuration, leaves
+from fairat_lightning.report.configurations import by_origin, configuration, labels_of
 from fairat_lightning.report.folders import runs_in, split
-from fairat_lightning.report.measured import images
+from fairat_lightning.report.measured import images, of_all_classes
 from fairat_lightning.report.runs import Group, Run, read_run
 
-OBJECTIVES = {"AT": "PGD-AT", "TRADES": "TRADES", "MART": "MART"}
-PARTS = {"FairTAT": "FAIR-TAT", "FairARD": "Fair-ARD", "BalancedHead": "balanced head"}
 STRONGEST = ("autoattack", "apgd", "pgd20")
+MANY = 20  # classes: of more of them the lowest is mostly the one with the least luck
+LOWEST = {"worst": "worst class", "worst_10_percent": "weakest tenth of the classes"}
 
 
 @dataclass
@@ -46,6 +46,11 @@ class Report:
     def baseline(self, group: Group) -> Group | None:
         """The first row that `group` is compared with; None for one that is compared with none."""
         return next(iter(self.controls_of(group)), None)
+
+    @property
+    def lowest(self) -> str:
+        """The figure of the weakest classes, one of LOWEST."""
+        return lowest(self.groups, self.main)
 
     @property
     def seeds(self) -> bool:
@@ -108,7 +113,7 @@ def gather(words: Sequence[str]) -> Report:
         keyed.setdefault(key, []).append(run)
     chosen = {key[1] for key in keyed if key[0] == "label"}
     rows = [(key, part) for key, runs in keyed.items() for part in ([runs] if key[0] == "label" else by_origin(runs))]
-    names = iter(_labels([runs for key, runs in rows if key[0] != "label"], taken=chosen))
+    names = iter(labels_of([runs for key, runs in rows if key[0] != "label"], taken=chosen))
     report = report_of([Group(key[1] if key[0] == "label" else next(names), runs) for key, runs in rows])
     report.notes += [f"{place} is not finished, and is left out." for place in unfinished]
     return report
@@ -132,12 +137,20 @@ def report_of(groups: list[Group]) -> Report:
     titles |= {key: f"{titles[key]}, {words}" for key, words in several.items() if key in titles}
     shared = [key for key in keys if key != "clean" and all(group.classes(key) for group in groups)]
     robust = shared or [key for key in keys if key != "clean"]
-    main = next((key for key in STRONGEST if key in robust), (robust or keys)[0])
+    whole = [key for key in robust if all(of_all_classes(run.summaries.get(key)) for run in runs)] or robust
+    main = next((key for key in STRONGEST if key in whole), (whole or keys)[0])
     others = [key for key in elsewhere(keys, runs) if key != main]
     notes = _other_classes(groups)
     notes += [f"Measured under several threat models, with columns for each: {', '.join(dict.fromkeys(met))}."] if met else []
     notes += _notes(groups, keys, titles)
     return Report(groups, titles, short(titles, keys), swept, others, keys, main, notes, _checks(groups))
+
+
+def lowest(groups: Sequence[Group], key: str) -> str:
+    """The class with the lowest accuracy; of more than MANY classes, where it is known, the mean of the lowest tenth."""
+    having = [group for group in groups if group.classes(key)]
+    known = all(any(value is not None for value in group.values(key, "worst_10_percent")) for group in having)
+    return "worst_10_percent" if known and any(len(group.classes(key)) > MANY for group in having) else "worst"
 
 
 def comparable(a: Group, b: Group, key: str) -> bool:
@@ -158,48 +171,6 @@ def _fingerprint(run: Run) -> Any:
     if not run.config:
         return run.folder.resolve()
     return json.dumps([configuration(run.config), run.part, run.exported], sort_keys=True, default=str)
-
-
-def _labels(rows: Sequence[Sequence[Run]], taken: set[Any]) -> list[str]:
-    """A short name for each row: its method; where rows share one, what sets them apart; at last the folder."""
-    parts = {runs[0].part for runs in rows}
-    names = [_name(runs[0], named=len(parts) > 1) for runs in rows]
-    flat = [leaves(configuration(runs[0].config)) for runs in rows]
-    result: list[str] = []
-    for k, name in enumerate(names):
-        twins = [flat[j] for j in range(len(rows)) if names[j] == name]
-        if len(twins) > 1:
-            differing = [key for key in flat[k] if len({str(twin.get(key)) for twin in twins}) > 1]
-            name = ", ".join([name, *(f"{key.rpartition('.')[2].replace('_', ' ')} {flat[k][key]}" for key in differing)])
-        folder = str(rows[k][0].folder)
-        result.append(name if name not in {*taken, *result} and len(name) <= 60 else Path(folder).resolve().name)
-        if result[-1] in {*taken, *result[:-1]}:
-            result[-1] = folder
-    return result
-
-
-def _name(run: Run, named: bool) -> str:
-    """The method, or without a configuration the folder, which for an evaluation is that of the network; its own if `named`."""
-    folder = run.folder.resolve()
-    inner = run.part if run.part == folder.name and folder.parent.name == "evaluation" else ""
-    above = folder.parent.parent.name.removeprefix("audit-") if inner else folder.name
-    of = _method(run) or above
-    return f"{of}, {run.part}" if named and run.part and of != run.part else of
-
-
-def _method(run: Run) -> str | None:
-    """ "FAAL", "PGD-AT", "FairAT, TRADES, AWP": the parts of the configuration that a table's row is known by."""
-    config = run.config or {}
-    parts = {group: str((config.get(group) or {}).get("_target_", "")).rpartition(".")[2] for group in ("method", "objective")}
-    if not parts["method"]:
-        return None
-    objective = OBJECTIVES.get(parts["objective"], parts["objective"])
-    words = [objective if parts["method"] == "AdversarialTraining" else PARTS.get(parts["method"], parts["method"])]
-    if parts["method"] not in ("AdversarialTraining", "Standard") and parts["objective"] not in ("", "AT"):
-        words.append(objective)
-    targets = [str((config.get(group) or {}).get("_target_", "")).rpartition(".")[2] for group in ("awp", "averaging", "head")]
-    words += [PARTS.get(target, target) for target in targets if target]
-    return ", ".join(words)
 
 
 def _other_classes(groups: Sequence[Group]) -> list[str]:

@@ -35,6 +35,11 @@ def images(summary: Summary) -> int:
     return int(summary.get("images") or sum(summary.get("counts", {}).values()))
 
 
+def of_all_classes(summary: Summary | None) -> bool:
+    """Whether an attack has met images of every class; True for one that a run has not met."""
+    return summary is None or None not in summary["per_class"].values()
+
+
 def four_digits(eps: float | str) -> float:
     """An eps of a sweep as its key writes it, by which the same eps of other records is known."""
     return float(f"{float(eps):.4g}")

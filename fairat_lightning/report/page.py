@@ -187,9 +187,9 @@ def _tables(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _table(report: Report, rows: Sequence[Mapping[str, Any]], name: str, keys: Sequence[str] | None = None) -> str:
     shown = tables.columns(report, keys)
-    shown.sort(key=lambda column: column[:2] != (report.main, "worst"))  # first what no narrow screen may cut
-    heads = [html_head("Row", "text")]
-    heads += [html_head(figure, "number", html_short(report.heads[key], report.titles[key])) for key, figure, _ in shown]
+    shown.sort(key=lambda column: column[:2] != (report.main, report.lowest))  # first what no narrow screen may cut
+    words = [(tables.FIGURES[figure], html_short(report.heads[key], report.titles[key])) for key, figure, _ in shown]
+    heads = [html_head("Row", "text"), *(html_head(figure, "number", attack) for figure, attack in words)]
     heads += [html_head("Runs", "number"), html_head("min", "number", "Training")]
     lines, order = [], [group.label for group in report.groups]
     for row in rows:

@@ -32,6 +32,7 @@ def reasons(group: Group, published: Mapping[str, Any], note: str = "") -> list[
         "model": _model(config),
         "epochs": config.get("trainer.max_epochs"),
         "eps": config.get("attack.eps"),
+        "steps": config.get("attack.steps"),
         "seeds": len(group.runs),
     }
     theirs = dict(published)
@@ -43,11 +44,12 @@ def reasons(group: Group, published: Mapping[str, Any], note: str = "") -> list[
         "model": "{}, published {}",
         "epochs": "{} epochs, published {} epochs",
         "eps": "training eps {:.4g}, published training eps {:.4g}",
+        "steps": "trained against {} steps, published {}",
         "seeds": "seeds: {}, published {}",
     }
     both = {key: (ours[key], theirs[key]) for key in texts if ours[key] and theirs.get(key) is not None}
     found = [texts[key].format(*pair) for key, pair in both.items() if pair[0] != pair[1]]
-    found += _recipe(config)
+    found += _recipe(config, group.runs[0].folder, theirs)
     for key, title in (("pgd20", "PGD-20"), ("autoattack", "AutoAttack")):
         counted = min((images(run.summaries[key]) for run in group.runs if key in run.summaries), default=0)
         found += [f"{title} on {counted:,} test images"] if 0 < counted < theirs.get("test_images", 10_000) else []
@@ -62,13 +64,18 @@ def reasons(group: Group, published: Mapping[str, Any], note: str = "") -> list[
     return [*found, note] if note else found
 
 
-def _recipe(config: Mapping[str, Any]) -> list[str]:
-    """What of our training, by its `leaves`, no published protocol says."""
-    found = ["one cycle"] if _one_cycle(config) else []
-    if (path := config.get("init_from")) and (base := leaves(read_config(Path(path)) or {})):
-        cycle = " of one cycle" if _one_cycle(base) else ""
-        found.append(f"fine-tuned from our own base of {base.get('trainer.max_epochs')} epochs{cycle}")
-    if (steps := config.get("attack.steps")) and steps < 7:
+def _recipe(config: Mapping[str, Any], folder: Path, published: Mapping[str, Any]) -> list[str]:
+    """What of our training, by its `leaves`, the published protocol does not say in the same words."""
+    found = []
+    if _one_cycle(config):
+        theirs = f", published {published['schedule']}" if "schedule" in published else ""
+        found.append(f"one cycle of learning rates up to {config.get('optim.lr')}{theirs}")
+    if path := config.get("init_from"):
+        places = (Path(path), folder.parent / Path(path).name)  # the folder of both may have been moved
+        if base := leaves(next(filter(None, map(read_config, places)), {})):
+            cycle = " of one cycle" if _one_cycle(base) else ""
+            found.append(f"fine-tuned from our own base of {base.get('trainer.max_epochs')} epochs{cycle}")
+    if (steps := config.get("attack.steps")) and steps < 7 and "steps" not in published:
         found.append(f"trained against {steps} step{'s' if steps > 1 else ''}")
     if size := config.get("data.train_size"):
         found.append(f"{size:,} training images")

@@ -15,6 +15,7 @@ from fairat_lightning.report.significance import MOST_PAIRED
 Row = Mapping[str, Any]
 
 
+FIGURES = {"average": "average", "worst": "worst", "worst_10_percent": "worst 10 %"}  # as heads of columns
 OTHERS = "Under another norm or eps than in training"
 
 
@@ -25,8 +26,8 @@ def columns(report: Report, keys: Sequence[str] | None = None) -> list[tuple[str
     """
     found = []
     for key in [key for key in report.keys if key not in report.others] if keys is None else keys:
-        for figure in ("average",) if key == "clean" and len(report.keys) > 1 else ("average", "worst"):
-            found.append((key, figure, f"{report.heads[key]} {figure}"))
+        for figure in ("average",) if key == "clean" and len(report.keys) > 1 else ("average", report.lowest):
+            found.append((key, figure, f"{report.heads[key]} {FIGURES[figure]}"))
     return found
 
 

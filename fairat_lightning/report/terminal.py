@@ -55,9 +55,9 @@ def row_table(rows: Sequence[Row], report: Report) -> Table:
     covered = {key: sum(bool(group.classes(key)) for group in report.groups) for key in report.robust if key != report.main}
     others = [key for key, count in covered.items() if count == max(covered.values())]
     shown = [("clean", "average")] if "clean" in report.keys and report.main != "clean" else []
-    shown += [(report.main, "average"), (report.main, "worst"), *((key, "worst") for key in others[-1:])]
+    shown += [(report.main, "average"), (report.main, report.lowest), *((key, report.lowest) for key in others[-1:])]
     for name, figure in shown:
-        table.add_column(f"{escape(fill(report.heads[name], HEAD))}\n{figure}", justify="right", no_wrap=True)
+        table.add_column(f"{escape(fill(report.heads[name], HEAD))}\n{tables.FIGURES[figure]}", justify="right", no_wrap=True)
     for row in rows:
         cells = []
         for name, figure in shown:

@@ -62,7 +62,7 @@ def _comparison(report: Report, rows: Sequence[dict[str, Any]]) -> Any:
     """Classes side by side for up to 4 rows, else a point for each row."""
     title = report.heads[report.main].removesuffix(CUT)
     if len(report.groups) > 4:
-        return figures.row_points(rows, report.main, title)
+        return figures.row_points(rows, report.main, title, report.lowest)
     means = {group.label: found for group in report.groups if report.main in (found := compare.mean_of(group))}
     return figures.class_bars(means, (report.main,), report.titles)
 

@@ -1,11 +1,14 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import old_metrics, seeds
 from scipy import stats
 
 from fairat_lightning import bootstrap, metrics
+from fairat_lightning.report import tables
 from fairat_lightning.report.compare import (
     against_first,
     best,
@@ -15,10 +18,11 @@ from fairat_lightning.report.compare import (
     headline,
     mean_of,
     rows,
+    worst_first,
 )
 from fairat_lightning.report.differences import explained
-from fairat_lightning.report.groups import gather
-from fairat_lightning.report.runs import read_run
+from fairat_lightning.report.groups import gather, report_of
+from fairat_lightning.report.runs import Group, Run, Verdicts, read_run
 
 
 def test_mean_deviation_and_interval_are_those_of_scipy(make_run):
@@ -168,3 +172,47 @@ def test_the_mean_over_seeds_keeps_absent_classes(tmp_path):
     assert merged["per_class"] == {"cat": pytest.approx(0.4), "dog": pytest.approx(0.7), "fox": None}
     assert merged["worst"] == pytest.approx(0.4) and merged["worst_class"] == "cat"
     assert read_run(tmp_path / "0").summaries["pgd20"]["per_class"]["fox"] is None
+
+
+def of_many_classes(label, tenth, seed=0):
+    """A row of 30 classes, the three weakest of this accuracy, and the weakest of all at 0."""
+    rates = np.linspace(0.7, 0.9, 30)
+    rates[:3] = [0.0, 1.5 * tenth, 1.5 * tenth]
+    generator = np.random.default_rng([seed, int(100 * tenth)])
+    y = np.repeat(np.arange(30), 50)
+    right = np.concatenate([generator.permutation(50) < round(50 * rate) for rate in rates])
+    predicted = np.where(right, y, (y + 1) % 30)
+    names = [f"c{k}" for k in range(30)]
+    found = metrics.summary(metrics.confusion_matrix(torch.tensor(y), torch.tensor(predicted), 30), names)
+    verdicts = {"pgd20": Verdicts(np.arange(len(y)), y, predicted)}
+    return Group(label, [Run(Path(), {"pgd20": found}, verdicts, {"pgd20": ("linf", 0.03)}, facts={"seed": seed})])
+
+
+def test_of_many_classes_the_weakest_tenth_is_compared_and_not_the_one_without_luck():
+    report = report_of([of_many_classes("A", 0.1), of_many_classes("B", 0.4), of_many_classes("C", 0.2)])
+    assert report.lowest == "worst_10_percent"
+    assert headline(report)[0].startswith("B has the best weakest tenth of the classes under PGD-20: 40.0 %, better than every")
+    assert "C raises the weakest tenth of the classes from 10.7 % with A to 20.0 % under PGD-20" in against_first(report)[1]
+    found = rows(report)
+    assert found[1]["pgd20_worst_10_percent"]["best"] and "best" not in found[1]["pgd20_worst"]
+    assert [row["label"] for row in worst_first(report, found)] == ["B", "C", "A"]
+    assert [title for _, _, title in tables.columns(report)] == ["PGD-20 average", "PGD-20 worst 10 %"]
+    assert headline(report_of(report.groups[:1])) == [
+        "A under PGD-20: 74.0 % of the images right, averaged over the classes, and 10.7 % in its weakest tenth of the classes."
+    ]
+    for group in report.groups:  # of an export's card
+        del group.runs[0].summaries["pgd20"]["figures"]["worst_10_percent"]
+    assert report_of(report.groups).lowest == "worst"
+
+
+def test_an_attack_on_some_classes_alone_is_not_the_main_one_where_another_met_all():
+    groups = [of_many_classes("A", 0.1), of_many_classes("B", 0.3)]
+    for group in groups:
+        summary = group.runs[0].summaries["pgd20"]
+        some = {name: rate if k < 5 else None for k, (name, rate) in enumerate(summary["per_class"].items())}
+        group.runs[0].summaries["apgd"] = {**summary, "per_class": some}
+        group.runs[0].headline = ["apgd"]
+    assert report_of(groups).main == "pgd20"
+    for group in groups:
+        del group.runs[0].summaries["pgd20"]
+    assert report_of(groups).main == "apgd"

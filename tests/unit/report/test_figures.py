@@ -74,7 +74,9 @@ def test_many_rows_become_a_map(make_run, tmp_path):
 def test_two_hundred_classes_are_drawn(tmp_path):
     names = tuple(f"n{k:08d}" for k in range(200))
     record = old_metrics(*[None if k == 7 else k / 200 for k in range(200)], names=names)
-    assert drawn(figures.class_bars({"one": record, "two": record}, ("pgd20",)), tmp_path)
+    figure = figures.class_bars({"one": record, "two": record}, ("pgd20",))
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == [names[k] for k in range(21) if k != 7]
+    assert figure.axes[0].get_xlabel() == "the 20 weakest classes; 180 stronger ones are not shown" and drawn(figure, tmp_path)
 
 
 def test_clean_against_robust_has_a_point_for_each_class(make_run, tmp_path):

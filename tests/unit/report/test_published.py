@@ -27,7 +27,8 @@ def test_published_figures_are_percents_with_a_source(path):
         for attack in beside.ATTACKS:
             assert all(0 <= value <= 100 for value in row.get(attack, {}).values())
         protocol = {**found.get("protocol", {}), **row.get("protocol", {})}
-        assert set(protocol) <= {"data", "model", "epochs", "base", "eps", "selection", "test_images", "seeds"}, key
+        known = {"data", "model", "epochs", "base", "eps", "steps", "schedule", "selection", "test_images", "seeds"}
+        assert set(protocol) <= known, key
         assert protocol.get("selection", "best") in ("test", "validation", "last", "best")
 
 
@@ -75,6 +76,22 @@ def test_what_differs_is_read_from_both_protocols(tmp_path):
         "PreAct ResNet-18, published ResNet-18",
         "7 epochs, published 110 epochs",
         "training eps 0.03137, published training eps 0.031",
+    ]
+
+
+def test_what_a_fine_tune_of_the_night_does_otherwise_is_said_also_where_its_folder_was_moved(tmp_path):
+    for name in ("base", "faal"):
+        config = yaml.safe_load((folder_with(tmp_path / name, 0, 0.2) / "config.yaml").read_text())
+        config["optim"] = {"_target_": "fairat_lightning.optim.onecycle", "lr": 0.02}
+        config["attack"]["steps"], config["init_from"] = 3, None if name == "base" else "no/longer/here/base"
+        config["trainer"]["max_epochs"] = 12 if name == "base" else 2
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
+    (line,) = beside.beside(report_of([Group("FAAL", [read_run(tmp_path / "faal")])]), {"FAAL": ["faal.faal_at_from_pgd"]})
+    found = reasons(line.group, line.reference.protocol)
+    assert found[:3] == [
+        "trained against 3 steps, published 10",
+        "one cycle of learning rates up to 0.02, published 0.01 in the first epoch and 0.001 in the second",
+        "fine-tuned from our own base of 12 epochs of one cycle",
     ]
 
 
