@@ -43,7 +43,6 @@ class ABSLD(Distillation):
         rate: float,
         temperature_range: tuple[float, float],
         aliased: bool = False,
-        reduction: str = "sum",
         class_loss: str = "mean",
         **kwargs: Any,
     ):
@@ -55,7 +54,6 @@ class ABSLD(Distillation):
         within("method.temperature_range", temperature_range[0], "(0, 1]")
         within("method.temperature_range", temperature_range[1], "[1, inf)")
         switch("method.aliased", aliased)
-        one_of("method.reduction", reduction, ("sum", "mean"))
         one_of("method.class_loss", class_loss, ("mean", "sum"))
         if type(self.objective) is not AT or self.objective.label_smoothing:
             raise ValueError("method=absld learns from its teacher alone: set objective=at and objective.label_smoothing=0")
@@ -63,7 +61,6 @@ class ABSLD(Distillation):
         self.objective.start = "gaussian"
         self.share, self.rate, self.temperature_range, self.aliased = share, rate, temperature_range, aliased
         self.class_loss = class_loss
-        self.divisor = self.num_classes if reduction == "mean" else 1
         self.register_buffer("temperatures", torch.ones(2, self.num_classes))  # adversarial, natural
         self.risks = ClassMeans(self.num_classes, 2)
 

@@ -7,9 +7,9 @@ in the last epoch,
     w_k = clip( K kappa_k^-power / sum_j kappa_j^-power, least, most ),
     loss = mean_i w[y_i] [ alpha T^2 KL( softmax(teacher(x_i)/T) || softmax(student(x'_i)/T) ) + (1 - alpha) objective_i ].
 
-All weights are 1 in epoch 0. Deviations: KL is summed over the classes (the released code's default divides it by K too), the
-attack crafts in eval mode and stays in [0,1], as everywhere here. kappa is clamped to 1e-3 from below. AWP, if chosen, climbs
-the objective.
+All weights are 1 in epoch 0. Deviations: KL is summed over the classes, where the released code divides it by K too:
+`reduction="mean"`; the attack crafts in eval mode, the code's in train mode (`attack.batch_norm=train`), and stays in [0,1], as
+everywhere here. kappa is clamped to 1e-3 from below. AWP, if chosen, climbs the objective.
 """
 
 from collections.abc import Callable
@@ -61,7 +61,7 @@ class FairARD(Distillation):
         loss = (1 - self.alpha) * self.objective.total(terms)
         if self.alpha:
             t = self.temperature
-            loss = loss + self.alpha * t**2 * kl(self.wanted(x) / t, terms.logits / t)
+            loss = loss + self.alpha * t**2 * kl(self.wanted(x) / t, terms.logits / t) / self.divisor
         return self.reduce(self.class_weight()[y] * loss)
 
     def counting(self, correct: Tensor) -> Any:

@@ -21,7 +21,14 @@ ADDED_WITHIN: dict[str, dict[str, Any]] = {
     "attack": {"scale_step": True, "second_step": False},
     "objective": {"crafting": "ce"},
     "data": {"monitor_size": 600},
-    "method": {"margins": True, "cfp_factor": 1.0, "multiplied": False, "class_loss": "mean", "padded_to": None},
+    "method": {
+        "margins": True,
+        "cfp_factor": 1.0,
+        "multiplied": False,
+        "class_loss": "mean",
+        "padded_to": None,
+        "reduction": "sum",
+    },
 }  # the same of keys within a group; but earlier runs had all validation images, which a run that continues keeps
 IDLE = {"logger": {}, "save_minutes": 10}  # change no bit; the names of runs are made with their defaults of 0.1
 IDLE_OF_TRAINER = ("enable_progress_bar", "log_every_n_steps")

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fairat_lightning.methods.base import Method
 from fairat_lightning.objectives import logits_of
+from fairat_lightning.settings import one_of
 
 
 class Outside(list[nn.Module]):
@@ -17,10 +18,15 @@ class Outside(list[nn.Module]):
 
 
 class Distillation(Method):
-    """A method with a `teacher`: a network from images in [0,1] to logits, in eval mode and without gradients."""
+    """A method with a `teacher`: a network from images in [0,1] to logits, in eval mode and without gradients.
 
-    def __init__(self, *args: Any, teacher: nn.Module, **kwargs: Any):
+    `reduction`: whether divergences are the "sum" over the K classes or, as in the released codes, their "mean", K times smaller.
+    """
+
+    def __init__(self, *args: Any, teacher: nn.Module, reduction: str = "sum", **kwargs: Any):
         super().__init__(*args, **kwargs)
+        one_of("method.reduction", reduction, ("sum", "mean"))
+        self.divisor = self.num_classes if reduction == "mean" else 1
         if not isinstance(teacher, nn.Module):
             raise ValueError(f"the teacher is of type {type(teacher).__name__}: give a torch.nn.Module")
         self._teacher = Outside([teacher.eval().requires_grad_(False)])

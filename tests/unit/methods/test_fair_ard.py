@@ -35,6 +35,18 @@ def class_weights(kappa: np.ndarray, power: float, least: float, most: float) ->
     return weights
 
 
+def test_the_released_codes_mean_over_the_classes_is_the_sum_divided_by_their_number():
+    rng = np.random.default_rng(0)
+    x, y, index = batch(rng, range(4))
+    summed = method(alpha=1.0)
+    mean = method(alpha=1.0, reduction="mean", teacher=summed._teacher[0])
+    mean.net.load_state_dict(summed.net.state_dict())
+    losses = [module.training_step((x, y, index), 0).item() for module in (summed, mean)]
+    assert losses[1] == pytest.approx(losses[0] / 4, rel=1e-12) and losses[0] > 0
+    with pytest.raises(ValueError, match="method.reduction"):
+        method(reduction="max")
+
+
 @pytest.mark.parametrize("objective", [AT(), AT(0.2), TRADES(6.0)])
 @pytest.mark.parametrize("temperature", [1.0, 30.0])
 @pytest.mark.parametrize("alpha", [0.0, 0.7, 1.0])

@@ -119,6 +119,13 @@ RECIPES = {
     "leaderboard.frl": ("FRL", TR, "", "", 0, 40, 0.001, []),
     "leaderboard.csr": ("CSR", TR, "", "", 0, 110, 0.1, [0.9091, 0.9545]),
     "leaderboard.cfol": ("CFOL", AT, "", "", 0, 200, 0.1, [0.5, 0.75]),
+    "leaderboard.bat": ("BAT", TR, "", "", 0, 200, 0.1, [0.375, 0.45, 0.5]),
+    "leaderboard.fair_ard": ("FairARD", AT, "", "", 0, 200, 0.1, [0.5, 0.75]),
+    "leaderboard.absld": ("ABSLD", AT, "", "", 0, 300, 0.1, [0.7167, 0.8667, 0.95]),
+    "leaderboard.ham": ("HAM", AT, "", "", 0, 120, 0.1, [0.5, 0.75]),
+    "leaderboard.trix": ("TRIX", AT, "", "", 0, 110, 0.1, [0.9091, 0.9545]),
+    "leaderboard.variance": ("VariancePenalty", AT, "", "", 0, 110, 0.1, [0.9091, 0.9545]),
+    "leaderboard.decosam": ("DecoSAM", AT, "", "", 0, 1, 0.01, []),
 }
 
 
@@ -148,6 +155,9 @@ def test_rows_that_differ_in_one_setting_differ_in_it():
     ]
     assert settings("leaderboard", "strong", "averaging.decay") == 0.9995
     assert settings("faal", "wrn_mart", "objective.beta") == 6
+    for row, batch_norm in (("fair_ard", "train"), ("absld", "eval")):  # the codes' rate goes with their mean over the classes
+        assert settings("leaderboard", row, "method.reduction") == "mean"
+        assert settings("leaderboard", row, "attack.batch_norm") == batch_norm
 
 
 @pytest.mark.parametrize(
