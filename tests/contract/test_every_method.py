@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 from fairat_lightning.config.compose import resolved
 from fairat_lightning.training import run as runs
 
-OBJECTIVES = {"standard": ["at"], "bat": ["trades"], "absld": ["at"]}
+OBJECTIVES = {"standard": ["at"], "bat": ["trades"], "absld": ["at"]}  # of a method that does not take every one
 WITHOUT_AWP = ("standard", "decosam")
-HEAD = "model.linear.weight"  # all that DecoSAM trains  # of a method that does not take every one
+HEAD = "model.linear.weight"  # all that DecoSAM trains
 COMPOSITIONS = [
     (method, objective, awp)
     for method in METHODS
@@ -76,6 +76,32 @@ def test_it_trains_tests_and_saves_gradients_reach_every_parameter_modes_and_wei
 
 def job_of(compose, tmp_path, *overrides):
     return runs.prepare(OmegaConf.create(resolved(compose(*SMALL, *overrides))), tmp_path / "run")
+
+
+AVERAGES = ("none", "ema", "swa", "fawa")
+PAIRS = [
+    (m, average, head)
+    for m in METHODS
+    for average in AVERAGES
+    for head in ("none", "balanced")
+    if (average, head) != ("none",) * 2
+]
+ONE_EACH = [(m, AVERAGES[1 + i % 3], "balanced") for i, m in enumerate(METHODS)]
+
+
+@pytest.mark.parametrize("method,average,head", quick_for(PAIRS, *ONE_EACH))
+def test_every_average_and_the_balanced_head_serve_every_method(launch, method, average, head):
+    """The run is tested, and its checkpoint keeps the average's state and the head's."""
+    words = [f"method={method}", f"averaging={average}", f"head={head}"]
+    words += {"swa": ["averaging.start=0"], "fawa": ["averaging.threshold=0"]}.get(average, [])
+    if method in (*DISTIL, "decosam"):
+        words.append(f"{'init_from' if method == 'decosam' else 'method.teacher'}={launch('method=pgd_at', folder='other')[0]}")
+    folder, metrics = launch(*words)
+    assert all(0 <= metrics[name]["worst"] <= metrics[name]["average"] <= 1 for name in ("clean", "pgd20", "cw20"))
+    assert ("head" in json.loads((folder / "run.json").read_text())) == (head == "balanced")
+    checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert ("averaging_state" in checkpoint, "head" in checkpoint) == (average != "none", head == "balanced")
+    assert all(v.isfinite().all() for v in checkpoint["state_dict"].values() if v.is_floating_point())
 
 
 CHEAP = ("fgsm_rs", "n_fgsm", "pgd2")
