@@ -12,10 +12,9 @@ def main(words: list[str]) -> None:
     """Run what the settings of the command say; ValueError for wrong ones, SystemExit(1) where a row could not be run."""
     plan = parse(words)
     to = reachable(plan.settings.get("to") or plan.place / "report")
-    if to.exists() and not to.is_dir():
-        raise ValueError(f"to={to} is a file: name a folder")
-    if plan.place.exists() and not plan.place.is_dir():
-        raise ValueError(f"{plan.place} is a file: set runs=FOLDER to another folder for the runs")
+    for key, folder in (("runs", plan.place), ("to", to)):
+        if (file := next((place for place in (folder, *folder.parents) if place.exists()), folder)).is_file():
+            raise ValueError(f"{file} is a file: set {key}=FOLDER to a folder")
     jobs = {job: compose_training(job.words)[0] for job in plan.jobs()}  # all of them before hours of training
     about = f"budget {plan.budget['name']}: {plan.budget['about']}"
     from fairat_lightning.commands.tables.queue import Queue, render  # torch takes seconds to import

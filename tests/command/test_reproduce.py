@@ -349,6 +349,8 @@ def test_it_says_what_it_takes_and_where_it_would_download_to(tables, capsys, mo
         re.search(r"This takes about (\d+) h on 1 core", out) and int(re.search(r"about (\d+) h", out)[1]) > 30 * gradients / 3600
     )
     assert "[2/4] train and test FAAL, 1 epoch, seed 0: about" in out
+    takes, *lefts = (int(part) for part in re.findall(r"about (\d+) h", out))
+    assert lefts[0] == takes, "the evaluations are counted from the beginning"
 
 
 def test_the_time_left_learns_from_what_was_done_here_alone():
@@ -424,7 +426,9 @@ WRONG = {
     "table=small seeds=[-1]": "seed=-1 must be a whole number",
     "table=small seeds=[]": "seeds=[] must be a list",
     "table=small method=trades": "method cannot be set here, because each row sets it",
-    "table=small to=tables/small.yaml": "is a file: name a folder",
+    "table=small to=tables/small.yaml": "tables/small.yaml is a file: set to=FOLDER to a folder",
+    "table=small data=synthetic runs=tables/small.yaml/x": "tables/small.yaml is a file: set runs=FOLDER to a folder",
+    "table=small data=synthetic attack.eps=banana": "attack.eps=banana",
     "table=small budget=tiny data=synthetic optim.lr=-1": "optim.lr",
     "table=small budget=tiny data=digits data.batch_size=0": "data.batch_size=0",
     "table=small seed=1": "seed cannot be set here",

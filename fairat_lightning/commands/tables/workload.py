@@ -43,6 +43,7 @@ class Clock:
             words = [own for own in words if not (done and read_metrics(job.folder / "evaluation" / folder_of_evaluation(own)))]
             if done and not words:
                 continue
+            build_part(cfg, "attack")  # a wrong value of it is named before hours of training
             data = _data(cfg, sets)
             kind = str((cfg.model, cfg.trainer.precision, data.num_classes))
             if kind not in paces:
@@ -134,7 +135,8 @@ def _data(cfg: DictConfig, sets: dict[str, DataModule]) -> DataModule:
     if name not in sets:
         if not sets and cfg.data.root is None and cfg.data.load._target_.rpartition(".")[2] not in EMBEDDED:
             print(
-                f"data.root is not set: the data set is looked for in {downloads()}, and downloaded if it is not there.",
+                f"data.root is not set: the data set is looked for in {downloads()}, and downloaded if it is not there; "
+                "data.root=FOLDER names another folder.",
                 flush=True,
             )
         sets[name] = build_part(cfg, "data")
