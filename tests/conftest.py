@@ -33,7 +33,7 @@ def _pictures(request, monkeypatch) -> None:
     """Pictures are drawn where a test is marked `pictures`, and are empty elsewhere: one takes as long as a tiny training."""
     if "pictures" not in request.keywords:
         monkeypatch.setattr("fairat_lightning.training.run.draw_classes", lambda metrics, path: path.write_text("not drawn"))
-        monkeypatch.setattr("fairat_lightning.report.page.svg", lambda *arguments: "<svg></svg>")
+        monkeypatch.setattr("fairat_lightning.report.style.svg", lambda *arguments: "<svg></svg>")
         for module in ("evaluation.run", "report.write"):
             monkeypatch.setattr(f"fairat_lightning.{module}.save", lambda figure, path: path.write_text("not drawn"))
 

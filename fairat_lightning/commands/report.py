@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     what += "holds runs or evaluations (such as a sweep's, or RUN/evaluation); folders with the same LABEL are seeds of one row"
     parser.add_argument("runs", nargs="+", metavar="[LABEL=]FOLDER", help=what)
     parser.add_argument(
-        "--sort", action="store_true", help="sort the rows by worst class, highest first; the first run stays the baseline"
+        "--sort",
+        action="store_true",
+        help="sort by worst class (of more than 20, the worst 10 %%), highest first; the first run stays the baseline",
     )
     parser.add_argument(
         "--to", type=_folder, default=Path("report"), metavar="FOLDER", help="the folder to write to (default: report)"

@@ -5,7 +5,7 @@ from statistics import mean
 from fairat_lightning.bootstrap import Comparison
 from fairat_lightning.report.groups import LOWEST, lowest
 from fairat_lightning.report.runs import Group
-from fairat_lightning.report.significance import compared, difference, pairs, significant, untested
+from fairat_lightning.report.significance import difference, figures_of, pairs, significant, untested
 
 
 def sentence(base: Group, other: Group, key: str, title: str) -> str:
@@ -14,7 +14,7 @@ def sentence(base: Group, other: Group, key: str, title: str) -> str:
     Below p = .05 a gain or a loss; else that no difference could be shown; where there is no test, why.
     """
     figure = lowest([base, other], key)
-    after, before = (mean(values) if values else None for values in compared(other, base, key, figure))
+    after, before = (mean(values) if values else None for values in figures_of(other, base, key, figure))
     found = difference(other, base, key, figure)
     if before is None or after is None or found is None:
         gap = "" if before is None or after is None else f" ({LOWEST[figure]} {points(after - before)} points)"
@@ -29,6 +29,8 @@ def sentence(base: Group, other: Group, key: str, title: str) -> str:
         change, sign = "difference", 1
         text = f"No difference could be shown between {other.label} and {base.label} in {weakest} under {title}"
         text += f": {low} with {base.label} and {high} with {other.label}"
+    if len(seed := pairs(base, other)) == 1 < max(len(base.runs), len(other.runs)):
+        text += f" in seed {seed[0][0].facts['seed']}, which both have"
     interval = span(*sorted((sign * found.low, sign * found.high)))
     text += f" (95 % interval of the {change} {interval} points, {p_value(found.p)}, {_test(found, base, other, key)})"
     if (average := difference(other, base, key, "average")) is not None:
@@ -72,5 +74,5 @@ def _test(found: Comparison, base: Group, other: Group, key: str) -> str:
     """What p is of: the images of these networks, or trainings from so many seeds of each row."""
     if found.test == "paired":
         return f"paired test of the {base.images}"
-    counts = map(len, compared(base, other, key, "worst"))
+    counts = map(len, figures_of(base, other, key, "worst"))
     return f"Welch's test of {' and '.join(map(str, dict.fromkeys(counts)))} seeds"

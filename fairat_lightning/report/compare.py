@@ -15,7 +15,7 @@ from fairat_lightning import bootstrap, metrics
 from fairat_lightning.report.claim import sentence
 from fairat_lightning.report.groups import LOWEST, Report, alike, lowest
 from fairat_lightning.report.runs import Group, Run
-from fairat_lightning.report.significance import against, difference, significant
+from fairat_lightning.report.significance import against, comparisons, difference, significant
 
 MAIN_FIGURES = ("average", "worst", "worst_10_percent")
 Cell = dict[str, Any]
@@ -59,7 +59,7 @@ def rows(report: Report) -> list[dict[str, Any]]:
         for key in present:
             extra = (name for run in group.runs for name in run.summaries.get(key, {}).get("figures", ()))
             for figure in dict.fromkeys([*MAIN_FIGURES, *extra, "worst_bias"]):
-                if figure in ("average", "worst") or any(v is not None for v in group.values(key, figure)):
+                if figure in ("average", "worst", report.lowest) or any(v is not None for v in group.values(key, figure)):
                     row[f"{key}_{figure}"] = cell(group, key, figure)
         found.append(row)
     for key in report.keys:
@@ -154,12 +154,10 @@ def _alone(report: Report, group: Group) -> str:
     )
 
 
-def against_first(report: Report) -> list[str]:
+def against_controls(report: Report) -> list[str]:
     """With more than two rows: each against its controls of the same classes, under the main attack."""
-    if len(report.groups) < 3:
-        return []
-    pairs = [(base, group) for group in report.groups for base in report.controls_of(group) if alike(base, group)]
-    return [sentence(base, group, report.main, report.titles[report.main]) for base, group in pairs]
+    found = comparisons(report) if len(report.groups) > 2 else []
+    return [sentence(base, group, report.main, report.titles[report.main]) for group, base in found]
 
 
 def weakest(group: Group, key: str) -> str | None:
@@ -199,7 +197,7 @@ def bias_note(report: Report) -> str | None:
     """How far the worst class is expected to lie too low because each class has few images; None where nothing says."""
     biases = [cell(group, report.main, "worst_bias")["mean"] for group in report.groups]
     points = sorted(max(0.0, -100 * b) for b in biases if b is not None)
-    if not points:
+    if not points or report.lowest != "worst":
         return None
     low, high = f"{points[0]:.1f}", f"{points[-1]:.1f}"
     return (

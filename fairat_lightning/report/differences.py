@@ -13,10 +13,10 @@ from rich.table import Table
 
 from fairat_lightning import bootstrap
 from fairat_lightning.report.claim import p_value, points, span
-from fairat_lightning.report.compare import against_first
+from fairat_lightning.report.compare import against_controls
 from fairat_lightning.report.groups import Report
 from fairat_lightning.report.markup import html_head, html_list, html_short, html_table, markdown_text
-from fairat_lightning.report.significance import FIGURES, compared_rows, pairs
+from fairat_lightning.report.significance import FIGURES, comparisons, pairs
 
 TITLE = "Difference to the control"
 CAPTION = "The row minus its control, in percentage points, with the 95 % interval and the p-value of no difference."
@@ -82,7 +82,7 @@ def html(rows: Rows, report: Report) -> str:
         return ""
     heads = [html_head("Row", "text"), html_head("Attack", "text"), *(html_head(text, "number") for text in FIGURES.values())]
     heads += ['<th scope="col">each seed,<br>worst class</th>'] * many
-    sentences = html_list(against_first(report))
+    sentences = html_list(against_controls(report))
     said = f"<details open><summary>In sentences</summary>{sentences}</details>\n" if sentences else ""
     return (
         f'<section id="against">\n<h2>{TITLE}</h2>\n{html_table("against", heads, lines)}<p class="caption">{CAPTION}</p>\n'
@@ -117,7 +117,7 @@ def explained(report: Report, rows: Rows) -> list[str]:
     runs = [run for group in report.groups for run in group.runs]
     summaries = [s for run in runs for key, s in run.summaries.items() if key in report.robust]
     said = [("paired" in tests, PAIRED), (seeds, PAIRED_SEEDS), ("welch" in tests, WELCH)]
-    said += [(True, text) for text in [*_in_common(report), *not_tested(rows, report)]]
+    said += [(True, text) for text in [*_in_common(rows, report), *not_tested(rows, report)]]
     said += [
         (any("worst_of" in s for s in summaries), AMONG),
         (any(len(s["per_class"]) <= 10 for s in summaries), FEW),
@@ -172,10 +172,11 @@ def _seeds(found: Found, between: str = ", ") -> str:
     return between.join(map(points, found["seeds"])) if len(found["seeds"]) > 1 else ""
 
 
-def _in_common(report: Report) -> list[str]:
-    """A sentence for each row of one seed with a control of several, or the other way round."""
+def _in_common(rows: Rows, report: Report) -> list[str]:
+    """A sentence for each row of one seed that is compared with a row of several."""
+    tested = {(label, control) for label, control, _, figures in entries(rows) if figures["worst"]["difference"] is not None}
     return [
         f"{group.label} and {base.label} are compared in the one seed that both have, {both[0][0].facts['seed']}."
-        for group, base in compared_rows(report)
-        if len(both := pairs(group, base)) == 1 < max(len(group.runs), len(base.runs))
+        for group, base in comparisons(report)
+        if (group.label, base.label) in tested and len(both := pairs(group, base)) == 1 < max(len(group.runs), len(base.runs))
     ]

@@ -28,11 +28,8 @@ def class_bars(
 ) -> Figure:
     """Bars of the accuracy per class, for each attack of each run: one group of bars per class, weakest class first."""
     series = [(label, name, m[name]) for label, m in runs.items() for name in attacks if name in m]
-    classes = list(series[0][2]["per_class"])
-    last = series[-1][2]["per_class"]
-    classes.sort(key=lambda c: 2.0 if last.get(c) is None else last[c])
-    hidden = max(0, len(classes) - MOST_CLASSES)
-    classes = classes[:MOST_CLASSES]
+    last = [summary["per_class"] for _, name, summary in series if name == series[-1][1]]
+    classes, hidden = weakest_first({c: [a for s in last if (a := s.get(c)) is not None] for c in series[0][2]["per_class"]})
     width = 0.8 / len(series)
     figure = Figure(figsize=(min(16, max(7, 0.32 * len(classes) * len(series))), 4.2), layout="constrained")
     axes = figure.subplots()
@@ -43,7 +40,8 @@ def class_bars(
         words = title if len(runs) == 1 else f"{label}, {title}" if len(attacks) > 1 else label
         colour = COLOURS[i % len(COLOURS)]
         average, worst = (nan if summary[k] is None else 100 * summary[k] for k in ("average", "worst"))
-        axes.bar(places, heights, width * 0.92, label=f"{words}: average {average:.1f}, worst {worst:.1f}", **fill(i))
+        lowest = "" if hidden else f", worst {worst:.1f}"
+        axes.bar(places, heights, width * 0.92, label=f"{words}: average {average:.1f}{lowest}", **fill(i))
         axes.axhline(average, color=colour, linewidth=0.8, linestyle="--", zorder=0)
     _name_classes(axes, classes)
     what = f"{titles.get(series[0][1], series[0][1])} accuracy" if len({name for _, name, _ in series}) == 1 else "accuracy"
@@ -166,9 +164,15 @@ def confusion(found: Sequence[Verdicts], classes: Sequence[str], title: str) -> 
 
 def shown_classes(groups: Sequence[Group], key: str) -> tuple[list[str], int]:
     """The classes, the lowest mean over the rows first, 20 at most; and how many are left out."""
-    classes = list(dict.fromkeys(name for group in groups for name in group.classes(key)))
-    found = {c: [a for group in groups for a in group.class_values(key, c)] for c in classes}
-    classes.sort(key=lambda c: mean(found[c]) if found[c] else 2.0)
+    classes = dict.fromkeys(name for group in groups for name in group.classes(key))
+    return weakest_first({c: [a for group in groups for a in group.class_values(key, c)] for c in classes})
+
+
+def weakest_first(found: Mapping[str, Sequence[float]]) -> tuple[list[str], int]:
+    """The classes by the mean of their accuracies, 20 at most, those without any last; and how many are left out."""
+    classes = sorted(found, key=lambda c: mean(found[c]) if found[c] else 2.0)
+    if len(classes) > MOST_CLASSES:
+        classes = [c for c in classes if found[c]]
     return classes[:MOST_CLASSES], max(0, len(classes) - MOST_CLASSES)
 
 

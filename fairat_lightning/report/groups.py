@@ -15,7 +15,7 @@ from fairat_lightning.report.runs import Group, Run, read_run
 
 STRONGEST = ("autoattack", "apgd", "pgd20")
 MANY = 20  # classes: of more of them the lowest is mostly the one with the least luck
-LOWEST = {"worst": "worst class", "worst_10_percent": "weakest tenth of the classes"}
+LOWEST = {"worst": "worst class", "worst_10_percent": "worst 10 % of the classes"}
 
 
 @dataclass
@@ -44,8 +44,10 @@ class Report:
         return [other for label in self.controls.get(group.label, ()) for other in self.groups if other.label == label]
 
     def baseline(self, group: Group) -> Group | None:
-        """The first row that `group` is compared with; None for one that is compared with none."""
-        return next(iter(self.controls_of(group)), None)
+        """The first control of `group`; None where it has none or that is not in the report."""
+        first = next(iter(self.controls_of(group)), None)
+        named = self.controls.get(group.label, ())
+        return first if first is None or not named or first.label == named[0] else None
 
     @property
     def lowest(self) -> str:

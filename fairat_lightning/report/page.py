@@ -5,25 +5,20 @@ Its policy forbids every request and every script but its own, so that not even 
 
 import base64
 import hashlib
-import io
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from statistics import mean
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from fairat_lightning.report import compare, differences, published, style, sweeps, tables
 from fairat_lightning.report.columns import eps_text
 from fairat_lightning.report.gallery import Picture
-from fairat_lightning.report.groups import Report
+from fairat_lightning.report.groups import LOWEST, Report
 from fairat_lightning.report.markup import html_cell, html_head, html_list, html_short, html_table
 from fairat_lightning.report.measured import images as images_of
 from fairat_lightning.report.runs import LAYOUT
 
-LARGEST_SVG = 400_000  # characters; a larger drawing is embedded as a PNG
 SECTIONS = {
     "classes": "Class by class",
     "confusion": "What is confused with what",
@@ -87,37 +82,12 @@ def page(
 """
 
 
-def svg(figure: Figure, name: str, words: str) -> str:
-    """The figure as inline SVG in the colours of the page, its ids made unique by `name`; as an <img> if it is too large."""
-    text = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with style.styled():
-        figure.savefig(text, format="svg", facecolor="none", metadata=nothing)
-    drawing = text.getvalue()
-    width = figure.get_size_inches()[0]
-    if len(drawing) > LARGEST_SVG:
-        pixels = io.BytesIO()
-        with style.styled():
-            figure.savefig(pixels, format="png", dpi=130, facecolor=style.PAPER)
-        data = base64.b64encode(pixels.getvalue()).decode()
-        return f'<img alt="{escape(words)}" style="min-width:{62 * width:.0f}px" src="data:image/png;base64,{data}">'
-    drawing = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", drawing[drawing.index("<svg") :], flags=re.S)
-    box = re.search(r'viewBox="[^"]*"', drawing)
-    assert box is not None
-    shape = f"min-width:{62 * width:.0f}px;max-width:{104 * width:.0f}px"
-    opening = f'<svg {box.group()} role="img" aria-label="{escape(words)}" style="{shape}">'
-    body = opening + drawing[drawing.index(">") + 1 :]
-    body = re.sub(r'(<[^>]*\sid=")', rf"\1{name}-", body)
-    body = body.replace('xlink:href="#', f'xlink:href="#{name}-').replace("url(#", f"url(#{name}-")
-    return body.replace(style.INK, "currentColor")
-
-
 def _section(report: Report, pictures: Sequence[Picture], name: str) -> str:
     here = [picture for picture in pictures if picture.section == name]
     if not here:
         return ""
     drawn = "\n".join(
-        f'<figure><div class="scroll" tabindex="0">{svg(p.figure, p.name, p.caption)}</div>'
+        f'<figure><div class="scroll" tabindex="0">{style.svg(p.figure, p.name, p.caption)}</div>'
         f"<figcaption>{escape(p.caption)}</figcaption></figure>"
         for p in here
     )
@@ -134,12 +104,18 @@ def _reading(report: Report, sections: Mapping[str, str]) -> list[str]:
         False: f"With one run, the 95 % interval over its {report.images}: how far a set of this size can be trusted.",
     }
     kinds = [of[many] for many in report.kinds]
+    many = report.lowest != "worst"
+    what = (
+        "10 %.</b> The mean accuracy of the weakest tenth of the classes"
+        if many
+        else "class.</b> The accuracy of the weakest class"
+    )
+    better = f" One row is called fairer than another if its {LOWEST[report.lowest]} is better."
+    fairer = better if len(report.groups) > 1 else ""
     return [
         "<b>Accuracy.</b> The share of the images that are classified right, after the attack where one is named. Every table "
         "and figure shows accuracies, and higher is better.",
-        "<b>Worst class.</b> The accuracy of the weakest class, computed in each run"
-        + ("; over seeds, the mean of these." if report.seeds else ".")
-        + (" One row is called fairer than another if its worst class is better." if len(report.groups) > 1 else ""),
+        f"<b>Worst {what}, computed in each run" + ("; over seeds, the mean of these." if report.seeds else ".") + fairer,
         f"<b>Interval.</b> {' '.join(kinds)}" + (" Neither includes the other." if len(kinds) > 1 else ""),
         *(
             [f"<b>Bold.</b> Better than every other row, each at p &lt; .05, {escape(tables.tested_by(report))}."]
@@ -188,7 +164,7 @@ def _tables(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
 def _table(report: Report, rows: Sequence[Mapping[str, Any]], name: str, keys: Sequence[str] | None = None) -> str:
     shown = tables.columns(report, keys)
     shown.sort(key=lambda column: column[:2] != (report.main, report.lowest))  # first what no narrow screen may cut
-    words = [(tables.FIGURES[figure], html_short(report.heads[key], report.titles[key])) for key, figure, _ in shown]
+    words = [(tables.HEADS[figure], html_short(report.heads[key], report.titles[key])) for key, figure, _ in shown]
     heads = [html_head("Row", "text"), *(html_head(figure, "number", attack) for figure, attack in words)]
     heads += [html_head("Runs", "number"), html_head("min", "number", "Training")]
     lines, order = [], [group.label for group in report.groups]

@@ -1,7 +1,8 @@
 """Which differences between two rows are more than noise, by one of two tests that answer different questions.
 
-Paired: one or two seeds of each row, which are paired by their number and have the same images. Images are drawn again
-(`bootstrap.compare`), so that p speaks of these networks on other images of the same kind, and not of other trainings.
+Paired: one or two seeds of each row, or the one seed that a row of one shares with a row of several. They are paired by their
+number and have the same images. Images are drawn again (`bootstrap.compare`), so that p speaks of these networks on other images
+of the same kind, and not of other trainings.
 Welch: several seeds of each row, from three on or where no images can be paired. p speaks of other trainings.
 """
 
@@ -31,7 +32,7 @@ def difference(a: Group, b: Group, key: str, figure: str) -> bootstrap.Compariso
         return bootstrap.compare(*verdicts, figure, classes=len(a.classes(key)))
     if _sought(a, key, figure) != _sought(b, key, figure):
         return None
-    mine, other = compared(a, b, key, figure)
+    mine, other = figures_of(a, b, key, figure)
     if min(len(mine), len(other)) < 2 or stdev(mine) == stdev(other) == 0:
         return None
     with warnings.catch_warnings():
@@ -57,6 +58,9 @@ def untested(a: Group, b: Group, key: str, figure: str = "worst") -> str:
         return "the rows have different classes"
     if _of_other_data(a, b):
         return "the rows were evaluated on different data sets"
+    counts = [len(values) for values in figures_of(a, b, key, figure)]
+    if not all(counts):
+        return "no seed has figures for it in both rows"
     if len(together := pairs(a, b)) == 1:
         rows = zip((a.label, b.label), together[0], strict=True)
         if without := [label for label, run in rows if not run.verdicts.get(key)]:
@@ -64,9 +68,6 @@ def untested(a: Group, b: Group, key: str, figure: str = "worst") -> str:
         return str(_verdicts(together, key, figure))
     if _sought(a, key, figure) != _sought(b, key, figure):
         return OTHER_CLASSES
-    counts = [len(values) for values in compared(a, b, key, figure)]
-    if not all(counts):
-        return "no seed has figures for it in both rows"
     if min(counts) == 1:
         one, other = (f"{count} run{'s' if count > 1 else ''}" for count in counts)
         return f"{a.label} has figures of {one} and {b.label} of {other}: the test over seeds needs two or more of each"
@@ -95,7 +96,7 @@ def against(report: Report) -> dict[str, list[dict[str, Any]]]:
     could not be tested, low, high, p and test are None and "why" says why; "difference" is None where a row lacks the figure.
     """
     found: dict[str, list[dict[str, Any]]] = {}
-    for group, base in compared_rows(report):
+    for group, base in comparisons(report):
         entry: dict[str, Any] = {"label": base.label}
         for key in sorted(report.robust or report.keys, key=lambda key: key != report.main):
             if all(any(v is not None for v in _values(g, key, "worst")) for g in (group, base)):
@@ -104,7 +105,7 @@ def against(report: Report) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def compared_rows(report: Report) -> list[tuple[Group, Group]]:
+def comparisons(report: Report) -> list[tuple[Group, Group]]:
     """Every row with each of its controls that has the same classes."""
     return [(group, base) for group in report.groups for base in report.controls_of(group) if alike(base, group)]
 
@@ -112,7 +113,7 @@ def compared_rows(report: Report) -> list[tuple[Group, Group]]:
 def _cell(group: Group, base: Group, key: str, figure: str) -> dict[str, Any]:
     if (found := difference(group, base, key, figure)) is not None:
         return {**found._asdict(), "seeds": list(found.seeds)}
-    mine, other = compared(group, base, key, figure)
+    mine, other = figures_of(group, base, key, figure)
     nothing: dict[str, Any] = dict.fromkeys(("low", "high", "p", "test"))
     why = untested(group, base, key, figure)
     value = mean(mine) - mean(other) if mine and other else None
@@ -121,10 +122,10 @@ def _cell(group: Group, base: Group, key: str, figure: str) -> dict[str, Any]:
 
 def _each(a: Group, b: Group, key: str, figure: str) -> tuple[float, ...]:
     """The difference of each seed; empty where the seeds of the rows do not go together."""
-    return tuple(one - other for one, other in zip(*compared(a, b, key, figure), strict=True)) if pairs(a, b) else ()
+    return tuple(one - other for one, other in zip(*figures_of(a, b, key, figure), strict=True)) if pairs(a, b) else ()
 
 
-def compared(a: Group, b: Group, key: str, figure: str) -> tuple[list[float], list[float]]:
+def figures_of(a: Group, b: Group, key: str, figure: str) -> tuple[list[float], list[float]]:
     """The figure of the seeds that have it in both rows; of all seeds of each row where these do not go together."""
     if found := pairs(a, b):
         both = [[_value(run.summaries.get(key), figure) for run in pair] for pair in found]

@@ -4,8 +4,12 @@ The first six colours are Paul Tol's bright scheme, which colour-blind readers c
 classes of many data sets. Hatches and markers say the same again.
 """
 
+import base64
+import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++")
 MARKERS = "osD^vPX<>ph"  # as many as share no factor with the colours, so that the first 110 pairs differ
 NARROW = 5.4  # inches: the widest figure that a phone shows whole, with letters that can be read
 INK, GREY, PAPER = "#1c2024", "#8b929a", "#ffffff"
+LARGEST_SVG = 400_000  # characters; a larger drawing is embedded as a PNG
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "text.parse_math": False,  # a "$" in a name is a "$"
@@ -68,3 +73,28 @@ def legend(figure: Figure, axes: Axes) -> None:
 def fill(i: int) -> dict[str, Any]:
     """What the bars of series `i` look like."""
     return {"color": COLOURS[i % len(COLOURS)], "hatch": HATCHES[i % len(HATCHES)], "edgecolor": PAPER, "linewidth": 0}
+
+
+def svg(figure: Figure, name: str, words: str) -> str:
+    """The figure as inline SVG in the colours of the page, its ids made unique by `name`; as an <img> if it is too large."""
+    text = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with styled():
+        figure.savefig(text, format="svg", facecolor="none", metadata=nothing)
+    drawing = text.getvalue()
+    width = figure.get_size_inches()[0]
+    if len(drawing) > LARGEST_SVG:
+        pixels = io.BytesIO()
+        with styled():
+            figure.savefig(pixels, format="png", dpi=130, facecolor=PAPER)
+        data = base64.b64encode(pixels.getvalue()).decode()
+        return f'<img alt="{escape(words)}" style="min-width:{62 * width:.0f}px" src="data:image/png;base64,{data}">'
+    drawing = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", drawing[drawing.index("<svg") :], flags=re.S)
+    box = re.search(r'viewBox="[^"]*"', drawing)
+    assert box is not None
+    shape = f"min-width:{62 * width:.0f}px;max-width:{104 * width:.0f}px"
+    opening = f'<svg {box.group()} role="img" aria-label="{escape(words)}" style="{shape}">'
+    body = opening + drawing[drawing.index(">") + 1 :]
+    body = re.sub(r'(<[^>]*\sid=")', rf"\1{name}-", body)
+    body = body.replace('xlink:href="#', f'xlink:href="#{name}-').replace("url(#", f"url(#{name}-")
+    return body.replace(INK, "currentColor")

@@ -7,15 +7,15 @@ from typing import Any
 
 from fairat_lightning.report import columns as heads
 from fairat_lightning.report import differences, sweeps
-from fairat_lightning.report.compare import against_first, bias_note, headline
+from fairat_lightning.report.compare import against_controls, bias_note, headline
 from fairat_lightning.report.groups import Report
 from fairat_lightning.report.markup import interval, latex_text, markdown_text, one_line, spread
-from fairat_lightning.report.significance import MOST_PAIRED
+from fairat_lightning.report.significance import FIGURES, MOST_PAIRED
 
 Row = Mapping[str, Any]
 
 
-FIGURES = {"average": "average", "worst": "worst", "worst_10_percent": "worst 10 %"}  # as heads of columns
+HEADS = FIGURES | {"worst": "worst"}  # as short as in the head of a column
 OTHERS = "Under another norm or eps than in training"
 
 
@@ -27,7 +27,7 @@ def columns(report: Report, keys: Sequence[str] | None = None) -> list[tuple[str
     found = []
     for key in [key for key in report.keys if key not in report.others] if keys is None else keys:
         for figure in ("average",) if key == "clean" and len(report.keys) > 1 else ("average", report.lowest):
-            found.append((key, figure, f"{report.heads[key]} {FIGURES[figure]}"))
+            found.append((key, figure, f"{report.heads[key]} {HEADS[figure]}"))
     return found
 
 
@@ -61,7 +61,7 @@ def tested_by(report: Report) -> str:
     paired, welch = f"by a paired bootstrap of the {report.images} that both have", "by Welch's t-test over the seeds"
     if max(sizes) == 1:
         return paired
-    return welch if min(sizes) > MOST_PAIRED else f"one or two seeds of each row {paired}, otherwise {welch}"
+    return welch if min(sizes) > MOST_PAIRED else f"one or two seeds {paired}, otherwise {welch}"
 
 
 def markdown(rows: Sequence[Row], report: Report) -> str:
@@ -72,7 +72,7 @@ def markdown(rows: Sequence[Row], report: Report) -> str:
     if report.others:
         lines += [f"**{OTHERS}**", "", *_grid(with_others(rows, report), columns(report, report.others)), ""]
     lines += [*sweeps.markdown(report), *differences.markdown(rows, report)]
-    lines += [f"- {markdown_text(text)}" for text in (*headline(report), *against_first(report), *notes(report))]
+    lines += [f"- {markdown_text(text)}" for text in (*headline(report), *against_controls(report), *notes(report))]
     return "\n".join(lines) + "\n"
 
 

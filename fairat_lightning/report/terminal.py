@@ -57,7 +57,7 @@ def row_table(rows: Sequence[Row], report: Report) -> Table:
     shown = [("clean", "average")] if "clean" in report.keys and report.main != "clean" else []
     shown += [(report.main, "average"), (report.main, report.lowest), *((key, report.lowest) for key in others[-1:])]
     for name, figure in shown:
-        table.add_column(f"{escape(fill(report.heads[name], HEAD))}\n{tables.FIGURES[figure]}", justify="right", no_wrap=True)
+        table.add_column(f"{escape(fill(report.heads[name], HEAD))}\n{tables.HEADS[figure]}", justify="right", no_wrap=True)
     for row in rows:
         cells = []
         for name, figure in shown:
@@ -91,7 +91,7 @@ def show(
         console.print(table)
     shown = columns.explained(report.titles, report.heads, _narrow(report))
     first, *others = compare.headline(report)
-    for text in (*shown, *others, *compare.against_first(report)[:MOST_SENTENCES], *report.notes):
+    for text in (*shown, *others, *compare.against_controls(report)[:MOST_SENTENCES], *report.notes):
         console.print(text, markup=False, highlight=False)
     if (found := differences.terminal(rows, report)).row_count:
         console.print(found)

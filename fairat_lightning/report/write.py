@@ -78,7 +78,7 @@ def _classes(report: Report) -> dict[str, Any]:
 
 def _findings(report: Report, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "findings": [*compare.headline(report), *compare.against_first(report)],
+        "findings": [*compare.headline(report), *compare.against_controls(report)],
         "notes": tables.notes(report),
         "tests": differences.explained(report, rows),
         "failed_checks": tables.failures(report),

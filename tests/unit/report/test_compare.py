@@ -8,9 +8,9 @@ from helpers import old_metrics, seeds
 from scipy import stats
 
 from fairat_lightning import bootstrap, metrics
-from fairat_lightning.report import tables
+from fairat_lightning.report import figures, tables
 from fairat_lightning.report.compare import (
-    against_first,
+    against_controls,
     best,
     bias_note,
     cell,
@@ -116,7 +116,7 @@ def test_rows_of_other_classes_or_without_a_shared_attack_are_said_to_be_so_once
     assert [text.partition(":")[0] for text in headline(report)] == ["A under PGD-20", "B under PGD-20"]
     assert explained(report, rows(report)) == [] and "against" not in rows(report)[1] and len(report.notes) == 1
     report = gather([f"A={a}", f"B={b}", f"C={make_run('c', (0.5, 0.5, 0.7))}"])
-    assert len(against_first(report)) == 1 and "B" not in against_first(report)[0]
+    assert len(against_controls(report)) == 1 and "B" not in against_controls(report)[0]
     (said,) = headline(gather([f"A={a}", *seeds(make_run, "D", (0.3,), attack={"norm": "linf", "eps": 0.1})]))
     assert said == "Not tested: whether D is fairer than A; they share no attack of the same norm and eps."
 
@@ -135,10 +135,10 @@ def test_two_seeds_of_each_are_claimed_by_the_paired_test(make_run):
 
 def test_one_row_and_many_have_a_headline_too(make_run):
     one = gather(seeds(make_run, "A", (0.3,)))
-    assert headline(one)[0].endswith("30.0 % in its worst class, dog.") and against_first(one) == []
+    assert headline(one)[0].endswith("30.0 % in its worst class, dog.") and against_controls(one) == []
     words = seeds(make_run, "A", (0.3, 0.31)) + seeds(make_run, "B", (0.32, 0.31)) + seeds(make_run, "C", (0.5, 0.51))
     assert headline(gather(words))[0].startswith("C has the best worst class under PGD-20: 50.5 %")
-    assert against_first(gather(words))[1].startswith("C raises the weakest class (dog) from 30.5 % with A to 50.5 %")
+    assert against_controls(gather(words))[1].startswith("C raises the weakest class (dog) from 30.5 % with A to 50.5 %")
     assert headline(gather(words[:4] + seeds(make_run, "D", (0.3, 0.32))))[0].startswith("No row's worst class")
 
 
@@ -191,15 +191,21 @@ def of_many_classes(label, tenth, seed=0):
 def test_of_many_classes_the_weakest_tenth_is_compared_and_not_the_one_without_luck():
     report = report_of([of_many_classes("A", 0.1), of_many_classes("B", 0.4), of_many_classes("C", 0.2)])
     assert report.lowest == "worst_10_percent"
-    assert headline(report)[0].startswith("B has the best weakest tenth of the classes under PGD-20: 40.0 %, better than every")
-    assert "C raises the weakest tenth of the classes from 10.7 % with A to 20.0 % under PGD-20" in against_first(report)[1]
+    assert headline(report)[0].startswith("B has the best worst 10 % of the classes under PGD-20: 40.0 %, better than every")
+    assert "C raises the worst 10 % of the classes from 10.7 % with A to 20.0 % under PGD-20" in against_controls(report)[1]
     found = rows(report)
     assert found[1]["pgd20_worst_10_percent"]["best"] and "best" not in found[1]["pgd20_worst"]
     assert [row["label"] for row in worst_first(report, found)] == ["B", "C", "A"]
     assert [title for _, _, title in tables.columns(report)] == ["PGD-20 average", "PGD-20 worst 10 %"]
     assert headline(report_of(report.groups[:1])) == [
-        "A under PGD-20: 74.0 % of the images right, averaged over the classes, and 10.7 % in its weakest tenth of the classes."
+        "A under PGD-20: 74.0 % of the images right, averaged over the classes, and 10.7 % in its worst 10 % of the classes."
     ]
+    bare = of_many_classes("D", 0.1)
+    bare.runs[0].summaries["clean"] = bare.runs[0].summaries.pop("pgd20")
+    for groups in ([*report.groups, bare], [*report.groups, *report.groups[:1], bare]):  # the last has not met the attack
+        mixed = report_of(groups)
+        assert rows(mixed)[-1]["pgd20_worst_10_percent"]["mean"] is None
+        assert figures.row_points(rows(mixed), mixed.main, "PGD-20", mixed.lowest).axes
     for group in report.groups:  # of an export's card
         del group.runs[0].summaries["pgd20"]["figures"]["worst_10_percent"]
     assert report_of(report.groups).lowest == "worst"

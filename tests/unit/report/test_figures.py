@@ -76,7 +76,16 @@ def test_two_hundred_classes_are_drawn(tmp_path):
     record = old_metrics(*[None if k == 7 else k / 200 for k in range(200)], names=names)
     figure = figures.class_bars({"one": record, "two": record}, ("pgd20",))
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == [names[k] for k in range(21) if k != 7]
-    assert figure.axes[0].get_xlabel() == "the 20 weakest classes; 180 stronger ones are not shown" and drawn(figure, tmp_path)
+    assert figure.axes[0].get_xlabel() == "the 20 weakest classes; 179 stronger ones are not shown" and drawn(figure, tmp_path)
+    falling = old_metrics(*[0.9 - k / 250 for k in range(200)], names=names)
+    some = old_metrics(*[0.1 if k in (3, 4) else None for k in range(200)], names=names)
+    shown = [
+        [tick.get_text() for tick in figures.class_bars(runs, ("pgd20",)).axes[0].get_xticklabels()]
+        for runs in ({"one": falling, "two": record}, {"one": some, "two": some})
+    ]
+    means = {n: a for n in names if (a := record["pgd20"]["per_class"][n]) is not None}
+    means = {n: a + falling["pgd20"]["per_class"][n] for n, a in means.items()} | {names[7]: 2 * (0.9 - 7 / 250)}
+    assert shown == [sorted(means, key=means.__getitem__)[:20], [names[3], names[4]]], "of all rows, and only what was measured"
 
 
 def test_clean_against_robust_has_a_point_for_each_class(make_run, tmp_path):

@@ -4,7 +4,7 @@ import shutil
 import pytest
 from helpers import judge
 
-from fairat_lightning.report.compare import against_first, difference
+from fairat_lightning.report.compare import against_controls, difference
 from fairat_lightning.report.folders import split
 from fairat_lightning.report.groups import gather, report_of
 
@@ -153,7 +153,7 @@ def test_a_sweep_fills_the_columns_of_its_eps(make_run, tmp_path):
     assert [first.values(key, "worst")[0] for key in report.keys[:3]] == pytest.approx([0.5, 0.3, 0.7])
     assert [swept.values(key, "worst")[0] for key in report.keys[:3]] == pytest.approx([0.8, 0.77, 0.7], abs=0.005)
     assert all(difference(swept, first, key, "worst").test == "paired" for key in report.keys[:3])
-    assert not any("no figures" in text for text in against_first(report))
+    assert not any("no figures" in text for text in against_controls(report))
 
 
 def test_the_eps_of_one_attack_stand_in_their_order(make_run):
