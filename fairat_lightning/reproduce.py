@@ -6,7 +6,7 @@
   python -m fairat_lightning.reproduce table=leaderboard budget=full 'rows=[strong_floor]' 'seeds=[0,1,2]'
 
 Tables: faal, faal100 (CIFAR-100), fairat, leaderboard. Budgets: smoke (the default), night, hour, full (the papers' schedules,
-all test images). Other settings: seeds=[0]  rows=[NAME,...] (and the rows that they start from or are compared with; rows=[]
+all test images). Other settings: seeds=[0]  rows=[NAME,...] (and what they start from and are first compared with; rows=[]
 writes the report of what is finished so far)  runs=FOLDER  to=FOLDER. Any further setting, such as model.width=32, applies
 to every training.
 
