@@ -275,17 +275,10 @@ def ours(method: str) -> str:
         (usual,) = cells(next(row for row in record["rows"] if row["label"] == "PGD-AT"), ("pgd20",))
         return (
             f"{measured('percent, average / worst class', rows)}\n\nOn the embedded digits, 30 epochs from scratch "
-            f"(`results/{DIGITS.parent.name}/table.md`), where PGD-AT has {usual} under PGD-20. {on_cifar10(rows[0]['label'])}"
+            f"(`results/{DIGITS.parent.name}/table.md`), where PGD-AT has {usual} under PGD-20. "
             "`budget=night` has not run it yet."
         )
     return "Not measured yet: `budget=night` has not run it."
-
-
-def on_cifar10(label: str) -> str:
-    """Where the small study on CIFAR-10 has a row of this label, a sentence that says so."""
-    path = RESULTS / "leaderboard-cifar10" / "table.json"
-    known = {row["label"] for row in json.loads(path.read_text())["rows"]}
-    return f"`results/{path.parent.name}/table.md` has a small study on CIFAR-10. " if label in known else ""
 
 
 def measured(what: str, rows: list[dict[str, Any]]) -> str:

@@ -39,7 +39,6 @@ ROWS = {
     **{name: f"method={name}" for name in ("absld", "trix", "variance", "decosam", "floor")},
     "ham": "method=ham method.warmup=0",
     "pgd_at awp": "method=pgd_at awp=awp",
-    "floor, AWP off": "method=floor awp=none",
 }
 TRAINED = {  # what HAM drops are examples that a trained network still has right
     "pgd_at, trained": "method=pgd_at",

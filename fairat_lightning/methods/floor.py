@@ -1,20 +1,17 @@
 """FLOOR: fair learning by orthogonal operations for robustness. Ours: found apart, joined to lift the lowest class.
 
     x_i  <- augment(x_i) for the hard examples of the last epoch                                 FairAT  `parts/hard_examples.py`
-    theta <- theta + the weight perturbation that hurts most, until after backward               AWP     `awp.py`
     p*    = argmax_{p: KL(u || p) <= r} sum_k p_k m_k,  m_k <- d m_k + (1 - d) mbar_k            FAAL    `parts/worst_case.py`
     loss  = (1/B) sum_i K' p*[y_i] ( supervised_i + beta consistency_i )
     after each epoch:   theta_bar <- a theta_bar + (1 - a) theta if the worst class passes       FAWA    `averaging.py`
-    after the training: the rows of the last layer are brought to one norm, as validation says   HWNwB   `head.py`
 
-Hard examples act on what the network sees, the distribution on what is minimised, AWP and FAWA on the weights, the head on what
-training leaves: none needs another. hard_fraction=0, radius=0, awp=none, averaging=none and head=none switch one off each; with
-all but one off this is that method, bit for bit. The joint values are our choice. Until 0.2 DAFA's class margins were a part;
-without them the worst class was no lower (docs/methods/floor.md).
+Hard examples act on what the network sees, the distribution on what is minimised, FAWA on the weights: none needs another.
+hard_fraction=0, radius=0 and averaging=none switch one off each; with all but one off this is that method, bit for bit. The joint
+values are our choice. Until 0.2 DAFA's class margins, AWP and the balanced head were parts; without them the worst class is no
+lower (docs/methods/floor.md). awp=awp and head=balanced bring the last two back.
 
-Cost of a step against PGD-AT's 10 + 1 forward and backward passes: AWP one more; an epoch, besides: one forward over the
-training set (hard examples) and one PGD-10 over the validation split (FAWA); once, such a PGD-10 for each strength of the head.
-The rest is arithmetic on (C,) and (B,C).
+Cost of a step: PGD-AT's; an epoch, besides: one forward over the training set (hard examples) and one PGD-10 over the validation
+split (FAWA). The rest is arithmetic on (C,) and (B,C).
 """
 
 from typing import Any
