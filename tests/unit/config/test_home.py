@@ -106,10 +106,9 @@ def test_every_path_of_every_command(trained, tmp_path, monkeypatch, capsys):
     ask("report", "ours=~/run", "--to=~/report")
     found = {path.name for path in home.iterdir()}
     assert found >= {"here", "exported", "balanced.pt", "report"} and list((home / "here").rglob("metrics.json"))
-    code, err = other(
-        monkeypatch, capsys, tmp_path, "reproduce", "table=faal", "runs=~/run/config.yaml/x", "to=~/run/config.yaml"
-    )
-    refused(code, err, f"to={home}/run/config.yaml is a file")
+    for key in ("runs", "to"):
+        code, err = other(monkeypatch, capsys, tmp_path, "reproduce", "table=faal", f"{key}=~/run/config.yaml")
+        refused(code, err, f"{home}/run/config.yaml is a file: set {key}=FOLDER to a folder")
 
 
 @pytest.mark.slow
