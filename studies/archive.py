@@ -18,7 +18,7 @@ from pathlib import Path
 from fairat_lightning import pretrained
 
 WEIGHTS, NETWORKS = "model.safetensors", "networks.txt"
-LEFT_OUT = ("checkpoints", "classes.png", ".lock", WEIGHTS, "report")
+LEFT_OUT = ("checkpoints", "classes.png", "hardest.npz", ".lock", WEIGHTS, "report")
 
 
 def pack(runs: Path, archive: Path, networks: dict[str, str]) -> None:
