@@ -97,7 +97,7 @@ def as_begun(cfg: DictConfig, folder: Path, choices: Mapping[str, str], *, say: 
 def _monitored_as_begun(cfg: DictConfig, folder: Path, say: bool) -> None:
     """A run from before `data.monitor_size` keeps what it began with: it has no such key, and so all validation images."""
     stored, default = (read_config(folder) or {}).get("data") or {}, ADDED_WITHIN["data"]["monitor_size"]
-    if "monitor_size" in stored or cfg.data.get("monitor_size", "none here") not in (default, None):
+    if "monitor_size" in stored or cfg.data.get("monitor_size", ...) not in (default, None):
         return
     with open_dict(cfg):
         del cfg.data["monitor_size"]

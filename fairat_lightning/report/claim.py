@@ -5,7 +5,7 @@ from statistics import mean
 from fairat_lightning.bootstrap import Comparison
 from fairat_lightning.report.groups import LOWEST, lowest
 from fairat_lightning.report.runs import Group
-from fairat_lightning.report.significance import difference, figures_of, pairs, significant, untested
+from fairat_lightning.report.significance import difference, figures_of, pairs, shared_seed, significant, untested
 
 
 def sentence(base: Group, other: Group, key: str, title: str) -> str:
@@ -29,8 +29,8 @@ def sentence(base: Group, other: Group, key: str, title: str) -> str:
         change, sign = "difference", 1
         text = f"No difference could be shown between {other.label} and {base.label} in {weakest} under {title}"
         text += f": {low} with {base.label} and {high} with {other.label}"
-    if len(seed := pairs(base, other)) == 1 < max(len(base.runs), len(other.runs)):
-        text += f" in seed {seed[0][0].facts['seed']}, which both have"
+    if (seed := shared_seed(base, other)) is not None:
+        text += f" in seed {seed}, which both have"
     interval = span(*sorted((sign * found.low, sign * found.high)))
     text += f" (95 % interval of the {change} {interval} points, {p_value(found.p)}, {_test(found, base, other, key)})"
     if (average := difference(other, base, key, "average")) is not None:

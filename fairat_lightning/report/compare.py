@@ -50,6 +50,7 @@ def rows(report: Report) -> list[dict[str, Any]]:
     A row with a control has `significance.against` it under "against".
     """
     present = dict.fromkeys(key for group in report.groups for run in group.runs for key in run.summaries)
+    shown = ("average", report.lowest)
     found = []
     for group in report.groups:
         row: dict[str, Any] = {"label": group.label, "runs": len(group.runs)}
@@ -59,11 +60,11 @@ def rows(report: Report) -> list[dict[str, Any]]:
         for key in present:
             extra = (name for run in group.runs for name in run.summaries.get(key, {}).get("figures", ()))
             for figure in dict.fromkeys([*MAIN_FIGURES, *extra, "worst_bias"]):
-                if figure in ("average", "worst", report.lowest) or any(v is not None for v in group.values(key, figure)):
+                if figure in ("worst", *shown) or any(v is not None for v in group.values(key, figure)):
                     row[f"{key}_{figure}"] = cell(group, key, figure)
         found.append(row)
     for key in report.keys:
-        for figure in ("average", report.lowest):
+        for figure in shown:
             winner = best(report, key, figure)
             for group, row in zip(report.groups, found, strict=True):
                 if group is winner:
@@ -89,7 +90,7 @@ def _trained(run: Run) -> Any:
 
 def worst_first(report: Report, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows by their weakest classes under the main attack, the highest first; rows without the figure last."""
-    means = [row.get(f"{report.main}_{report.lowest}", {}).get("mean") for row in rows]
+    means = [row[f"{report.main}_{report.lowest}"]["mean"] for row in rows]
     return [rows[k] for k in sorted(range(len(rows)), key=lambda k: (means[k] is None, -(means[k] or 0)))]
 
 
@@ -114,9 +115,9 @@ def headline(report: Report) -> list[str]:
 
     The first sentence is of the main attack wherever both rows have met it.
     """
-    title, key = report.titles[report.main], report.main
-    first = report.groups[0]
-    worst, what = {id(group): cell(group, key, report.lowest)["mean"] for group in report.groups}, LOWEST[report.lowest]
+    title, key, figure = report.titles[report.main], report.main, report.lowest
+    first, what = report.groups[0], LOWEST[figure]
+    worst = {id(group): cell(group, key, figure)["mean"] for group in report.groups}
     if len(report.groups) == 1:
         return [_alone(report, first)]
     if len(report.groups) == 2:
@@ -134,7 +135,7 @@ def headline(report: Report) -> list[str]:
     if not ranked:
         return [f"No row has figures for {title}."]
     value = f"{100 * worst[id(ranked[0])]:.1f} %"
-    if best(report, key, report.lowest) is ranked[0]:
+    if best(report, key, figure) is ranked[0]:
         others = "every other row" if len(ranked) == len(report.groups) else "every other row with a figure for it"
         return [f"{ranked[0].label} has the best {what} under {title}: {value}, better than {others} at p < .05."]
     return [f"No row's {what} under {title} is significantly better than all others'; {ranked[0].label} has {value}."]

@@ -16,7 +16,7 @@ from fairat_lightning.report.claim import p_value, points, span
 from fairat_lightning.report.compare import against_controls
 from fairat_lightning.report.groups import Report
 from fairat_lightning.report.markup import html_head, html_list, html_short, html_table, markdown_text
-from fairat_lightning.report.significance import FIGURES, comparisons, pairs
+from fairat_lightning.report.significance import FIGURES, comparisons, shared_seed
 
 TITLE = "Difference to the control"
 CAPTION = "The row minus its control, in percentage points, with the 95 % interval and the p-value of no difference."
@@ -176,7 +176,7 @@ def _in_common(rows: Rows, report: Report) -> list[str]:
     """A sentence for each row of one seed that is compared with a row of several."""
     tested = {(label, control) for label, control, _, figures in entries(rows) if figures["worst"]["difference"] is not None}
     return [
-        f"{group.label} and {base.label} are compared in the one seed that both have, {both[0][0].facts['seed']}."
+        f"{group.label} and {base.label} are compared in the one seed that both have, {seed}."
         for group, base in comparisons(report)
-        if (group.label, base.label) in tested and len(both := pairs(group, base)) == 1 < max(len(group.runs), len(base.runs))
+        if (group.label, base.label) in tested and (seed := shared_seed(group, base)) is not None
     ]

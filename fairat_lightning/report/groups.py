@@ -37,17 +37,16 @@ class Report:
     checks: list[dict[str, Any]]
     controls: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by label; empty: the first row is everyone's
 
-    def controls_of(self, group: Group) -> list[Group]:
-        """The rows that `group` is compared with."""
+    def controls_of(self, group: Group, most: int | None = None) -> list[Group]:
+        """The rows of this report among the first `most` controls of `group`; without `most` among all."""
         if not self.controls:
             return self.groups[:1] if group is not self.groups[0] else []
-        return [other for label in self.controls.get(group.label, ()) for other in self.groups if other.label == label]
+        named = self.controls.get(group.label, ())[:most]
+        return [other for label in named for other in self.groups if other.label == label]
 
     def baseline(self, group: Group) -> Group | None:
         """The first control of `group`; None where it has none or that is not in the report."""
-        first = next(iter(self.controls_of(group)), None)
-        named = self.controls.get(group.label, ())
-        return first if first is None or not named or first.label == named[0] else None
+        return next(iter(self.controls_of(group, most=1)), None)
 
     @property
     def lowest(self) -> str:

@@ -162,8 +162,8 @@ def _tables(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _table(report: Report, rows: Sequence[Mapping[str, Any]], name: str, keys: Sequence[str] | None = None) -> str:
-    shown = tables.columns(report, keys)
-    shown.sort(key=lambda column: column[:2] != (report.main, report.lowest))  # first what no narrow screen may cut
+    shown, first = tables.columns(report, keys), (report.main, report.lowest)
+    shown.sort(key=lambda column: column[:2] != first)  # what no narrow screen may cut
     words = [(tables.HEADS[figure], html_short(report.heads[key], report.titles[key])) for key, figure, _ in shown]
     heads = [html_head("Row", "text"), *(html_head(figure, "number", attack) for figure, attack in words)]
     heads += [html_head("Runs", "number"), html_head("min", "number", "Training")]

@@ -89,6 +89,12 @@ def pairs(a: Group, b: Group) -> list[tuple[Run, Run]]:
     return [(run, other[seed]) for seed, run in mine.items() if seed in other]
 
 
+def shared_seed(a: Group, b: Group) -> Any:
+    """The one seed in which a row of one seed and a row of several are compared; None for other rows."""
+    together = pairs(a, b)
+    return together[0][0].facts["seed"] if len(together) == 1 < max(len(a.runs), len(b.runs)) else None
+
+
 def against(report: Report) -> dict[str, list[dict[str, Any]]]:
     """By label, for each control of a row with the same classes: "label", the control's, and for each attack its FIGURES.
 

@@ -24,9 +24,9 @@ def columns(report: Report, keys: Sequence[str] | None = None) -> list[tuple[str
 
     Of these `keys`; without them those of the main table, which are all but the report's `others`.
     """
-    found = []
+    found, shown = [], ("average", report.lowest)
     for key in [key for key in report.keys if key not in report.others] if keys is None else keys:
-        for figure in ("average",) if key == "clean" and len(report.keys) > 1 else ("average", report.lowest):
+        for figure in shown[:1] if key == "clean" and len(report.keys) > 1 else shown:
             found.append((key, figure, f"{report.heads[key]} {HEADS[figure]}"))
     return found
 

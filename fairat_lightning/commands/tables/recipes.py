@@ -174,6 +174,8 @@ def other(job: Job) -> str | None:
 
 
 def _checked(job: Job) -> bool:
+    if not job.folder.exists():
+        return False  # composing its settings takes longer, and a table has dozens of rows
     cfg, folder = compose_training(job.words, say=False)
     return record.is_finished(folder, resolved(cfg))
 
