@@ -16,9 +16,9 @@ from wandb.proto import wandb_internal_pb2
 from fairat_lightning.training.wandb import Dashboard, wandb_logger
 
 
-def records(path):
+def parsed(data):
     """The records of an offline run: a 7-byte head, then 32 KiB blocks of chunks (checksum, length, kind), as in LevelDB."""
-    data, place, part = path.read_bytes(), 7, b""
+    found, place, part = [], 7, b""
     while place + 7 <= len(data):
         left = 32768 - place % 32768
         if left < 7:
@@ -27,11 +27,21 @@ def records(path):
         length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
         part += data[place + 7 : place + 7 + length]
         place += 7 + length
-        if kind in (1, 4):  # a whole record, or its last chunk
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(part)
-            yield record
+        if kind in (1, 4) and place <= len(data):  # a whole record, or its last chunk
+            found.append(wandb_internal_pb2.Record())
+            found[-1].ParseFromString(part)
             part = b""
+    return found
+
+
+def records(path):
+    """The records of the ended offline run at `path`, waited for: on a busy machine W&B still writes when finish() returns."""
+    for _ in range(300):
+        found = parsed(path.read_bytes())
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"{path} has no end: {len(found)} records in a minute")
 
 
 def sessions(folder):
@@ -53,13 +63,8 @@ def logged(folder):
 
 def ended(folder):
     """How W&B was told that each session has ended: its exit code, after "preempting" where it was told to stop."""
-    for _ in range(100):  # on a busy machine W&B's own process may still be writing when finish() returns
-        kinds = [[(r.WhichOneof("record_type"), r.exit.exit_code) for r in records(path)] for path in sessions(folder)]
-        found = [[code if kind == "exit" else kind for kind, code in one if kind in ("exit", "preempting")] for one in kinds]
-        if all(found):
-            break
-        time.sleep(0.2)
-    return found
+    kinds = [[(r.WhichOneof("record_type"), r.exit.exit_code) for r in records(path)] for path in sessions(folder)]
+    return [[code if kind == "exit" else kind for kind, code in one if kind in ("exit", "preempting")] for one in kinds]
 
 
 def history(folder):
@@ -100,12 +105,7 @@ def test_wandb_is_given_what_it_takes_and_warns_of_nothing(monkeypatch, tmp_path
 def test_a_run_logs_bars_confusion_and_weights_and_is_finished(launch):
     folder, _ = launch("method=faal", "logger=wandb")
     assert wandb.run is None, "a run that stays open swallows the next job of a sweep"
-    # On a busy machine W&B's own process may still be writing when finish() returns.
-    for _ in range(100):
-        keys = history(folder)
-        if "report/table/_type" in keys:
-            break
-        time.sleep(0.2)
+    keys = history(folder)
     for key in ("train/loss", "val/robust_worst", "val/robust_class/class_0", "train/class_weight/class_3"):
         assert keys[key] == 2, key
     joined = " ".join(keys)
