@@ -12,8 +12,8 @@ With f the logits, p = softmax f, x' the adversarial image and q the (smoothed) 
 
 Gradients flow through both arguments of KL, as in the authors' code. Label smoothing touches the supervised term only,
 never the attack; for MART it is our extension. MART's authors start as TRADES's do (`attack.start=gaussian`), and add 1e-4 and
-1e-12 inside logarithms, which moves the loss by less than .001 while no wrong class has more than .9. FAAL's code crafts with KL
-for MART, with beta 6: `objective.crafting=kl`. Logits are cast to float32 before any loss.
+1e-12 inside logarithms (`objective.guards=true`), which moves the loss by less than .001 while no wrong class has more than .9.
+FAAL's code crafts with KL for MART, with beta 6: `objective.crafting=kl`. Logits are cast to float32 before any loss.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairat_lightning.settings import one_of, within
+from fairat_lightning.settings import one_of, switch, within
 
 
 class Terms(NamedTuple):
@@ -101,14 +101,16 @@ class TRADES(AT):
 class MART(AT):
     """Boosted cross-entropy plus `beta` times a KL divergence that looks at the misclassified.
 
-    `crafting`: what the attack maximises, "ce" as MART's authors, or "kl" as TRADES, with its start.
+    `crafting`: what the attack maximises, "ce" as MART's authors, or "kl" as TRADES, with its start. `guards`: the small numbers
+    that the authors' code adds where it takes logarithms, and to the factor of the divergence.
     """
 
-    def __init__(self, beta: float, label_smoothing: float = 0.0, crafting: str = "ce"):
+    def __init__(self, beta: float, label_smoothing: float = 0.0, crafting: str = "ce", guards: bool = False):
         super().__init__(label_smoothing)
         self.beta = _beta(beta)
         one_of("objective.crafting", crafting, ("ce", "kl"))
-        self.crafting = crafting
+        switch("objective.guards", guards)
+        self.crafting, self.guards = crafting, guards
         if crafting == "kl":
             self.start = TRADES.start
 
@@ -119,9 +121,13 @@ class MART(AT):
         clean, logits = logits_of(net, x), logits_of(net, x_adv)
         probabilities = logits.softmax(1)
         runner_up = probabilities.scatter(1, y[:, None], -1).amax(1)
+        unsure = 1 - clean.softmax(1).gather(1, y[:, None]).squeeze(1)
+        if self.guards:
+            boost = -(1.0001 - runner_up + 1e-12).log()
+            apart = F.kl_div((probabilities + 1e-12).log(), clean.softmax(1), reduction="none").sum(1)
+            return Terms(self.cross_entropy(logits, y) + boost, apart * (unsure + 1e-7), logits, clean)
         # One ulp below 1, so that the logarithm and its gradient stay finite.
         boost = -torch.log1p(-runner_up.clamp(max=1 - torch.finfo(logits.dtype).eps))
-        unsure = 1 - clean.softmax(1).gather(1, y[:, None]).squeeze(1)
         return Terms(self.cross_entropy(logits, y) + boost, kl(clean, logits) * unsure, logits, clean)
 
 

@@ -9,7 +9,8 @@ uniform in epoch 0, within eps_k = (lambda + s_k) eps, where s_k is the last tra
 ("robust", the default) or `cfp_factor` times CFP_k ("cfp"; the released code's factor is 2); until it is known, or with
 scale=null, eps_k = eps. Outside, the objective is minimised as it is (the cross-entropy by default). It goes with
 `averaging=fawa`. The released code's sharpness, 2, makes the targets nearly uniform. Its step does not follow eps_k:
-`attack.scale_step=false`. It can also average several scales, or count errors against the target; ours takes one, of the label.
+`attack.scale_step=false`. Its scales of false negatives, its counts against the target and its
+averages of several scales, which no command of its authors uses, are not here.
 """
 
 from collections.abc import Callable

@@ -19,7 +19,7 @@ ADDED = {
 ADDED_WITHIN: dict[str, dict[str, Any]] = {
     "head": {"strength": None},
     "attack": {"scale_step": True, "second_step": False},
-    "objective": {"crafting": "ce"},
+    "objective": {"crafting": "ce", "guards": False},
     "data": {"monitor_size": 600},
     "method": {
         "margins": True,
@@ -28,6 +28,7 @@ ADDED_WITHIN: dict[str, dict[str, Any]] = {
         "class_loss": "mean",
         "padded_to": None,
         "reduction": "sum",
+        "keep_confident": 0.0,
     },
 }  # the same of keys within a group; but earlier runs had all validation images, which a run that continues keeps
 IDLE = {"logger": {}, "save_minutes": 10}  # change no bit; the names of runs are made with their defaults of 0.1

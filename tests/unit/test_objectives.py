@@ -56,6 +56,23 @@ def test_mart_in_numpy(setting):
     np.testing.assert_allclose(objective.total(terms).detach(), bce + 5 * weighted)
 
 
+def test_marts_guards_are_the_numbers_of_its_authors_code(setting):
+    """Also where a wrong class has all the probability, which without them gives the logarithm of a rounding."""
+    net, x, x_adv, y = setting
+    x_adv = x_adv.clone()
+    x_adv[0] *= 1000
+    plain, guarded = MART(5.0)(net, x, x_adv, y), MART(5.0, guards=True)(net, x, x_adv, y)
+    p, q = softmax(logits(net, x), 1), softmax(logits(net, x_adv), 1)
+    others = np.where(np.eye(4)[y] == 1, -1, q).max(1)
+    ce = -log_softmax(logits(net, x_adv), 1)[range(5), y]
+    np.testing.assert_allclose(guarded.supervised.detach(), ce - np.log(1.0001 - others + 1e-12))
+    apart = (p * (np.log(p) - np.log(q + 1e-12))).sum(1)
+    np.testing.assert_allclose(guarded.consistency.detach(), apart * (1.0000001 - p[range(5), y]))
+    assert 0 < (guarded.supervised - plain.supervised)[1:].abs().max() < 1e-3
+    with pytest.raises(ValueError, match="objective.guards"):
+        MART(5.0, guards="yes")
+
+
 def test_inner_losses(setting):
     net, x, x_adv, y = setting
     ce = -log_softmax(logits(net, x_adv), 1)[range(5), y]

@@ -60,6 +60,29 @@ def test_only_what_is_fooled_by_then_is_learnt_from_in_numpy(after, drop):
     assert module.training_step((x, y, index), 0).item() == pytest.approx(np.mean(losses), rel=1e-6)
 
 
+@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_most_confident_of_the_easy_examples_are_kept_too_in_numpy(share, drop):
+    torch.manual_seed(0)
+    module = method(keep_confident=share, drop=drop)
+    x, y, index = batch(module)
+    torch.manual_seed(1)
+    starts = 0.1 * (torch.rand_like(x) * 2 - 1).flatten(1).numpy()
+    weight, bias = (p.detach().numpy() for p in module.net[1].parameters())
+    hard, easy = [], []
+    for image, k, start in zip(x.flatten(1).numpy(), y.tolist(), starts, strict=True):
+        iterates = path(image, k, weight, bias, start)
+        at, loss = weight @ iterates[3] + bias, -log_softmax(weight @ iterates[-1] + bias)[k]
+        if at.argmax() == k:
+            easy.append((log_softmax(at)[k], loss))
+        else:
+            hard.append(loss)
+    surest = [loss for _, loss in sorted(easy, reverse=True)[: int(share * len(easy))]]
+    assert len(hard) > 5 and len(easy) > 5
+    torch.manual_seed(1)
+    assert module.training_step((x, y, index), 0).item() == pytest.approx(np.mean(hard + surest), rel=1e-6)
+
+
 @pytest.mark.parametrize("objective", [AT(0.1), TRADES(6.0), MART(5.0)])
 def test_dropping_saves_compute_and_changes_neither_loss_nor_gradient(objective):
     torch.manual_seed(0)
@@ -144,6 +167,7 @@ def test_the_warm_up_is_a_share_of_the_epochs():
     [
         *(("decide_after", wrong) for wrong in (-1, 1.5, True, "three")),
         *(("warmup", wrong) for wrong in (-0.1, 1.1, float("nan"))),
+        *(("keep_confident", wrong) for wrong in (-0.1, 1.1, float("nan"))),
         ("drop", "yes"),
     ],
 )
