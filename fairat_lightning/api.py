@@ -181,9 +181,10 @@ def method(
 
     `net` maps images (B,C,H,W) in [0,1] to logits; `logits` says where these are in what it returns, see `benchmark`. Batches are
     (x, y, index), see `fairat_lightning.data.Indexed`. All other values come from `conf/`, as for the command;
-    `overrides` change them: ["method.radius=1", "optim.lr=0.01"]. `teacher` is for methods that distil. FRL, WAT and FAWA's
-    gate need a validation loader. FairAT, FLOOR and CSR read the whole training set between epochs, and CFOL draws from it: they
-    need a `DataModule` (`load_data`), and FairAT and FLOOR also its size, `num_samples`.
+    `overrides` change them: ["method.radius=1", "optim.lr=0.01"]. `teacher` is for methods that distil: a network, or in
+    `overrides` a run, "method.teacher=RUN". CFA, FAIR-TAT and FLOOR come with an average of the weights, which belongs to a whole
+    training: "averaging=none". FRL and WAT need a validation loader. FairAT, FLOOR and CSR read the whole training set between
+    epochs, and CFOL draws from it: they need a `DataModule` (`load_data`), and FairAT and FLOOR also its size, `num_samples`.
     """
     with _one_line():
         _network(net)
@@ -193,6 +194,8 @@ def method(
         check_targets(plain(cfg), allowed(cfg))
         if taken := next((group for group in ("averaging", "head") if cfg.get(group)), None):
             raise ValueError(f"method builds no {taken}=, which belongs to a whole training: set {taken}=none, or use fl.train")
+        if teacher is None and "teacher" in cfg.method:
+            teacher = load_run(cfg.method.teacher)
         names, passed = class_names(classes), {"teacher": teacher} if teacher is not None else {}
         with ExitStack() as undo:
             undo.callback(picking(net, logits, len(names))[1].remove)

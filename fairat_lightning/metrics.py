@@ -32,8 +32,13 @@ class ClassFairness(Metric):
         self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, predicted: Tensor, y: Tensor) -> None:
-        """Count predictions against labels `y` (B,); ValueError for a class outside 0..C-1."""
-        predicted = predicted.argmax(1) if predicted.ndim == 2 else predicted
+        """Count predictions against labels `y` (B,); ValueError for a class outside 0..C-1, and for wrong logits."""
+        if predicted.ndim == 2:
+            if predicted.shape[1] != self.num_classes:
+                raise ValueError(f"logits of {predicted.shape[1]} classes: give those of {self.num_classes}")
+            if predicted.isnan().any():
+                raise ValueError("nan among the logits: the largest of them is none, so that they name no class")
+            predicted = predicted.argmax(1)
         self.confusion += confusion_matrix(y, predicted, self.num_classes)
 
     def compute(self) -> dict[str, float]:

@@ -105,7 +105,16 @@ def _options_with(key: str) -> list[str]:
     files = sorted((CONF / group).glob("*.yaml")) if group.isidentifier() else []
     if group == "logger":  # each logger has its own place there
         return [f"{group}={file.stem}" for file in files if file.stem == name.partition(".")[0]]
-    return [f"{group}={file.stem}" for file in files if re.search(rf"(?m)^{re.escape(name)}:", file.read_text())]
+    return [f"{group}={file.stem}" for file in files if name in _own_keys(file, group)]
+
+
+def _own_keys(file: Path, group: str) -> list[str]:
+    """The keys that an option in `conf/` sets in its own group."""
+    import yaml
+
+    text = file.read_text()
+    values = yaml.safe_load(text) or {}
+    return [*(values.get(group, {}) if "@package _global_" in text else values)]
 
 
 def _keys(node: Any) -> list[str]:
@@ -149,6 +158,9 @@ def reworded(text: str) -> str:
     if found := re.match(r"(?s)In '\w+': Could not load '(\w+)/(\w+)'", text):  # one of a list of options
         options = sorted(file.stem for file in (CONF / found[1]).glob("*.yaml"))
         return f"{found[1]}: {found[2]} is unknown: choose one of {', '.join(options)}{nearest(found[2], options)}"
+    if found := re.match(r"Ambiguous value for argument '(.+?)'", text):
+        each = f"`python -m fairat_lightning -m {found[1]}` trains each of them"
+        return f"{found[1]} names several values, and a run takes one: {each}"
     if found := re.match(r"(?s)Could not append to config. An item is already at '(.+?)'", text):
         return f"{found[1]} is already a key: set it without the +"
     if re.match(r"Config group override must be a string|argument of type '\w+' is not iterable", text):

@@ -2,8 +2,10 @@
 
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -54,12 +56,24 @@ def main() -> None:
     try:
         if flags:
             sys.argv[1:] = _flags_first(words)
+            _check_flags(sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_job)()
             return
         cfg, folder = compose_training(words)  # hydra.main would make the folder first and look at the values afterwards
     except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
         refuse(error)
     run(cfg, folder)
+
+
+def _check_flags(words: list[str]) -> None:
+    """One line for flags that Hydra would answer with its whole usage."""
+    parser = get_args_parser()
+
+    def error(message: str) -> NoReturn:
+        refuse(f"{message}: --hydra-help lists the flags")
+
+    parser.error = error  # type: ignore[method-assign]
+    parser.parse_args(words)
 
 
 def _flags_first(words: list[str]) -> list[str]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fairat_lightning.config.build import PACKAGE_PREFIX, network, prepared_data, target_of
 from fairat_lightning.config.compose import plain
-from fairat_lightning.config.loading import load_trained, named_set
+from fairat_lightning.config.loading import classes_differ, load_trained, named_set
 from fairat_lightning.config.normalisation import KEYS, meant, normalised_as_begun, set_model
 from fairat_lightning.config.targets import allowed, check_targets
 from fairat_lightning.data import DataModule, as_float
@@ -69,6 +69,7 @@ def load(cfg: DictConfig, begun: Callable[[Path | None], Path] | None = None) ->
     if not given and begun is not None:
         given = normalised_as_begun(cfg, begun(run), "checkpoint")
     data: DataModule = prepared_data(cfg, cfg.get("devices", 1))
+    named = classes_differ("checkpoint", cfg.checkpoint, data.classes)
     net = network(cfg, data)
     if not isinstance(net, Normalized):
         raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}: name a function listed in conf/model/")
@@ -77,7 +78,7 @@ def load(cfg: DictConfig, begun: Callable[[Path | None], Path] | None = None) ->
     given = given or of_run or takes_its_own
     loaded = load_trained(net, cfg.checkpoint, cfg, data, key=key, given=given, check=lambda: _try(net.eval(), data))
     logits = _try(net, data)
-    for line in loaded.lines:
+    for line in (*loaded.lines, *named):
         print(line, flush=True)
     if loaded.normalisation is not None:
         set_model(cfg, loaded.normalisation)

@@ -18,7 +18,7 @@ from fairat_lightning.data import DataModule
 from fairat_lightning.models import Normalized
 from fairat_lightning.models.logits import Place, picking
 from fairat_lightning.models.weights import fitted, load_weights, set_normalisation, stored_channels
-from fairat_lightning.record.reader import read_config, read_metrics, run_folder, weights_file
+from fairat_lightning.record.reader import read_classes, run_folder, weights_file
 
 
 def load_run(
@@ -48,8 +48,7 @@ def load_run(
     if given := [name for name, value in of_others.items() if value is not None]:
         raise ValueError(f"{given[0]}= is only for weights from elsewhere: leave it out, since the run {path} contains it")
     cfg = OmegaConf.create(stored(run, ["model", "data", "attack"], prefixes(allow)))
-    metrics = read_metrics(run)
-    names = list(next(iter(metrics.values()))["per_class"]) if metrics else (read_config(run) or {}).get("classes")
+    names = read_classes(run)
     size = cfg.data.get("image_size")
     ours = str(cfg.model.get("_target_")).startswith(PACKAGE_PREFIX)  # another's network is tried on images
     if ours and names and ("image_size" not in cfg.model or size):

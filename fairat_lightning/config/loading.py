@@ -24,9 +24,11 @@ from fairat_lightning.models.checked_logits import Checked
 from fairat_lightning.models.normalized import Normalized
 from fairat_lightning.models.weight_sets import WeightSet, statistics
 from fairat_lightning.models.weights import check_normalisation, fitted, same_normalisation, set_normalisation
+from fairat_lightning.record.reader import read_classes, run_folder
 from fairat_lightning.running.slurm import GPU
 
 IMAGES = 500  # of the validation split, as many of each class
+SHOWN = 10  # names of classes in a line
 
 
 @dataclass
@@ -213,3 +215,21 @@ def _near_chance(correct: Tensor, targets: Tensor) -> str | None:
 def _words(normalisation: Sequence[Sequence[float]]) -> str:
     mean, std = (",".join(f"{value:.6g}" for value in values) for values in normalisation)
     return f"mean [{mean}], std [{std}]"
+
+
+def classes_differ(name: str, path: Any, classes: Sequence[str]) -> list[str]:
+    """A line where the run at `path`, the value of `name`, calls its classes otherwise than the data: they are taken in order.
+
+    ValueError where a class of both is not at the same place: answers would count for another class.
+    """
+    run = run_folder(path)
+    own = None if run is None else read_classes(run)
+    if own is None or len(own) != len(classes) or own == list(classes):
+        return []
+    here, there = (", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "") for names in (classes, own))
+    if moved := [which for k, which in enumerate(own) if which in classes and classes[k] != which]:
+        raise ValueError(
+            f"{name}={path} has the classes {there} and the data have {here}: {moved[0]} is at another place, so that answers"
+            " would count for another class; bring the classes of the data into the order of the run"
+        )
+    return [f"{name}: the network's classes are called {there}, those of the data {here}: they are taken in this order"]

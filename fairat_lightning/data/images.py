@@ -144,6 +144,14 @@ class Parts(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+def parts_of(given: object) -> Parts:
+    """What a loader returned, `Splits`, `Parts` or a tuple like one of them; ValueError for anything else."""
+    if not isinstance(given, tuple | list) or not 3 <= len(given) <= len(Parts._fields):
+        what = f"{len(given)} values" if isinstance(given, tuple | list) else f"something of type {type(given).__name__}"
+        raise ValueError(f"data.load returned {what}: it must return fairat_lightning.data.images.Splits(train, test, classes)")
+    return Parts(*given)
+
+
 class Indexed(Dataset[tuple[Any, Any, int]]):
     """A map-style dataset of (x, y) as one of (x, y, index), which every method expects."""
 

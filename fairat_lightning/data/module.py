@@ -22,7 +22,7 @@ from fairat_lightning.augment import crop_flip
 from fairat_lightning.data.batches import Batches, DrawnBatches, Loader
 from fairat_lightning.data.cache import decoded
 from fairat_lightning.data.foreign import Rows
-from fairat_lightning.data.images import Images, Parts, Splits, Undecoded, as_float
+from fairat_lightning.data.images import Images, Parts, Splits, Undecoded, as_float, parts_of
 from fairat_lightning.data.stratified import evenly, stratified
 from fairat_lightning.settings import class_names, reachable, switch
 
@@ -105,7 +105,7 @@ class DataModule(LightningDataModule):
         if self.prepared:
             return
         try:
-            loaded = Parts(*self.load(self.root))
+            loaded = parts_of(self.load(self.root))
             images = self._decoded(loaded)
         except TypeError as error:
             raise ValueError(f"data.load: {error}; see the keys of each option in conf/data/") from error

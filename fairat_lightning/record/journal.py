@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairat_lightning.record import atomic_write
+from fairat_lightning.record.identity import differences, in_words
 from fairat_lightning.record.old_names import today
 
 if TYPE_CHECKING:
@@ -162,10 +163,9 @@ def check_header(path: Path, found: dict[str, Any], header: dict[str, Any]) -> N
     """
     found, header = (_anywhere(found), _anywhere(header)) if "images" in found else (found, header)
     if found != header:
-        differ = ", ".join(k for k in {**found, **header} if found.get(k) != header.get(k))
-        raise ValueError(
-            f"{path} holds another evaluation (another {differ}): choose another name, or set overwrite=true to replace it"
-        )
+        other = [f"another {k}" for k in {**found, **header} if k != "config" and found.get(k) != header.get(k)]
+        differ = in_words([*differences(found.get("config"), header.get("config")), *other])
+        raise ValueError(f"{path} holds another evaluation ({differ}): choose another name, or set overwrite=true to replace it")
 
 
 def _anywhere(header: dict[str, Any]) -> dict[str, Any]:

@@ -77,6 +77,13 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     return _checked(folder / "config.yaml", lambda path: today(dict(yaml.safe_load(path.read_text()).items())), None)
 
 
+def read_classes(folder: Path) -> list[str] | None:
+    """The names of a run's classes in the order of its logits; None where neither its figures nor its card say them."""
+    if metrics := read_metrics(folder):
+        return list(next(iter(metrics.values()))["per_class"])
+    return (read_config(folder) or {}).get("classes")
+
+
 def read_history(folder: Path) -> list[dict[str, float]]:
     """history.csv, a row an epoch; a figure that was not measured in an epoch is left out."""
 

@@ -22,7 +22,10 @@ def publish(report: Report, rows: Sequence[dict[str, Any]], to: Path, lines: Seq
     if to.exists() and not to.is_dir():
         raise ValueError(f"--to {to} is a file: name a folder")
     above = next(folder for folder in (to.absolute(), *to.absolute().parents) if folder.is_dir())
-    place = Path(tempfile.mkdtemp(prefix=".report.", dir=above))
+    try:
+        place = Path(tempfile.mkdtemp(prefix=".report.", dir=above))
+    except OSError as error:
+        raise ValueError(f"--to {to}: nothing can be written into {above}: {error.strerror}") from error
     try:
         (place / "figures").mkdir()
         made = pictures(report)

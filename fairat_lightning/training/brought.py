@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from fairat_lightning.config.build import trained
-from fairat_lightning.config.loading import Loaded, load_trained, named_set
+from fairat_lightning.config.loading import Loaded, classes_differ, load_trained, named_set
 from fairat_lightning.config.normalisation import meant, normalised_as_begun, set_model
 from fairat_lightning.data import DataModule
 from fairat_lightning.models.weights import weights_file
@@ -64,6 +64,7 @@ class Brought:
         before = read_facts(self.folder, {}).get("teacher", {}) if resumed else {}
         settled = (before["mean"], before["std"]) if "mean" in before else None
         given = self.said or (resumed and settled is None)  # 0.1 took the configuration's, and recorded nothing
+        self.lines += classes_differ("method.teacher", path, data.classes)
         net, loaded = trained(path, self.cfg, data, key=self._key(path), given=given, settled=settled)
         self._note("teacher", path, loaded)
         return net

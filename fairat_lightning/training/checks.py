@@ -1,10 +1,15 @@
-"""The checks that no single part of a run can make, before any part is built."""
+"""The checks that no single part of a run can make: of its settings before any part is built, and of parts on its images."""
+
+import copy
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from fairat_lightning.config.compose import plain
 from fairat_lightning.config.targets import allowed, check_targets
+from fairat_lightning.data import DataModule, as_float
+from fairat_lightning.methods.base import Method
+from fairat_lightning.methods.parts import HardExamples
 from fairat_lightning.record.secrets import refuse_secrets
 from fairat_lightning.settings import one_of, seed_number, switch, whole
 
@@ -35,3 +40,19 @@ def check(cfg: DictConfig) -> None:
     if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         here = f"torch {torch.__version__} finds no CUDA on this machine"
         raise ValueError(f"trainer.accelerator={cfg.trainer.accelerator}: {here}; use trainer=cpu or trainer=auto")
+
+
+def try_augmentation(method: Method, data: DataModule) -> None:
+    """ValueError for an augmentation of the user's that does not give images like those it gets."""
+    for part in method.children():
+        if isinstance(part, HardExamples):
+            part.try_on(as_float(data.train.pixels[:4]))
+
+
+def try_one(net: torch.nn.Module, data: DataModule) -> None:
+    """ValueError for a network that cannot be trained on one image a step."""
+    with torch.random.fork_rng():
+        try:
+            copy.deepcopy(net).train()(as_float(data.train.pixels[:1]))
+        except ValueError as error:  # of batch norm
+            raise ValueError(f"data.batch_size={data.batch_size}: {error}; give each process two images or more") from error

@@ -3,7 +3,6 @@
 Everything that a user can get wrong is built before anything is written.
 """
 
-import copy
 import io
 import re
 import time
@@ -22,7 +21,7 @@ from rich.markup import escape
 
 from fairat_lightning.config.build import build_part, naming, network, optimiser, prepared_data
 from fairat_lightning.config.compose import plain
-from fairat_lightning.data import DataModule, as_float
+from fairat_lightning.data import DataModule
 from fairat_lightning.evaluation.attacks import ARITHMETIC
 from fairat_lightning.head import BalancedHead, last_layer
 from fairat_lightning.methods.base import Method
@@ -47,7 +46,7 @@ from fairat_lightning.training.balance import balance_best
 from fairat_lightning.training.brought import Brought
 from fairat_lightning.training.callbacks import History
 from fairat_lightning.training.catastrophic_overfitting import Collapse
-from fairat_lightning.training.checks import check
+from fairat_lightning.training.checks import check, try_augmentation, try_one
 from fairat_lightning.training.nonfinite import Finite
 from fairat_lightning.training.trainer import build_trainer, processes_here
 
@@ -101,6 +100,7 @@ def prepare(
         checkpoint_blocks(net)
     teacher = {"teacher": brought.teacher(datamodule, resumed=resume is not None)} if "teacher" in cfg.method else {}
     method = build_method(cfg, net, datamodule.classes, datamodule.num_train, **teacher)
+    try_augmentation(method, datamodule)
     with naming("optim"):  # built once, so that a wrong value is found now and not in the middle of fit
         try:
             method.optim(net.parameters(), epochs=cfg.trainer.max_epochs, steps=100)
@@ -113,7 +113,7 @@ def prepare(
     trainer = build_trainer(cfg, folder, anew=overwrite)
     datamodule.check_shares(trainer.world_size)
     if datamodule.batch_size == trainer.world_size:
-        _try_one(net, datamodule)
+        try_one(net, datamodule)
     if resume is not None:
         first_best = 1 if cfg.select == "last" else min(cfg.val_every, cfg.trainer.max_epochs)
         check_resumable(folder, resume, method.state_dict(), first_best)
@@ -146,15 +146,6 @@ def build_method(cfg: DictConfig, net: torch.nn.Module, classes: list[str], num_
     if not isinstance(method, Method):
         raise ValueError(f"method._target_={cfg.method._target_} must be a subclass of {Method.__module__}.Method")
     return method.double() if cfg.trainer.precision == "64-true" else method  # before weights are loaded
-
-
-def _try_one(net: torch.nn.Module, data: DataModule) -> None:
-    """ValueError for a network that cannot be trained on one image a step."""
-    with torch.random.fork_rng():
-        try:
-            copy.deepcopy(net).train()(as_float(data.train.pixels[:1]))
-        except ValueError as error:  # of batch norm
-            raise ValueError(f"data.batch_size={data.batch_size}: {error}; give each process two images or more") from error
 
 
 def execute(training: Training) -> None:

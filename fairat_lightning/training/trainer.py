@@ -96,7 +96,8 @@ def build_trainer(cfg: DictConfig, folder: Path, *, anew: bool = False) -> L.Tra
 
 
 def processes_here(trainer: DictConfig) -> int:
-    """How many processes of a training run on this machine."""
+    """How many processes of a training run on this machine; ValueError for settings that no training takes."""
+    _check(trainer)
     devices = trainer.get("devices", 1)
     if isinstance(devices, int) and devices > 0:
         return devices
@@ -140,7 +141,10 @@ def _check(trainer: DictConfig) -> None:
     whole("trainer.accumulate_grad_batches", steps)
     if clip is not None:
         within("trainer.gradient_clip_val", clip, "(0, inf)")
-    if trainer.accelerator == "cpu" and devices != "auto":
+    on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
+    if on_cpu and devices != "auto":
         cores = max(8, os.cpu_count() or 1)
         if isinstance(devices, bool) or not isinstance(devices, int) or not 1 <= devices <= cores:
             raise ValueError(f"trainer.devices={devices} must be a number of processes, 1 to {cores} on this machine, or auto")
+    if devices != -1 and isinstance(devices, int) and (isinstance(devices, bool) or devices < 1):
+        raise ValueError(f"trainer.devices={devices} must be a number of GPUs, 1 or more, a list of them, -1 for all, or auto")

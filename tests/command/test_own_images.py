@@ -304,9 +304,35 @@ def test_an_evaluation_is_the_same_where_the_images_lie_elsewhere_and_another_wh
     words = (*words, f"data.root={there}")
     code, out, err = call(monkeypatch, capsys, tmp_path, *words, command="evaluate")
     assert (code, err) == (0, "") and "This evaluation is finished" in out
+    code, _, err = call(monkeypatch, capsys, tmp_path, *words, "attack.eps=0.1", command="evaluate")
+    refused(code, err, "holds another evaluation (attack.eps is 8/255 there and 0.1 here)")
     Image.new("RGB", (32, 32), "red").save(there / "test/cat/0.png")
     code, _, err = call(monkeypatch, capsys, tmp_path, *words, command="evaluate")
-    refused(code, err, "holds another evaluation (another logits, images)")
+    refused(code, err, "holds another evaluation (another logits, another images)")
+
+
+@pytest.mark.parametrize("way", ["evaluate", "absld", "fair_ard"])
+def test_classes_at_other_places_are_refused_and_other_names_are_said(monkeypatch, capsys, tmp_path, way):
+    """An answer "the first class" would count for another class than it was learned for."""
+    photos(tmp_path, ("cat", "dog"))
+    assert call(monkeypatch, capsys, tmp_path, *FOLDER)[0] == 0
+    for names, moved in ((("dog", "emu"), True), (("emu", "fox"), False), (("cat", "fox"), False)):
+        root = photos(tmp_path / "".join(names), names)
+        if way == "evaluate":
+            words, command = ("checkpoint=run", "suite=quick", f"data.root={root}", f"name={names[0]}"), "evaluate"
+        else:
+            new = [word for word in FOLDER if not word.startswith(("data.root", "hydra"))]
+            words = (*new, f"data.root={root}", f"method={way}", "method.teacher=run", f"hydra.run.dir={'_'.join(names)}")
+            command = "train"
+        code, out, err = call(monkeypatch, capsys, tmp_path, *words, command=command)
+        if moved:
+            refused(code, err, "=run has the classes cat, dog and the data have dog, emu: dog is at another place")
+            assert not (tmp_path / "dog_emu").exists() and not (tmp_path / "run" / "evaluation" / "dog").exists()
+        else:
+            said = (
+                f"the network's classes are called cat, dog, those of the data {', '.join(names)}: they are taken in this order"
+            )
+            assert (code, err) == (0, "") and said in out
 
 
 def test_a_folder_of_any_name_runs_and_is_shown(monkeypatch, capsys, tmp_path):

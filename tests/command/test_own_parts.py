@@ -113,6 +113,42 @@ def half(*, epochs, steps, by=0.5):
 
 def dark(x, *, generator=None):
     return x / 2
+
+
+def alone(x):
+    return x
+
+
+def small(x, *, generator=None):
+    return x[..., :4]
+
+
+def bytes_of(x, *, generator=None):
+    return (x * 255).to(torch.uint8)
+
+
+def bright(x, *, generator=None):
+    return x * 255
+
+
+def void(x, *, generator=None):
+    return x * float("nan")
+
+
+def nothing(x, *, generator=None):
+    return None
+
+
+class Empty(nn.Flatten):
+    pass
+
+
+def pair(root, **rest):
+    return load(root)[:2]
+
+
+def none(root, **rest):
+    return None
 """
 ALLOW = "allow=[mine.]"
 
@@ -229,6 +265,21 @@ def test_the_console_script_finds_them_too(here):
         (("model=custom",), "model=custom needs the class, model._target_"),
         (("attack._target_=mine.other", "attack.steps=1"), "must be a subclass of fairat_lightning.attacks.PGD"),
         (("+logger.x=3",), "logger.x is not a logger"),
+        (("model._target_=mine.Empty",), "model: Empty has no weights to train"),
+        (("data.load={_target_: mine.pair, _partial_: true}",), "data.load returned 2 values: it must return"),
+        (("data.load={_target_: mine.none, _partial_: true}",), "data.load returned something of type NoneType"),
+        *(
+            ((f"method.augmentation=mine.{name}", f"method={method}", "averaging=none"), f"method.augmentation=mine.{name}{said}")
+            for method in ("fairat", "floor")
+            for name, said in {
+                "alone": ": alone() got an unexpected keyword argument 'generator'",
+                "small": " gives torch.float32 of shape (4, 1, 8, 4): it must give torch.float32 of the same shape, (4, 1, 8, 8)",
+                "bytes_of": " gives torch.uint8 of shape (4, 1, 8, 8)",
+                "bright": " gives values outside [0, 1]",
+                "void": " gives values outside [0, 1]",
+                "nothing": " gives a NoneType",
+            }.items()
+        ),
     ],
 )
 def test_what_is_no_such_part_is_one_line(here, monkeypatch, capsys, words, said):

@@ -76,6 +76,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(make_run, tmp_path, capsys, 
     for wrong, word in (("nowhere", "no finished run"), (bad, "not a run's metrics.json"), (f"X={good}", "same folder")):
         assert word in refused([str(good), str(wrong), "--to", str(to)], capsys)
     assert "is a file" in refused([str(good), "--to", str(good / "run.json")], capsys)
+    assert "--to /proc/out: nothing can be written into /proc" in refused([str(good), "--to", "/proc/out"], capsys)
 
     def broken(*_):
         raise OSError(28, "No space left on device")

@@ -414,7 +414,7 @@ def test_stopped_in_the_middle_it_goes_on(tables):
 
 
 WRONG = {
-    "": "table=None is unknown: choose one of small",
+    "": "table= is missing: choose one of small",
     "table=big": "table=big is unknown",
     "table=small budget=day": "budget=day is unknown: choose one of tiny, other, smoke",
     "table=small rows=[no]": "rows=no is unknown: the rows of table=small budget=smoke are base, faal",

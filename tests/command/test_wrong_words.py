@@ -13,6 +13,10 @@ from fairat_lightning.training.trainer import INSTEAD, UNSUPPORTED
 # words -> what the one line must say; `{tmp}` stands for a fresh directory, {long} for a name too long for any file
 WRONG = {
     "method=foal": "; did you mean faal?",
+    "method=ham,trix": "a run takes one: `python -m fairat_lightning -m method=ham,trix` trains each of them",
+    "--cfg x": "argument --cfg/-c: invalid choice",
+    "trainer.devices=-2": "trainer.devices=-2 must be a number of",
+    "method=pgd_at method.tau=1": "it belongs to method=decosam, method=frl",
     "metod=faal": "; did you mean method?",
     "attack.epsilon=0.1": "; did you mean attack.eps?",
     "atack.eps=0.1": "; did you mean attack.eps?",
@@ -20,7 +24,7 @@ WRONG = {
     "max_epoch=3": "; did you mean trainer.max_epochs?",
     "experimnt=digits_faal": "; did you mean experiment?",
     "hydra.run.dri=x": "; did you mean hydra.run.dir?",
-    "method.radius=1": "there is no key method.radius in this configuration: it belongs to method=faal, method=floor",
+    "method.radius=1": "there is no key method.radius in this configuration: it belongs to method=decosam, method=faal, method=floor",
     "nothing_like_it=1": "there is no key nothing_like_it: --help lists the usual keys\n",
     "--hlep": "; did you mean --help?",
     "--method=faal": "; did you mean method=faal?",

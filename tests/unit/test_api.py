@@ -267,6 +267,16 @@ def test_a_method_in_a_trainer_of_ones_own(name, tmp_path):
         fl.method("fal", net, classes=3, eps=0.1)
 
 
+@pytest.mark.parametrize("name", ["absld", "fair_ard"])
+def test_a_methods_teacher_may_be_a_run(name):
+    net = fl.load_run("pretrained:digits_faal")
+    module = fl.method(name, net, classes=10, eps=0.2, overrides=["method.teacher=pretrained:digits_pgd_at"])
+    x = fl.load_data(["data=digits"]).test.pixels[:8] / 255
+    torch.testing.assert_close(module.wanted(x), fl.load_run("pretrained:digits_pgd_at")(x))
+    with pytest.raises(ValueError, match="set method.teacher=PATH"):
+        fl.method(name, net, classes=10, eps=0.2)
+
+
 def test_a_foreign_loaders_batches_are_checked_before_they_go_to_the_device(tmp_path):
     x, y = images(32)
     own = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)

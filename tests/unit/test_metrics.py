@@ -93,6 +93,11 @@ def test_the_metric_gathers_batches_and_refuses_foreign_classes(sample):
             metric.update(torch.tensor([0]), wrong)
         with pytest.raises(ValueError, match="prediction"):
             metric.update(wrong, torch.tensor([0]))
+    with pytest.raises(ValueError, match="logits of 6 classes: give those of 7"):
+        metric.update(logits[:, :6], y)
+    logits[3, 2] = NAN
+    with pytest.raises(ValueError, match="nan among the logits"):
+        metric.update(logits, y)
 
 
 def test_shift_risk_is_the_largest_expected_risk_in_the_ball():

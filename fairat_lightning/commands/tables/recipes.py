@@ -114,8 +114,10 @@ def parse(words: Sequence[str]) -> Plan:
             settings[key] = OmegaConf.to_object(OmegaConf.create(value)) if isinstance(value, list) else value
     tables = sorted(path.stem for path in TABLES.glob("*.yaml") if path.stem != "budgets")
     budgets = yaml.safe_load((TABLES / "budgets.yaml").read_text())
+    if "table" not in settings:
+        raise ValueError(f"table= is missing: choose one of {', '.join(tables)}")
     for key, known in (("table", tables), ("budget", list(budgets))):
-        one_of(key, settings.setdefault(key, "smoke" if key == "budget" else None), known)
+        one_of(key, settings.setdefault(key, "smoke"), known)
     if "seeds" in settings:
         seed_list(settings["seeds"])
     if settings.get("rows", []) != []:  # an empty list asks for the report alone

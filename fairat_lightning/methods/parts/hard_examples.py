@@ -58,7 +58,7 @@ class HardExamples(nn.Module):
             raise ValueError(
                 f"method.warmup_epochs={warmup_epochs} must be 1 or more: before epoch 0 there is no model to find hard examples"
             )
-        self.augment = augmentation_of(augmentation)
+        self.augment, self.augmentation = augmentation_of(augmentation), augmentation
         self.hard_fraction, self.hard_threshold = hard_fraction, hard_threshold
         self.subset, self.warmup_epochs = subset, warmup_epochs
         self.register_buffer("sample_loss", torch.full((num_samples,), torch.nan))
@@ -72,6 +72,20 @@ class HardExamples(nn.Module):
             raise ValueError(
                 f"num_samples={len(self.augmented)}, but the training set has {size} examples: set num_samples={size}"
             )
+
+    def try_on(self, x: Tensor) -> None:
+        """ValueError for an augmentation that does not turn `x` (B,C,H,W) into such images; no other random number changes."""
+        name = f"method.augmentation={self.augmentation}"
+        try:
+            with torch.random.fork_rng():
+                found = self.augment(x.clone(), generator=torch.Generator(x.device).manual_seed(0))
+        except Exception as error:  # somebody else's function may raise anything
+            raise ValueError(f"{name}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+        if not isinstance(found, Tensor) or (found.shape, found.dtype) != (x.shape, x.dtype):
+            what = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            raise ValueError(f"{name} gives {what}: it must give {x.dtype} of the same shape, {tuple(x.shape)}")
+        if not ((found > -1e-3) & (found < 1 + 1e-3)).all():  # what is nan is neither
+            raise ValueError(f"{name} gives values outside [0, 1]")
 
     def forward(self, x: Tensor, index: Tensor, batch_idx: int) -> Tensor:
         """The batch (B,C,H,W) with its hard images augmented, the others as they are.
