@@ -24,7 +24,7 @@ WRONG = {
     "max_epoch=3": "; did you mean trainer.max_epochs?",
     "experimnt=digits_faal": "; did you mean experiment?",
     "hydra.run.dri=x": "; did you mean hydra.run.dir?",
-    "method.radius=1": "there is no key method.radius in this configuration: it belongs to method=decosam, method=faal, method=floor",
+    "method.radius=1": "no key method.radius in this configuration: it belongs to method=decosam, method=faal, method=floor",
     "nothing_like_it=1": "there is no key nothing_like_it: --help lists the usual keys\n",
     "--hlep": "; did you mean --help?",
     "--method=faal": "; did you mean method=faal?",
