@@ -194,9 +194,10 @@ def method(
         check_targets(plain(cfg), allowed(cfg))
         if taken := next((group for group in ("averaging", "head") if cfg.get(group)), None):
             raise ValueError(f"method builds no {taken}=, which belongs to a whole training: set {taken}=none, or use fl.train")
+        names = class_names(classes)
         if teacher is None and "teacher" in cfg.method:
-            teacher = load_run(cfg.method.teacher)
-        names, passed = class_names(classes), {"teacher": teacher} if teacher is not None else {}
+            teacher = from_python.teacher(cfg, None if isinstance(classes, int) else names)
+        passed = {"teacher": teacher} if teacher is not None else {}
         with ExitStack() as undo:
             undo.callback(picking(net, logits, len(names))[1].remove)
             undo.callback(net.register_forward_hook(Width(len(names))).remove)

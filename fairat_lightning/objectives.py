@@ -12,8 +12,9 @@ With f the logits, p = softmax f, x' the adversarial image and q the (smoothed) 
 
 Gradients flow through both arguments of KL, as in the authors' code. Label smoothing touches the supervised term only,
 never the attack; for MART it is our extension. MART's authors start as TRADES's do (`attack.start=gaussian`), and add 1e-4 and
-1e-12 inside logarithms (`objective.guards=true`), which moves the loss by less than .001 while no wrong class has more than .9.
-FAAL's code crafts with KL for MART, with beta 6: `objective.crafting=kl`. Logits are cast to float32 before any loss.
+1e-12 inside logarithms (`objective.guards=true`), which moves the loss by less than .002 while no wrong class has more than .9
+and no class less than 1e-8. FAAL's code crafts with KL for MART, with beta 6: `objective.crafting=kl`. Logits are cast to float32
+before any loss.
 """
 
 from collections.abc import Callable

@@ -159,8 +159,8 @@ def reworded(text: str) -> str:
         options = sorted(file.stem for file in (CONF / found[1]).glob("*.yaml"))
         return f"{found[1]}: {found[2]} is unknown: choose one of {', '.join(options)}{nearest(found[2], options)}"
     if found := re.match(r"Ambiguous value for argument '(.+?)'", text):
-        each = f"`python -m fairat_lightning -m {found[1]}` trains each of them"
-        return f"{found[1]} names several values, and a run takes one: {each}"
+        key, _, values = found[1].partition("=")
+        return f"{found[1]} names several values: -m trains each of them in turn, and {key}=[{values}] is a list"
     if found := re.match(r"(?s)Could not append to config. An item is already at '(.+?)'", text):
         return f"{found[1]} is already a key: set it without the +"
     if re.match(r"Config group override must be a string|argument of type '\w+' is not iterable", text):

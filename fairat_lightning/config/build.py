@@ -154,8 +154,6 @@ def foreign_network(cfg: DictConfig, data: DataModule) -> Normalized:
         raise ValueError(f"model: {name} cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(net, nn.Module):
         raise ValueError(f"model._target_={cfg.model._target_} gives {type(net).__name__}, not a torch.nn.Module")
-    if not any(weights.requires_grad for weights in net.parameters()):
-        raise ValueError(f"model: {name} has no weights to train")
     pick, _ = picking(net, front.get("logits"), data.num_classes)
     whole = Normalized(net.float(), front.get("mean", [0.0]), front.get("std", [1.0]), in_channels=data.channels)
     tried(whole, as_float(data.test.pixels[:2]), data.num_classes, hint="; set model.logits= to their index or key", steady=False)

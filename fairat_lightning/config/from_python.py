@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from fairat_lightning.config.build import PACKAGE_PREFIX, build_part, network, prepared_data
 from fairat_lightning.config.compose import compose_training, resolved
 from fairat_lightning.config.home import expanded
-from fairat_lightning.config.loading import load_trained
+from fairat_lightning.config.loading import classes_differ, load_trained
 from fairat_lightning.config.normalisation import NONE, meant
 from fairat_lightning.config.targets import allowed, check_targets, prefixes, stored
 from fairat_lightning.config.words import with_config_dir
@@ -60,6 +60,16 @@ def load_run(
     attack = build_part(cfg, "attack")
     net.classes, net.eps, net.norm = list(shape.classes), float(attack.eps), str(attack.norm)  # type: ignore[assignment]
     return net.eval()
+
+
+def teacher(cfg: DictConfig, classes: Sequence[str] | None) -> Normalized:
+    """The run that `method.teacher` names; ValueError for any other file, and for `classes` at other places, if known."""
+    path = cfg.method.teacher
+    if run_folder(path) is None:
+        raise ValueError(f"method.teacher={path} is no run: load it, and give it as teacher=")
+    for line in classes_differ("method.teacher", path, classes) if classes is not None else ():
+        print(line, flush=True)
+    return load_run(path, allow=list(cfg.get("allow") or ()))
 
 
 def foreign_run(path: str, model: Any, data: Any, normalisation: Any, key: str | None, logits: Place) -> Normalized:

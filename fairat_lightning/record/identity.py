@@ -38,6 +38,7 @@ SETS = "fairat_lightning.data.sets."
 OURS = "fairat_lightning.data.DataModule"
 CHECKED = ("cifar10", "cifar100", "stl10", "svhn")  # held against their published checksums: the same images in any data.root
 MACHINE = ("devices", "num_nodes", "accelerator", "strategy")  # of the trainer: where an unfinished run continues
+EMPTY: tuple[Any, ...] = (None, {})  # a group without an option
 SHOWN = 12  # differences that a line can hold
 SHARES = ("warmup", "start", "milestones")  # keys that are shares of all epochs
 
@@ -112,7 +113,7 @@ def formerly(config: dict[str, Any]) -> dict[str, Any]:
 def differences(there: Any, here: Any, key: str = "") -> Iterator[str]:
     """Every key in which two identities differ, with both values; where another class is named, that alone of its group."""
     if not isinstance(there, dict) or not isinstance(here, dict):
-        if there != here and (there or here) not in (None, {}):
+        if there != here and not (there in EMPTY and here in EMPTY):
             yield f"{key} is {_said(there)} there and {_said(here)} here"
         return
     if (target := "_target_") in {*there, *here} and there.get(target) != here.get(target):

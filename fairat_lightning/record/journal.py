@@ -164,7 +164,7 @@ def check_header(path: Path, found: dict[str, Any], header: dict[str, Any]) -> N
     found, header = (_anywhere(found), _anywhere(header)) if "images" in found else (found, header)
     if found != header:
         other = [f"another {k}" for k in {**found, **header} if k != "config" and found.get(k) != header.get(k)]
-        differ = in_words([*differences(found.get("config"), header.get("config")), *other])
+        differ = in_words([*differences(found.get("config") or {}, header.get("config") or {}), *other]) or "another config"
         raise ValueError(f"{path} holds another evaluation ({differ}): choose another name, or set overwrite=true to replace it")
 
 

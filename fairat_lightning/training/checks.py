@@ -42,6 +42,12 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(f"trainer.accelerator={cfg.trainer.accelerator}: {here}; use trainer=cpu or trainer=auto")
 
 
+def check_trainable(net: torch.nn.Module) -> None:
+    """ValueError for a network that has nothing to learn."""
+    if not any(weights.requires_grad for weights in net.parameters()):
+        raise ValueError("model: the network has no weights to train")
+
+
 def try_augmentation(method: Method, data: DataModule) -> None:
     """ValueError for an augmentation of the user's that does not give images like those it gets."""
     for part in method.children():
@@ -51,7 +57,7 @@ def try_augmentation(method: Method, data: DataModule) -> None:
 
 def try_one(net: torch.nn.Module, data: DataModule) -> None:
     """ValueError for a network that cannot be trained on one image a step."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         try:
             copy.deepcopy(net).train()(as_float(data.train.pixels[:1]))
         except ValueError as error:  # of batch norm

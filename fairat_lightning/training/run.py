@@ -46,7 +46,7 @@ from fairat_lightning.training.balance import balance_best
 from fairat_lightning.training.brought import Brought
 from fairat_lightning.training.callbacks import History
 from fairat_lightning.training.catastrophic_overfitting import Collapse
-from fairat_lightning.training.checks import check, try_augmentation, try_one
+from fairat_lightning.training.checks import check, check_trainable, try_augmentation, try_one
 from fairat_lightning.training.nonfinite import Finite
 from fairat_lightning.training.trainer import build_trainer, processes_here
 
@@ -94,6 +94,7 @@ def prepare(
     check_first(datamodule)
     keep_memory()
     net = network(cfg, datamodule)
+    check_trainable(net)
     if cfg.init_from is not None and resume is None:
         brought.start(net, datamodule)
     if cfg.checkpointing:

@@ -139,8 +139,10 @@ def nothing(x, *, generator=None):
     return None
 
 
-class Empty(nn.Flatten):
-    pass
+class Empty(Net):
+    def __init__(self, num_classes, in_channels):
+        super().__init__(num_classes, in_channels)
+        self.requires_grad_(False)
 
 
 def pair(root, **rest):
@@ -215,6 +217,17 @@ def test_a_run_with_own_parts_is_judged_exported_and_balanced_by_whoever_allows_
     assert fl.load_run("run", allow=["mine."])(fl.load_data("run").test.pixels[:2] / 255).shape == (2, 4)
 
 
+def test_a_network_that_trains_nothing_is_judged(here, monkeypatch, capsys):
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(here)
+    import mine
+
+    torch.save(mine.Empty(4, 1).state_dict(), "frozen.pt")
+    small = [word for word in SMALL if word.startswith("data")]
+    words = ["checkpoint=frozen.pt", "model._target_=mine.Empty", ALLOW, "samples_per_class=2", "normalisation=none", *small]
+    assert other(monkeypatch, capsys, here, "evaluate", *words, "attack.eps=0.1") == (0, "")
+
+
 def test_sweeps_and_searches_take_them(here, monkeypatch, capsys):
     words = [*words_of("model"), ALLOW]
     assert call(monkeypatch, capsys, here, "-m", *words, "seed=0,1")[0] == 0
@@ -265,7 +278,7 @@ def test_the_console_script_finds_them_too(here):
         (("model=custom",), "model=custom needs the class, model._target_"),
         (("attack._target_=mine.other", "attack.steps=1"), "must be a subclass of fairat_lightning.attacks.PGD"),
         (("+logger.x=3",), "logger.x is not a logger"),
-        (("model._target_=mine.Empty",), "model: Empty has no weights to train"),
+        (("model._target_=mine.Empty",), "model: the network has no weights to train"),
         (("data.load={_target_: mine.pair, _partial_: true}",), "data.load returned 2 values: it must return"),
         (("data.load={_target_: mine.none, _partial_: true}",), "data.load returned something of type NoneType"),
         *(

@@ -13,9 +13,9 @@ from fairat_lightning.training.trainer import INSTEAD, UNSUPPORTED
 # words -> what the one line must say; `{tmp}` stands for a fresh directory, {long} for a name too long for any file
 WRONG = {
     "method=foal": "; did you mean faal?",
-    "method=ham,trix": "a run takes one: `python -m fairat_lightning -m method=ham,trix` trains each of them",
+    "method=ham,trix": "method=ham,trix names several values: -m trains each of them in turn, and method=[ham,trix] is a list",
     "--cfg x": "argument --cfg/-c: invalid choice",
-    "trainer.devices=-2": "trainer.devices=-2 must be a number of",
+    "trainer.accelerator=auto trainer.devices=-2": "trainer.devices=-2 must be a number of processes",
     "method=pgd_at method.tau=1": "it belongs to method=decosam, method=frl",
     "metod=faal": "; did you mean method?",
     "attack.epsilon=0.1": "; did you mean attack.eps?",

@@ -273,8 +273,17 @@ def test_a_methods_teacher_may_be_a_run(name):
     module = fl.method(name, net, classes=10, eps=0.2, overrides=["method.teacher=pretrained:digits_pgd_at"])
     x = fl.load_data(["data=digits"]).test.pixels[:8] / 255
     torch.testing.assert_close(module.wanted(x), fl.load_run("pretrained:digits_pgd_at")(x))
-    with pytest.raises(ValueError, match="set method.teacher=PATH"):
-        fl.method(name, net, classes=10, eps=0.2)
+    taught = ["method.teacher=pretrained:digits_pgd_at"]
+    for given, said in (
+        ({"classes": 10}, "set method.teacher=PATH"),
+        ({"classes": list("9876543210"), "overrides": taught}, "has the classes 0, 1, 2"),
+        (
+            {"classes": 10, "overrides": ["method.teacher=net.pt"]},
+            "method.teacher=net.pt is no run: load it, and give it as teacher=",
+        ),
+    ):
+        with pytest.raises(ValueError, match=said):
+            fl.method(name, net, eps=0.2, **given)
 
 
 def test_a_foreign_loaders_batches_are_checked_before_they_go_to_the_device(tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from fairat_lightning.attacks import mode
@@ -77,7 +78,7 @@ class HardExamples(nn.Module):
         """ValueError for an augmentation that does not turn `x` (B,C,H,W) into such images; no other random number changes."""
         name = f"method.augmentation={self.augmentation}"
         try:
-            with torch.random.fork_rng():
+            with isolate_rng(include_cuda=False):
                 found = self.augment(x.clone(), generator=torch.Generator(x.device).manual_seed(0))
         except Exception as error:  # somebody else's function may raise anything
             raise ValueError(f"{name}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error

@@ -65,6 +65,18 @@ def test_another_evaluation_is_refused(path):
     assert json.loads(path.read_text().splitlines()[0])["seed"] == 0
 
 
+@pytest.mark.parametrize(
+    "there, here", [({"x": False}, {}), ({}, {"x": 0}), ({"x": []}, {"x": None}), (None, {"x": 1}), ({}, None)]
+)
+def test_what_differs_is_named_whatever_its_value(tmp_path, there, here):
+    path = tmp_path / "samples.jsonl"
+    Journal(path, {"config": there})
+    with pytest.raises(
+        ValueError, match=r"holds another evaluation \((x is \S+( set)? there and \S+( set)? here|another config)\)"
+    ):
+        Journal(path, {"config": here})
+
+
 def test_verdicts_come_in_the_order_of_the_index():
     verdicts = VerdictMeter()
     verdicts.update(torch.tensor([3, 1]), torch.tensor([0, 1]), torch.tensor([0, 0]))
