@@ -146,7 +146,7 @@ def test_another_network_is_another_evaluation(run, capsys):
     torch.save(state, path)
     with pytest.raises(SystemExit):
         evaluate(f"checkpoint={run}")
-    assert "(another logits, weights)" in capsys.readouterr().err
+    assert "(another logits, another weights)" in capsys.readouterr().err
     evaluate(f"checkpoint={run}", "overwrite=true")
 
 
