@@ -1,5 +1,5 @@
 """Keep the finished runs of a table so that another machine can add rows to it: every record and verdict, no
-checkpoints and no pictures.
+checkpoints, no pictures, and no cross-entropy of single images.
 
     python studies/archive.py pack RUNS ARCHIVE [ROW-sSEED=NAME ...]     NAME: the run's network in the package, pretrained:NAME
     python studies/archive.py unpack ARCHIVE RUNS
@@ -13,9 +13,14 @@ import io
 import shutil
 import sys
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from fairat_lightning import pretrained
+from fairat_lightning.record import journal
 
 WEIGHTS, NETWORKS = "model.safetensors", "networks.txt"
 LEFT_OUT = ("checkpoints", "classes.png", "hardest.npz", ".lock", WEIGHTS, "report")
@@ -34,11 +39,25 @@ def pack(runs: Path, archive: Path, networks: dict[str, str]) -> None:
         for run in finished:
             for path in sorted(run.rglob("*")):
                 if path.is_file() and not set(path.relative_to(runs).parts) & set(LEFT_OUT):
-                    tar.add(path, path.relative_to(runs).as_posix(), filter=anonymous)
+                    with without_losses(path) as kept:
+                        tar.add(kept, path.relative_to(runs).as_posix(), filter=anonymous)
         text = "".join(f"{run} {name}\n" for run, name in sorted(networks.items())).encode()
         entry = tarfile.TarInfo(NETWORKS)
         entry.size = len(text)
         tar.addfile(entry, io.BytesIO(text))
+
+
+@contextmanager
+def without_losses(path: Path) -> Iterator[Path]:
+    """The file itself; of a journal with losses a copy that has the verdicts alone, which are all that a report pairs."""
+    header, batches = journal.read(path) or ({}, []) if path.name == journal.NAME else ({}, [])
+    if not any(batch.loss for batch in batches):
+        yield path
+        return
+    with TemporaryDirectory() as place:
+        journal.write(copy := Path(place) / path.name, header, [replace(batch, loss=None) for batch in batches])
+        copy.chmod(path.stat().st_mode)
+        yield copy
 
 
 def anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from helpers import ROOT, script
 
 from fairat_lightning.commands.tables import recipes
 from fairat_lightning.models import load_weights, preactresnet18
+from fairat_lightning.record import journal
 from fairat_lightning.record.reader import weights_file
 
 RUNS = ROOT / "tests" / "runs" / "faal-night"
@@ -59,3 +61,14 @@ def test_wrong_input_is_one_line(archive, words, line, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=f"error: .*{line}"):
         archive.main(words)
     assert "archive" not in sys.modules
+
+
+def test_the_verdicts_are_kept_and_the_losses_of_single_images_are_not(archive, tmp_path):
+    path = tmp_path / journal.NAME
+    batches = [journal.Batch("clean", [0, 1], [1, 1], [1, 0], [0.25, 1.5]), journal.Batch("pgd20", [0], [1], [1])]
+    journal.write(path, {"config": {"seed": 0}}, batches)
+    with archive.without_losses(path) as kept:
+        assert journal.read(kept) == ({"config": {"seed": 0}}, [replace(batch, loss=None) for batch in batches])
+    journal.write(path, {"config": {"seed": 0}}, batches[1:])
+    with archive.without_losses(path) as kept:
+        assert kept == path
