@@ -28,11 +28,11 @@ SHOWN = (  # table, row, what it is, and the figure whose difference to the cont
     ("faal", "pgd_at", "PGD-AT: the base", "worst"),
     ("faal", "more", "2 more epochs of it: the control", "worst"),
     ("faal", "faal", "**2 epochs of FAAL**", "worst"),
-    ("faal", "faal_awp", "the same with AWP", "worst"),
     ("faal", "faal_trades", "2 epochs of FAAL from TRADES", "worst"),
     ("faal100", "faal", "CIFAR-100, worst 10 %: FAAL", "worst_10_percent"),
-    ("fairat", "hard", "**FairAT**, 2,500 images", "average"),
-    ("fairat", "random", "the same, examples at random", "average"),
+    ("fairat", "hard", "**FairAT**, hard 30 % of 2,500", "average"),
+    ("fairat", "random", "the same, random 30 %", "average"),
+    ("fairat", "all", "the same, all examples", "average"),
 )
 WORDS = {"worst": "worst class", "worst_10_percent": "worst 10 %", "average": "average"}
 
