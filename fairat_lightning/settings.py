@@ -88,6 +88,16 @@ def nearest_path(path: Path) -> str:
     return asked([str(missing.with_name(name) / path.relative_to(missing)) for name in found])
 
 
+def first_line(error: Exception) -> str:
+    """What an error of somebody else's code says in its first line, or its name where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first `most` of some names, for a line."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
 def asked(found: Sequence[str]) -> str:
     return f"; did you mean {' or '.join(found)}?" if found else ""
 

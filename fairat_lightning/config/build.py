@@ -32,7 +32,7 @@ from fairat_lightning.objectives import AT
 from fairat_lightning.optim import scheduled
 from fairat_lightning.record.environment import install
 from fairat_lightning.record.reader import run_folder
-from fairat_lightning.settings import nearest, number
+from fairat_lightning.settings import first_line, nearest, number
 
 OURS = ("suggests", "suite")  # keys that the configuration keeps beside a constructor's
 PACKAGE_PREFIX = "fairat_lightning."
@@ -254,4 +254,4 @@ def naming(group: str) -> Iterator[None]:
     except MisconfigurationException as error:  # of Lightning's Trainer
         raise ValueError(str(error)) from error
     except (RuntimeError, MemoryError, OverflowError) as error:  # how torch and NumPy report a number that is far too large
-        raise ValueError(f"{group} cannot be built: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+        raise ValueError(f"{group} cannot be built: {first_line(error)}") from error

@@ -31,7 +31,7 @@ from fairat_lightning.models.checked_logits import tried
 from fairat_lightning.pretrained import is_pretrained
 from fairat_lightning.record.reader import run_folder
 from fairat_lightning.running.terminal import quieten
-from fairat_lightning.settings import nearest
+from fairat_lightning.settings import listed, nearest
 
 
 @dataclass
@@ -104,8 +104,9 @@ def places(cfg: DictConfig, data: DataModule) -> Tensor:
     def among(key: str) -> Tensor:
         for name in map(str, cfg[key]):
             if name not in names:
-                few = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-                raise ValueError(f"{key}={name} is unknown: the classes of the data are {few}{nearest(name, names)}")
+                raise ValueError(
+                    f"{key}={name} is unknown: the classes of the data are {listed(names, 20)}{nearest(name, names)}"
+                )
             if not sizes[names.index(name)]:
                 raise ValueError(f"{key}={name}: the {cfg.split} split has no image of this class; leave it out")
         return torch.tensor([name in map(str, cfg[key]) for name in names])

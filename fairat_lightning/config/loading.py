@@ -26,6 +26,7 @@ from fairat_lightning.models.weight_sets import WeightSet, statistics
 from fairat_lightning.models.weights import check_normalisation, fitted, same_normalisation, set_normalisation
 from fairat_lightning.record.reader import read_classes, run_folder
 from fairat_lightning.running.slurm import GPU
+from fairat_lightning.settings import first_line, listed
 
 IMAGES = 500  # of the validation split, as many of each class
 SHOWN = 10  # names of classes in a line
@@ -141,7 +142,7 @@ def answers(net: nn.Module, images: Images, data: DataModule, device: torch.devi
     except torch.OutOfMemoryError as error:
         raise ValueError("out of memory: set a smaller data.eval_batch_size") from error
     except Exception as error:  # whatever its layers raise
-        shape, reason = tuple(images.pixels.shape[1:]), (str(error).splitlines() or [type(error).__name__])[0]
+        shape, reason = tuple(images.pixels.shape[1:]), first_line(error)
         raise ValueError(f"the network does not accept images of shape {shape}: {reason}") from error
     finally:
         net.to("cpu").train(training)
@@ -226,7 +227,7 @@ def classes_differ(name: str, path: Any, classes: Sequence[str]) -> list[str]:
     own = None if run is None else read_classes(run)
     if own is None or len(own) != len(classes) or own == list(classes):
         return []
-    here, there = (", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "") for names in (classes, own))
+    here, there = (listed(names, SHOWN) for names in (classes, own))
     if moved := [which for k, which in enumerate(own) if which in classes and classes[k] != which]:
         raise ValueError(
             f"{name}={path} has the classes {there} and the data have {here}: {moved[0]} is at another place, so that answers"

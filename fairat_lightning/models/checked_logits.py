@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from fairat_lightning.settings import first_line
+
 
 class Checked(nn.Module):
     """`net`, which must return finite logits (B, num_classes), any number of them for None; ValueError where it does not.
@@ -42,7 +44,7 @@ def tried(net: nn.Module, images: Tensor, num_classes: int | None = None, *, hin
     except ValueError:
         raise
     except Exception as error:  # whatever its layers raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ValueError(f"the network does not accept images of shape {tuple(images.shape[1:])}: {reason}") from error
     finally:
         net.train(training)

@@ -12,6 +12,7 @@ from torch import nn
 
 from fairat_lightning.models.normalized import Normalized
 from fairat_lightning.record.environment import install
+from fairat_lightning.settings import first_line
 
 SMALL = 64  # side of an image, in pixels, up to which a ResNet's ImageNet stem throws away too much of it
 
@@ -52,7 +53,7 @@ def timm(
                 _keep_small_images_whole(model)
             _try(model, (1, in_channels, image_size, image_size), num_classes)
     except Exception as error:  # timm's models refuse a shape with whatever their layers raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         size = f"{image_size}x{image_size} " if image_size else ""
         raise ValueError(f"model.name={name} does not fit {size}images of {in_channels} channels: {reason}") from error
     return Normalized(model, mean, std, channels_last, in_channels=in_channels)

@@ -48,7 +48,7 @@ from fairat_lightning.training.callbacks import History
 from fairat_lightning.training.catastrophic_overfitting import Collapse
 from fairat_lightning.training.checks import check, check_trainable, try_augmentation, try_one
 from fairat_lightning.training.nonfinite import Finite
-from fairat_lightning.training.trainer import build_trainer, processes_here
+from fairat_lightning.training.trainer import build_trainer, check_trainer, processes_here
 
 
 @dataclass
@@ -89,6 +89,7 @@ def prepare(
     if cfg.init_from is not None and resume is None:
         brought.check()
     L.seed_everything(cfg.seed, verbose=False)
+    check_trainer(cfg.trainer)
     datamodule: DataModule = prepared_data(cfg, processes_here(cfg.trainer))
     datamodule.monitor = datamodule.val if cfg.select == "worst" else datamodule.monitor  # the worst of few images is chance
     check_first(datamodule)

@@ -31,7 +31,6 @@ CLASSES = ("val/clean_class/", "val/robust_class/")
 def build_trainer(cfg: DictConfig, folder: Path, *, anew: bool = False) -> L.Trainer:
     """Lightning's Trainer with our callbacks and the chosen logger; `anew`: whatever is in the folder."""
     check_strategy(cfg.trainer.strategy)
-    _check(cfg.trainer)
     if cfg.select == "last" and cfg.on_collapse == "stop":
         raise ValueError("select=last with on_collapse=stop would keep the epoch that has collapsed: set select=sum")
     if cfg.on_nonfinite == "skip" and cfg.trainer.precision == "16-mixed":
@@ -96,8 +95,7 @@ def build_trainer(cfg: DictConfig, folder: Path, *, anew: bool = False) -> L.Tra
 
 
 def processes_here(trainer: DictConfig) -> int:
-    """How many processes of a training run on this machine; ValueError for settings that no training takes."""
-    _check(trainer)
+    """How many processes of a training run on this machine."""
     devices = trainer.get("devices", 1)
     if isinstance(devices, int) and devices > 0:
         return devices
@@ -126,7 +124,7 @@ def _check_own(callbacks: list[Callback], logger: bool) -> None:
             )
 
 
-def _check(trainer: DictConfig) -> None:
+def check_trainer(trainer: DictConfig) -> None:
     """What Lightning itself would find in the middle of a run, or never. Raises ValueError."""
     for key in trainer:
         if key in UNSUPPORTED:

@@ -16,7 +16,7 @@ from fairat_lightning.classwise import global_sum
 from fairat_lightning.data import as_float
 from fairat_lightning.data.images import Pixels
 from fairat_lightning.objectives import logits_of
-from fairat_lightning.settings import one_of, within
+from fairat_lightning.settings import first_line, one_of, within
 
 SUBSETS = ("hard", "random", "all", "none")
 SHOWN = 24  # images that a report shows
@@ -81,7 +81,7 @@ class HardExamples(nn.Module):
             with isolate_rng(include_cuda=False):
                 found = self.augment(x.clone(), generator=torch.Generator(x.device).manual_seed(0))
         except Exception as error:  # somebody else's function may raise anything
-            raise ValueError(f"{name}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+            raise ValueError(f"{name}: {first_line(error)}") from error
         if not isinstance(found, Tensor) or (found.shape, found.dtype) != (x.shape, x.dtype):
             what = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
             raise ValueError(f"{name} gives {what}: it must give {x.dtype} of the same shape, {tuple(x.shape)}")

@@ -41,20 +41,25 @@ def path(x, y, weight, bias, start, steps=10):
     return iterates
 
 
+def paths(module, x, y):
+    """Of each example its label and the logits of every iterate, from the start that the seed 1 draws."""
+    torch.manual_seed(1)
+    starts = 0.1 * (torch.rand_like(x) * 2 - 1).flatten(1).numpy()
+    weight, bias = (p.detach().numpy() for p in module.net[1].parameters())
+    for image, k, start in zip(x.flatten(1).numpy(), y.tolist(), starts, strict=True):
+        yield k, [weight @ iterate + bias for iterate in path(image, k, weight, bias, start)]
+
+
 @pytest.mark.parametrize("drop", [False, True])
 @pytest.mark.parametrize("after", [0, 1, 3, 10, 50])
 def test_only_what_is_fooled_by_then_is_learnt_from_in_numpy(after, drop):
     torch.manual_seed(0)
     module = method(decide_after=after, drop=drop)
     x, y, index = batch(module)
-    torch.manual_seed(1)
-    starts = 0.1 * (torch.rand_like(x) * 2 - 1).flatten(1).numpy()
-    weight, bias = (p.detach().numpy() for p in module.net[1].parameters())
     losses = []
-    for image, k, start in zip(x.flatten(1).numpy(), y.tolist(), starts, strict=True):
-        iterates = path(image, k, weight, bias, start)
-        if (weight @ iterates[min(after, 10)] + bias).argmax() != k:
-            losses.append(-log_softmax(weight @ iterates[-1] + bias)[k])
+    for k, logits in paths(module, x, y):
+        if logits[min(after, 10)].argmax() != k:
+            losses.append(-log_softmax(logits[-1])[k])
     assert 0 < len(losses) < 60
     torch.manual_seed(1)
     assert module.training_step((x, y, index), 0).item() == pytest.approx(np.mean(losses), rel=1e-6)
@@ -66,13 +71,9 @@ def test_the_most_confident_of_the_easy_examples_are_kept_too_in_numpy(share, dr
     torch.manual_seed(0)
     module = method(keep_confident=share, drop=drop)
     x, y, index = batch(module)
-    torch.manual_seed(1)
-    starts = 0.1 * (torch.rand_like(x) * 2 - 1).flatten(1).numpy()
-    weight, bias = (p.detach().numpy() for p in module.net[1].parameters())
     hard, easy = [], []
-    for image, k, start in zip(x.flatten(1).numpy(), y.tolist(), starts, strict=True):
-        iterates = path(image, k, weight, bias, start)
-        at, loss = weight @ iterates[3] + bias, -log_softmax(weight @ iterates[-1] + bias)[k]
+    for k, logits in paths(module, x, y):
+        at, loss = logits[3], -log_softmax(logits[-1])[k]
         if at.argmax() == k:
             easy.append((log_softmax(at)[k], loss))
         else:

@@ -5,7 +5,7 @@ import torch
 from lightning.fabric.accelerators import MPSAccelerator
 from lightning.pytorch.accelerators import CPUAccelerator
 
-from fairat_lightning.training.trainer import build_trainer, processes_here
+from fairat_lightning.training.trainer import build_trainer, check_trainer
 
 
 @pytest.mark.parametrize("devices", [0, -2, True])
@@ -13,7 +13,7 @@ def test_a_number_of_gpus_that_is_none_is_refused(monkeypatch, compose, tmp_path
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     cfg = compose("data=synthetic", "trainer=auto", "trainer.accelerator=gpu", f"trainer.devices={str(devices).lower()}")
     with pytest.raises(ValueError, match="must be a number of GPUs, 1 or more, a list of them, -1 for all, or auto"):
-        processes_here(cfg.trainer)
+        check_trainer(cfg.trainer)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU is chosen there")
