@@ -78,10 +78,10 @@ def read_config(folder: Path) -> dict[str, Any] | None:
 
 
 def read_classes(folder: Path) -> list[str] | None:
-    """The names of a finished run's classes in the order of its logits; None where neither its figures nor its card say them."""
+    """The names of a run's classes in the order of its logits; None where its figures, facts and card do not say them."""
     if metrics := read_metrics(folder):
         return list(next(iter(metrics.values()))["per_class"])
-    named = (read_config(folder) or {}).get("classes")
+    named = read_facts(folder, {}).get("classes") or (read_config(folder) or {}).get("classes")
     return named if isinstance(named, list) and all(isinstance(name, str) for name in named) else None
 
 

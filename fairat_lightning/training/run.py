@@ -185,9 +185,11 @@ def _callback(training: Training, kind: type[Any]) -> Any:
 def _execute(training: Training) -> None:
     begin_on(training.trainer.strategy.root_device)
     if training.trainer.is_global_zero:
-        begun = training.brought.facts(training.method.net) if training.resume is None else {}
-        begun |= {"command": training.command} if training.command is not None else {}
-        begun["processes"] = training.trainer.world_size
+        begun: dict[str, Any] = {"processes": training.trainer.world_size}
+        if training.command is not None:
+            begun["command"] = training.command
+        if training.resume is None:
+            begun |= {"classes": training.datamodule.classes, **training.brought.facts(training.method.net)}
         moved = training.resume is not None and elsewhere(training.folder, begun["processes"])
         open_folder(training.folder, plain(training.cfg), training.resume, **begun)
         _introduce(training)

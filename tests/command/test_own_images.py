@@ -311,14 +311,16 @@ def test_an_evaluation_is_the_same_where_the_images_lie_elsewhere_and_another_wh
     refused(code, err, "holds another evaluation (another logits, another images)")
 
 
-@pytest.mark.parametrize("way", ["evaluate", "absld", "fair_ard"])
+@pytest.mark.parametrize("way", ["evaluate", "unfinished", "absld", "fair_ard"])
 def test_classes_at_other_places_are_refused_and_other_names_are_said(monkeypatch, capsys, tmp_path, way):
     """An answer "the first class" would count for another class than it was learned for."""
     photos(tmp_path, ("cat", "dog"))
     assert call(monkeypatch, capsys, tmp_path, *FOLDER)[0] == 0
+    if way == "unfinished":
+        (tmp_path / "run" / "metrics.json").unlink()
     for names, moved in ((("dog", "emu"), True), (("emu", "fox"), False), (("cat", "fox"), False)):
         root = photos(tmp_path / "".join(names), names)
-        if way == "evaluate":
+        if way in ("evaluate", "unfinished"):
             words, command = ("checkpoint=run", "suite=quick", f"data.root={root}", f"name={names[0]}"), "evaluate"
         else:
             new = [word for word in FOLDER if not word.startswith(("data.root", "hydra"))]
