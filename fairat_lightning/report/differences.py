@@ -1,6 +1,6 @@
 """The difference of every row to its control with interval and p, as `significance.against` has found it, and each seed's own.
 
-In Markdown and on the page for every robust attack, on the terminal for the main one. In percentage points.
+In Markdown and on the page for every attack and clean, on the terminal for the main attack. In percentage points.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -115,7 +115,7 @@ def explained(report: Report, rows: Rows) -> list[str]:
     tests = {cell["test"] for cell in cells}
     seeds = any(cell["test"] == "paired" and len(cell["seeds"]) > 1 for cell in cells)
     runs = [run for group in report.groups for run in group.runs]
-    summaries = [s for run in runs for key, s in run.summaries.items() if key in report.robust]
+    summaries = [s for run in runs for key, s in run.summaries.items() if key in report.keys]
     said = [("paired" in tests, PAIRED), (seeds, PAIRED_SEEDS), ("welch" in tests, WELCH)]
     said += [(True, text) for text in [*_in_common(rows, report), *not_tested(rows, report)]]
     said += [

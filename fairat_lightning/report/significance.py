@@ -96,7 +96,7 @@ def shared_seed(a: Group, b: Group) -> Any:
 
 
 def against(report: Report) -> dict[str, list[dict[str, Any]]]:
-    """By label, for each control of a row with the same classes: "label", the control's, and for each attack its FIGURES.
+    """By label, for each control of a row with the same classes: "label", its own, and FIGURES for each attack and for "clean".
 
     A figure has "difference", "low", "high", "p", "test" ("paired" or "welch") and "seeds", each seed's own difference; where it
     could not be tested, low, high, p and test are None and "why" says why; "difference" is None where a row lacks the figure.
@@ -104,7 +104,7 @@ def against(report: Report) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for group, base in comparisons(report):
         entry: dict[str, Any] = {"label": base.label}
-        for key in sorted(report.robust or report.keys, key=lambda key: key != report.main):
+        for key in sorted(report.keys, key=lambda key: (key != report.main, key == "clean")):
             if all(any(v is not None for v in _values(g, key, "worst")) for g in (group, base)):
                 entry[key] = {figure: _cell(group, base, key, figure) for figure in FIGURES}
         found.setdefault(group.label, []).append(entry)

@@ -28,7 +28,7 @@ def test_markdown_has_a_second_table_of_the_rows_with_a_control(made):
     above, _, below = text.partition("**Difference to the control**")
     assert "| C | 2 |" in above and not re.search(r"^\| C \|", below, re.M)
     lines = [line for line in below.splitlines() if line.startswith("| ")]
-    assert len(lines) == 1 + 3 * 2 and len({line.replace(r"\|", "").count("|") for line in lines}) == 1
+    assert len(lines) == 1 + 3 * 3 and len({line.replace(r"\|", "").count("|") for line in lines}) == 1
     cell = found[1]["against"][0]["pgd20"]["worst"]
     ends = f"{100 * cell['low']:.1f} to {100 * cell['high']:.1f}"
     worst = rf"| B \| \<i\>x\</i\> | A | PGD-20 | +24.5 ({ends}), p \< .001 | +24.5 ({ends}), p \< .001 |"
@@ -61,7 +61,7 @@ def test_welch_is_named_and_the_main_attack_stands_first(make_run):
     report = gather(seeds(make_run, "A", (0.3, 0.31, 0.35)) + seeds(make_run, "B", (0.5, 0.55, 0.52)))
     report.main = "cw20"
     lines = [line for line in differences.markdown(rows(report), report) if line.startswith("| B")]
-    assert [line.split(" | ")[2] for line in lines] == ["CW-20", "PGD-20"] and all("(Welch)" in line for line in lines)
+    assert [line.split(" | ")[2] for line in lines] == ["CW-20", "PGD-20", "clean"] and all("(Welch)" in line for line in lines)
     assert "(Welch)" not in "".join(differences.markdown(*two(make_run)))
 
 
@@ -78,7 +78,7 @@ def test_p_is_said_as_in_a_paper(p, text):
 def test_the_page_has_a_section_that_sorts_by_the_difference(made):
     found, report = made
     text = differences.html(found, report)
-    assert text.count("<tr>") == 1 + 3 * 2 and "B | &lt;i&gt;x&lt;/i&gt;" in text and "<i>" not in text
+    assert text.count("<tr>") == 1 + 3 * 3 and "B | &lt;i&gt;x&lt;/i&gt;" in text and "<i>" not in text
     cell = found[1]["against"][0]["pgd20"]["worst"]
     assert f'<td data-value="{cell["difference"]}">{points(cell["difference"])}<span class="interval">' in text
     assert 'data-kind="number"><button type="button">worst 10 %' in text and "+22.0<br>+27.0" in text
