@@ -64,13 +64,8 @@ class Method(CheckedBatches):
         self.attack, self.objective, self.optim, self.awp, self.select = attack, objective, optim, awp, select
         self.captured: Captured | None = None
         self.train_robust, self.train_loss = ClassMeans(self.num_classes), ClassMeans(1)
-        self.confusion = nn.ModuleDict(
-            {
-                f"{split}_{name}": MulticlassConfusionMatrix(self.num_classes, validate_args=False)
-                for split, attacks in (("val", VALIDATION), ("test", TEST))
-                for name in attacks
-            }
-        )
+        counted = [f"{split}_{name}" for split, attacks in (("val", VALIDATION), ("test", TEST)) for name in attacks]
+        self.confusion = nn.ModuleDict({k: MulticlassConfusionMatrix(self.num_classes, validate_args=False) for k in counted})
         self.recorded = nn.ModuleDict({name: VerdictMeter() for name in TEST})
         self.matrices: dict[str, Tensor] = {}
         self.verdicts: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
@@ -82,8 +77,10 @@ class Method(CheckedBatches):
 
     @property
     def epochs(self) -> int:
-        """How many epochs this training has."""
-        return cast(int, self.trainer.max_epochs)
+        """How many epochs this training has; ValueError for a Trainer that counts its steps alone."""
+        if (found := self.trainer.max_epochs or 0) < 1:
+            raise ValueError(f"max_epochs={found}: give the Trainer max_epochs, as learning rates and warm-ups are shares of it")
+        return found
 
     # -- the verbs of a training step
 

@@ -59,11 +59,21 @@ class DecoSAM(Method):
             raise ValueError("method=decosam perturbs the last layer itself: set awp=none")
         if self.attack.batch_norm == "train":
             raise ValueError("method=decosam leaves the batch norms' statistics as they are: set attack.batch_norm=eval")
-        head = last_layer(self.net, self.num_classes, "method=decosam")
-        self.net.requires_grad_(False)
-        head.weight.requires_grad_(True)
+        self.awp = RowAscent(last_layer(self.net, self.num_classes, "method=decosam"), tau, radius)
         self.net.eval()  # Lightning leaves every module in the mode that it finds it in
-        self.awp = RowAscent(head, tau, radius)
+        self.learning: list[bool] = []
+
+    def setup(self, stage: str) -> None:
+        """Freeze all but the rows as long as this method trains them."""
+        if stage == "fit":
+            self.learning = [weights.requires_grad for weights in self.net.parameters()]
+            self.net.requires_grad_(False)
+            last_layer(self.net, self.num_classes).weight.requires_grad_(True)
+
+    def teardown(self, stage: str) -> None:
+        if stage == "fit":
+            for weights, learning in zip(self.net.parameters(), self.learning, strict=True):
+                weights.requires_grad_(learning)
 
     def train(self, mode: bool = True) -> "DecoSAM":
         """The network stays in eval mode, so that what its batch norms have counted stays as it is."""

@@ -53,7 +53,7 @@ class FairAT(Method):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, index = self.unpack(batch)
-        x = self.hard(x, index, batch_idx)
+        x = self.hard(x, index, batch_idx, self)
         x_adv = self.craft(x, y)
         self.ascend(x, x_adv, y)
         terms = self.score(x, x_adv, y)

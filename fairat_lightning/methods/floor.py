@@ -51,7 +51,7 @@ class FLOOR(Method):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, index = self.unpack(batch)
         if self.hard is not None:
-            x = self.hard(x, index, batch_idx)
+            x = self.hard(x, index, batch_idx, self)
         x_adv = self.craft(x, y)
         self.ascend(x, x_adv, y)
         terms = self.score(x, x_adv, y)

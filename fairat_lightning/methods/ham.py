@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from fairat_lightning.attacks import crafting
 from fairat_lightning.classwise import global_sum
 from fairat_lightning.methods.base import Method
+from fairat_lightning.objectives import logits_of
 from fairat_lightning.settings import switch, whole, within
 
 
@@ -106,9 +107,9 @@ class HAM(Method):
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """The logits (B,C) of images (B,C,H,W), in the mode and precision of the attack."""
+        """The logits (B,C) of images (B,C,H,W), as the attack's loss sees them: in its mode and precision, then float32."""
         with crafting(self.net, self.attack, training=self.attack.batch_norm == "train"):
-            return self.net(images)
+            return logits_of(self.net, images)
 
 
 def kept_weight(kept: Tensor, dtype: torch.dtype) -> Tensor:

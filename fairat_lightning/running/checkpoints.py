@@ -93,6 +93,8 @@ class Last(Checkpoint):
     would start again. Only a `Loader` can continue within an epoch: with another, the end of each epoch alone is saved.
     """
 
+    seeds_epochs = True  # for methods, which must tell the epochs apart otherwise
+
     def __init__(self, folder: Path, *, seed: int, minutes: float, anew: bool = False):
         if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not minutes > 0:
             raise ValueError(f"save_minutes={minutes} must be a number of minutes above 0")

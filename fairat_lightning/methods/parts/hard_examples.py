@@ -88,13 +88,13 @@ class HardExamples(nn.Module):
         if not ((found > -1e-3) & (found < 1 + 1e-3)).all():  # what is nan is neither
             raise ValueError(f"{name} gives values outside [0, 1]")
 
-    def forward(self, x: Tensor, index: Tensor, batch_idx: int) -> Tensor:
-        """The batch (B,C,H,W) with its hard images augmented, the others as they are.
+    def forward(self, x: Tensor, index: Tensor, batch_idx: int, method: Any) -> Tensor:
+        """The batch (B,C,H,W) of the method's epoch with its hard images augmented, the others as they are.
 
         Each batch of an epoch has a stream of random numbers of its own, so that with nothing hard no other number changes.
         """
         chosen = self.augmented[index].view(-1, 1, 1, 1)
-        seed = (torch.initial_seed() ^ 0x5EED) + 0x9E3779B9 * (batch_idx + 1)
+        seed = (torch.initial_seed() ^ 0x5EED) + 0x9E3779B9 * (batch_idx + 1) + 0xBF58476D1CE4E5B9 * _place(method.trainer)
         generator = torch.Generator(x.device).manual_seed(seed % 2**63)
         return torch.where(chosen, self.augment(x, generator=generator), x)
 
@@ -148,3 +148,10 @@ class HardExamples(nn.Module):
         index = torch.tensor(order)
         found = {"label": self.labels, "loss": self.sample_loss, "times": self.times}
         return {"pixels": pixels[index], "index": index, **{key: value.cpu()[index] for key, value in found.items()}}
+
+
+def _place(trainer: Any) -> int:
+    """What tells this epoch and process from the others: 0 where the trainer begins each of them from a seed of its own."""
+    if any(getattr(callback, "seeds_epochs", False) for callback in trainer.callbacks):
+        return 0
+    return int(trainer.current_epoch * trainer.world_size + trainer.global_rank)

@@ -175,3 +175,10 @@ def test_the_warm_up_is_a_share_of_the_epochs():
 def test_wrong_settings_are_named(key, value):
     with pytest.raises(ValueError, match=f"method.{key}="):
         method(**{key: value})
+
+
+def test_in_bf16_the_logits_that_decide_are_float32_with_and_without_dropping():
+    module = method()
+    module.net.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module.predict(torch.rand(4, 3, 2, 2)).dtype == torch.float32
