@@ -245,7 +245,9 @@ def naming(group: str) -> Iterator[None]:
     try:
         yield
     except TypeError as error:
-        where = f"; conf/{group}/ lists the keys of each option; a recipe may set one" if (CONF / group).is_dir() else ""
+        where = f"; conf/{group}/ lists the keys of each option" if (CONF / group).is_dir() else ""
+        if where and (key := str(error).partition("unexpected keyword argument '")[2].partition("'")[0]):
+            where += f", and ~{group}.{key} removes what a recipe has set"
         raise ValueError(f"{group}: {error}{where}") from error
     except ModuleNotFoundError as error:
         if "tensorboard" in str(error):

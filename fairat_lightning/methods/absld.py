@@ -10,7 +10,7 @@ values from the authors' code. A class that the student finds hard gets sharper 
     after each epoch:   T_b[k] <- clip( T_b[k] - rate (L_k - mean L) / max_j |L_j - mean L|, least, most ),
 
 L_k the student's mean cross-entropy on class k over the epoch, at x' or at x. All temperatures begin at 1. `rate` falls with the
-learning rate, with `optim=multistep` one epoch later than in the code.
+learning rate, in the same epochs as in the code.
 
 Deviations from the code: it divides in place a tensor that both branches share, so that each label is
 softmax(teacher / (T_a T_n)): `aliased=true`; its KL is divided by K as well: `reduction="mean"`; its L_k are sums, by which a

@@ -3,6 +3,8 @@
 Which normalisation they need is settled once, at a run's beginning, and is in the run's configuration and record from then on.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,8 @@ class Brought:
     def start(self, net: nn.Module, data: DataModule) -> None:
         """Load the weights that the training starts from."""
         path = self.cfg.init_from
-        loaded = load_trained(net, path, self.cfg, data, key=self._key(path), given=self.said)
+        with of("init_from"):
+            loaded = load_trained(net, path, self.cfg, data, key=self._key(path), given=self.said)
         if loaded.normalisation is not None:
             set_model(self.cfg, loaded.normalisation)
         self._note("init_from", path, loaded)
@@ -65,7 +68,8 @@ class Brought:
         settled = (before["mean"], before["std"]) if "mean" in before else None
         given = self.said or (resumed and settled is None)  # 0.1 took the configuration's, and recorded nothing
         self.lines += classes_differ("method.teacher", path, data.classes)
-        net, loaded = trained(path, self.cfg, data, key=self._key(path), given=given, settled=settled)
+        with of("method.teacher"):
+            net, loaded = trained(path, self.cfg, data, key=self._key(path), given=given, settled=settled)
         self._note("teacher", path, loaded)
         return net
 
@@ -85,3 +89,12 @@ class Brought:
     def _key(self, path: str) -> str | None:
         """The key is for weights from elsewhere; without such a file it goes to the run's, whose loading refuses it."""
         return self.key if path in self.of_others or not self.of_others else None
+
+
+@contextmanager
+def of(name: str) -> Iterator[None]:
+    """Say which of the files that a run may be given an error is of."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error

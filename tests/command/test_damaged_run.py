@@ -154,13 +154,13 @@ BASES: dict[str, tuple[Callable[[Path], str], str]] = {
     "an empty file": (lambda run: (run.parent / "w.pt").write_bytes(b"") and "" or "init_from=w.pt", "w.pt cannot be read"),
     "a device": (lambda run: "init_from=/dev/null", "/dev/null cannot be read"),
     "a folder within a run": (lambda run: "init_from=run/checkpoints", "holds no checkpoints/best.ckpt"),
-    "other classes": (lambda run: "init_from=run data.load.num_classes=5", "another number of classes"),
+    "other classes": (lambda run: "init_from=run data.load.num_classes=5", "init_from: run/checkpoints/best.ckpt does not fit"),
     "another width": (lambda run: "init_from=run model.width=3", "another width"),
     "another architecture": (lambda run: "init_from=run model=resnet18", "another architecture"),
     "another mean": (lambda run: "init_from=run model.mean=[0.1]", "set model.mean=[0.5]"),
     "a teacher of other classes": (
         lambda run: "method=fair_ard method.teacher=run data.load.num_classes=5",
-        "run/checkpoints/best.ckpt does not fit",
+        "method.teacher: run/checkpoints/best.ckpt does not fit",
     ),
     "a teacher whose config.yaml is none": (
         lambda run: (run / "config.yaml").write_text("model: 5") and "method=fair_ard method.teacher=run",

@@ -78,6 +78,7 @@ WRONG = {
     "model.channels_last=no": "channels_last=no",
     "optim.nesterov=off": "nesterov=off",
     "optim=onecycle optim.warmup=2": "optim.warmup=2",
+    "experiment=fairat_preactresnet18 optim=onecycle": "~optim.milestones removes what a recipe has set",
     "attack=fgsm objective=trades": "attack.start=zero",
     "trainer.precision=bf16-true": "trainer.precision=bf16-true",
     "+trainer.fast_dev_run=true": "trainer.fast_dev_run=True cannot be set: set trainer.max_epochs=1",
