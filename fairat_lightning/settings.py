@@ -5,7 +5,8 @@ Each check raises ValueError with one line that names the setting.
 
 import difflib
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from math import isfinite
 from pathlib import Path
@@ -86,6 +87,15 @@ def nearest_path(path: Path) -> str:
         return ""
     found = _like(missing.name, [place.name for place in there if not place.name.startswith(".")])
     return asked([str(missing.with_name(name) / path.relative_to(missing)) for name in found])
+
+
+@contextmanager
+def value_of(name: str) -> Iterator[None]:
+    """Let a ValueError begin with the name of the setting whose value it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def first_line(error: Exception) -> str:

@@ -76,6 +76,7 @@ class Candidate:
         self.method._trainer = SimpleNamespace(  # type: ignore[assignment]
             current_epoch=2,
             max_epochs=3,
+            callbacks=job.trainer.callbacks,
             datamodule=data,
             val_dataloaders=data.val_dataloader(),
             precision_plugin=self.precision,

@@ -96,8 +96,8 @@ def spent(run: dict[str, Any]) -> float:
 
 def difference(row: dict[str, Any], attack: str, figure: str, control: str | None) -> str:
     """A row less its control, without a name its first, with the interval; empty where there is none."""
-    tested = (entry for entry in row.get("against", ()) if control in (None, entry["label"]))
-    found = next(tested, {}).get(attack, {}).get(figure)
+    entries = row.get("against", [{}])
+    found = next(entry for entry in entries if control in (None, entry.get("label"))).get(attack, {}).get(figure)
     if found is None:
         return ""
     text = f"{WORDS[figure]} {100 * found['difference']:+.1f}"
@@ -138,6 +138,7 @@ def claim() -> list[str]:
     if not base or not fair:
         return []
     shown = {row["label"]: row for row in (RECORDS["faal", NIGHT] or {})["rows"]}
+    seeds = shown[rows["faal"]["label"]]["runs"]
     worst, average = (
         [100 * shown[rows[key]["label"]][f"pgd20_{figure}"]["mean"] for key in ("pgd_at", "faal")]
         for figure in ("worst", "average")
@@ -146,8 +147,8 @@ def claim() -> list[str]:
         "![Robust accuracy of each class, weakest first, before and after FAAL](docs/claim.png)",
         "",
         f"Under attack (PGD-20) a robust network gets {worst[0]:.1f} % of its weakest class right; after two epochs of FAAL, "
-        f"{worst[1]:.1f} %. The average goes from {average[0]:.1f} to {average[1]:.1f} %. (Two seeds, each with its own weakest "
-        "class; the bars are means.)",
+        f"{worst[1]:.1f} %. The average goes from {average[0]:.1f} to {average[1]:.1f} %. (Means of {seeds} seeds, each with its "
+        "own weakest class.)",
     ]
 
 

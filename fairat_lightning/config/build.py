@@ -229,7 +229,7 @@ def trained(
     `given`: the command says how it normalises, in `cfg.model`; `settled`: that was found out before.
     """
     if not isinstance(path, str) or not path:
-        raise ValueError(f"method.teacher={path} must be a path: a run folder, checkpoint or state dict")
+        raise ValueError(f"{path!r} must be a path: a run folder, checkpoint or state dict")
     if (run := run_folder(path)) is not None:
         cfg, given = OmegaConf.create({**stored(run, ["model"], allowed(cfg)), "data": cfg.data}), True
     net = network(cfg, data)
@@ -247,7 +247,7 @@ def naming(group: str) -> Iterator[None]:
     except TypeError as error:
         where = f"; conf/{group}/ lists the keys of each option" if (CONF / group).is_dir() else ""
         if where and (key := str(error).partition("unexpected keyword argument '")[2].partition("'")[0]):
-            where += f", and ~{group}.{key} removes what a recipe has set"
+            where += f", and ~{group}.{key} removes it where a recipe has set it"
         raise ValueError(f"{group}: {error}{where}") from error
     except ModuleNotFoundError as error:
         if "tensorboard" in str(error):

@@ -19,6 +19,7 @@ from fairat_lightning.models import Normalized
 from fairat_lightning.models.logits import Place, picking
 from fairat_lightning.models.weights import fitted, load_weights, set_normalisation, stored_channels
 from fairat_lightning.record.reader import read_classes, run_folder, weights_file
+from fairat_lightning.settings import value_of
 
 
 def load_run(
@@ -69,7 +70,8 @@ def teacher(cfg: DictConfig, classes: Sequence[str] | None) -> Normalized:
         raise ValueError(f"method.teacher={path} is no run: load it, and give it as teacher=")
     for line in classes_differ("method.teacher", path, classes) if classes is not None else ():
         print(line, flush=True)
-    return load_run(path, allow=list(cfg.get("allow") or ()))
+    with value_of("method.teacher"):
+        return load_run(path, allow=list(cfg.get("allow") or ()))
 
 
 def foreign_run(path: str, model: Any, data: Any, normalisation: Any, key: str | None, logits: Place) -> Normalized:

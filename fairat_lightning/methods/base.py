@@ -77,10 +77,13 @@ class Method(CheckedBatches):
 
     @property
     def epochs(self) -> int:
-        """How many epochs this training has; ValueError for a Trainer that counts its steps alone."""
+        """How many epochs this training has; ValueError for a Trainer without a number of epochs."""
         if (found := self.trainer.max_epochs or 0) < 1:
             raise ValueError(f"max_epochs={found}: give the Trainer max_epochs, as learning rates and warm-ups are shares of it")
         return found
+
+    def on_fit_start(self) -> None:
+        self.train()  # Lightning leaves every module in the mode that it finds it in, and `load_run` gives a network in eval mode
 
     # -- the verbs of a training step
 

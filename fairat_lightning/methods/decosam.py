@@ -14,8 +14,9 @@ needs no training. `experiment=decosam` sets one epoch and the learning rate; `d
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
+import lightning as L
 import torch
 from torch import Tensor, nn
 
@@ -48,6 +49,16 @@ class RowAscent(AWP):
         return self.radius * (-self.tau * self.layer.weight.norm(dim=1, keepdim=True)).softmax(0)
 
 
+class GivesBack(L.Callback):
+    """Calls `give_back` when a training has ended, also by an error, of which Lightning tells callbacks alone."""
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        cast(DecoSAM, pl_module).give_back()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        cast(DecoSAM, pl_module).give_back()
+
+
 class DecoSAM(Method):
     """`tau`, `radius`: 0 or more. Needs `awp=none`, and a network whose last layer is linear."""
 
@@ -60,7 +71,6 @@ class DecoSAM(Method):
         if self.attack.batch_norm == "train":
             raise ValueError("method=decosam leaves the batch norms' statistics as they are: set attack.batch_norm=eval")
         self.awp = RowAscent(last_layer(self.net, self.num_classes, "method=decosam"), tau, radius)
-        self.net.eval()  # Lightning leaves every module in the mode that it finds it in
         self.learning: list[bool] = []
 
     def setup(self, stage: str) -> None:
@@ -70,10 +80,14 @@ class DecoSAM(Method):
             self.net.requires_grad_(False)
             last_layer(self.net, self.num_classes).weight.requires_grad_(True)
 
-    def teardown(self, stage: str) -> None:
-        if stage == "fit":
-            for weights, learning in zip(self.net.parameters(), self.learning, strict=True):
-                weights.requires_grad_(learning)
+    def give_back(self) -> None:
+        """Undo `setup`, if it has been."""
+        for weights, learning in zip(self.net.parameters(), self.learning, strict=False):
+            weights.requires_grad_(learning)
+        self.learning = []
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        return [GivesBack()]
 
     def train(self, mode: bool = True) -> "DecoSAM":
         """The network stays in eval mode, so that what its batch norms have counted stays as it is."""

@@ -131,7 +131,7 @@ class Comparison:
         self.report, self.rows = found, rows
 
     def to_dict(self) -> dict[str, Any]:
-        """For each attack, the "difference" b minus a in "average" and "worst", in [0,1], with "low", "high" and "p"."""
+        """The "difference" b minus a in "average" and "worst", in [0,1], "low", "high" and "p", for each attack and "clean"."""
         return {key: figures for _, _, key, figures in differences.entries(self.rows)}
 
     def __repr__(self) -> str:

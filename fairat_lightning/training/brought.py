@@ -3,8 +3,6 @@
 Which normalisation they need is settled once, at a run's beginning, and is in the run's configuration and record from then on.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from fairat_lightning.data import DataModule
 from fairat_lightning.models.weights import weights_file
 from fairat_lightning.record.fingerprint import fingerprint
 from fairat_lightning.record.reader import read_facts, run_folder
+from fairat_lightning.settings import value_of
 
 
 class Brought:
@@ -50,12 +49,13 @@ class Brought:
 
     def check(self) -> None:
         """ValueError for a path of `init_from` that does not exist, before the data are downloaded."""
-        weights_file(self.cfg.init_from)
+        with value_of("init_from"):
+            weights_file(self.cfg.init_from)
 
     def start(self, net: nn.Module, data: DataModule) -> None:
         """Load the weights that the training starts from."""
         path = self.cfg.init_from
-        with of("init_from"):
+        with value_of("init_from"):
             loaded = load_trained(net, path, self.cfg, data, key=self._key(path), given=self.said)
         if loaded.normalisation is not None:
             set_model(self.cfg, loaded.normalisation)
@@ -68,7 +68,7 @@ class Brought:
         settled = (before["mean"], before["std"]) if "mean" in before else None
         given = self.said or (resumed and settled is None)  # 0.1 took the configuration's, and recorded nothing
         self.lines += classes_differ("method.teacher", path, data.classes)
-        with of("method.teacher"):
+        with value_of("method.teacher"):
             net, loaded = trained(path, self.cfg, data, key=self._key(path), given=given, settled=settled)
         self._note("teacher", path, loaded)
         return net
@@ -89,12 +89,3 @@ class Brought:
     def _key(self, path: str) -> str | None:
         """The key is for weights from elsewhere; without such a file it goes to the run's, whose loading refuses it."""
         return self.key if path in self.of_others or not self.of_others else None
-
-
-@contextmanager
-def of(name: str) -> Iterator[None]:
-    """Say which of the files that a run may be given an error is of."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error

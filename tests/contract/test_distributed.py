@@ -162,6 +162,7 @@ def gradients(kind: str, rank: int, world: int) -> dict[str, torch.Tensor]:
     method._trainer = SimpleNamespace(
         current_epoch=0,
         max_epochs=2,
+        callbacks=[SimpleNamespace(seeds_epochs=True)],  # the same random numbers in each process
         val_dataloaders=share,
         datamodule=SimpleNamespace(scoring_dataloader=lambda: share),
         precision_plugin=plugin,

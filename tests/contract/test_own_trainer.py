@@ -82,15 +82,37 @@ def test_augmentation_is_drawn_anew_in_each_epoch_and_process(name, part, traine
     assert seeds[-1] != seeds[-2]
 
 
-def test_decosam_gives_the_network_back_as_it_was(trainer):
+def normalised():
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_decosam_gives_the_network_back_as_it_was(ended, trainer):
     """Its layers once stayed frozen, and the next method trained the last one alone."""
-    net, (x, y) = network(), images(16)
+    net, (x, y) = normalised(), images(16)
     net[1].bias.requires_grad_(False)
-    trainer(max_epochs=1).fit(fl.method("decosam", net, classes=3, eps=0.1), loader(x, y))
-    assert [p.requires_grad for p in net.parameters()] == [True, False, True, True]
-    before = [p.detach().clone() for p in net.parameters()]
+    if ended:
+        trainer(max_epochs=1).fit(fl.method("decosam", net, classes=3, eps=0.1), loader(x, y))
+    else:
+        with pytest.raises(ValueError, match="give the Trainer max_epochs"):
+            trainer(max_steps=4).fit(fl.method("decosam", net, classes=3, eps=0.1), loader(x, y))
+    assert [name for name, weights in net.named_parameters() if not weights.requires_grad] == ["1.bias"]
+    before = {name: value.clone() for name, value in net.state_dict().items()}
     trainer(max_epochs=1).fit(fl.method("faal", net, classes=3, eps=0.1), loader(x, y))
-    assert [torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True)] == [False, True, False, False]
+    assert [name for name, value in net.state_dict().items() if torch.equal(before[name], value)] == ["1.bias"]
+
+
+def test_a_network_that_comes_in_eval_mode_is_trained_in_train_mode(trainer):
+    """`load_run` gives it so, and its batch norms once counted nothing."""
+    net = normalised().eval()
+    trainer(max_epochs=1).fit(fl.method("pgd_at", net, classes=3, eps=0.1), loader(*images(16)))
+    assert net[2].num_batches_tracked > 0
+
+
+def test_a_teacher_may_be_trained_afterwards(trainer):
+    teacher, net = network(), network()
+    trainer(max_epochs=1).fit(fl.method("absld", net, classes=3, eps=0.1, teacher=teacher), loader(*images(16)))
+    assert all(weights.requires_grad and weights.grad is None for weights in teacher.parameters())
 
 
 @pytest.mark.parametrize("name", ["pgd_at", "dafa", "ham", "decosam"])

@@ -126,7 +126,9 @@ def test_no_tensor_is_left_behind_on_the_cpu(compose, tmp_path, monkeypatch, met
     module = job.method.to("meta")
     monkeypatch.setattr(torch, "Generator", Undrawn)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
-    module._trainer = SimpleNamespace(current_epoch=2, max_epochs=3, global_step=5, training=True)
+    module._trainer = SimpleNamespace(
+        current_epoch=2, max_epochs=3, global_step=5, training=True, callbacks=job.trainer.callbacks
+    )
     monkeypatch.setattr(module, "log", lambda *_, **__: None)
     counted = []  # torchmetrics' count has no meaning without values
     monkeypatch.setattr(module, "_metric", lambda *_: SimpleNamespace(update=lambda *tensors: counted.extend(tensors)))

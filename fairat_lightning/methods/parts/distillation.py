@@ -29,9 +29,10 @@ class Distillation(Method):
         self.divisor = self.num_classes if reduction == "mean" else 1
         if not isinstance(teacher, nn.Module):
             raise ValueError(f"the teacher is of type {type(teacher).__name__}: give a torch.nn.Module")
-        self._teacher = Outside([teacher.eval().requires_grad_(False)])
+        self._teacher = Outside([teacher.eval()])
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         self._teacher[0].to(next(self.net.parameters()))
 
     @torch.no_grad()

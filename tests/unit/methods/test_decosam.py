@@ -86,8 +86,8 @@ def test_without_a_radius_it_is_plain_training_of_the_last_layer(trained):
     assert not torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
     plain, x, y = method(radius=0.0), torch.rand(8, 3, 2, 2).double(), torch.arange(8) % 4
     twin = copy.deepcopy(plain.net).eval()
-    loss = plain.training_step((x, y, torch.arange(8)), 0)
     plain.train()
+    loss = plain.training_step((x, y, torch.arange(8)), 0)
     assert loss.item() == pytest.approx(nn.functional.cross_entropy(plain.net(x), y).item())
     assert torch.equal(plain.net[4].weight, twin[4].weight)
 
