@@ -7,11 +7,11 @@ Zhang, Zhang, Mu, Huang and Ruan, "Towards Fairness-Aware Adversarial Learning",
 (1) craft; (2) the class margins m_k = mean_{y_i = k} [ max_{j != k} p_j(x'_i) - p_k(x'_i) ] of the batch give the worst class
 distribution p*, in closed form (`dro.py`); (3) minimise (K'/B) sum_i p*[y_i] loss_i over the K' classes present.
 
-Ours, where the paper's text and code leave a choice: the margins come, detached, from the same forward as the loss (on the AWP-
-perturbed weights when AWP is on); the classes and the batch are the global ones; AWP ascends the unweighted loss. With MART the
-code crafts by TRADES's divergence and has beta 6: `objective=mart objective.crafting=kl objective.beta=6`. The released code
-scores a class by its SUM of margins, so that an absent class scores 0, above all others: `count_weighted=True` is that rule.
-`memory` remembers margins across batches (`parts/worst_case.py`), for many classes.
+Ours, where the paper's text and code leave a choice: the margins come, detached, from the same forward as the loss (on the
+AWP-perturbed weights when AWP is on); the classes and the batch are the global ones; AWP ascends the unweighted loss. With MART
+the code crafts by TRADES's divergence and has beta 6: `objective=mart objective.crafting=kl objective.beta=6`. The released
+code scores a class by its SUM of margins, so that an absent class scores 0, above all others: `count_weighted=True` is that
+rule. `memory` remembers margins across batches (`parts/worst_case.py`), for many classes.
 """
 
 from typing import Any

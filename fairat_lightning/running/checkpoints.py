@@ -93,7 +93,7 @@ class Last(Checkpoint):
     would start again. Only a `Loader` can continue within an epoch: with another, the end of each epoch alone is saved.
     """
 
-    seeds_epochs = True  # for methods, which must tell the epochs apart otherwise
+    seeds_epochs = True  # methods that draw by the seed ask for this: without it they tell the epochs apart themselves
 
     def __init__(self, folder: Path, *, seed: int, minutes: float, anew: bool = False):
         if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not minutes > 0:
