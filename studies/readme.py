@@ -199,12 +199,12 @@ def what_was_run() -> str:
                 *("; ".join(hardware), ", ".join(revisions), " to ".join(dict.fromkeys((days[0], days[-1])))),
             ]
             lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", unknown(), "", *(f"- `{budget}`: {settings['about']}." for budget, settings in BUDGETS.items())]
+    lines += ["", of_hours(), "", *(f"- `{budget}`: {settings['about']}." for budget, settings in BUDGETS.items())]
     lines.append(f"\n`{REHEARSAL}` is a rehearsal of the others, of which no record is kept.")
     return "\n".join(lines)
 
 
-def unknown() -> str:
+def of_hours() -> str:
     """What the column of hours is made of, and how many evaluations are not in it."""
     audits = [audit for one in RECORDS.values() if one for run in one["runs"] for audit in run.get("evaluations", {}).values()]
     without = sum(audit.get("seconds") is None for audit in audits)

@@ -23,8 +23,8 @@ def images(count):
     return torch.rand(count, 1, 4, 4), torch.arange(count) % 3
 
 
-def loader(x, y, size=8):
-    return DataLoader(Indexed(TensorDataset(x, y)), batch_size=size)
+def loader(x, y, **words):
+    return DataLoader(Indexed(TensorDataset(x, y)), **{"batch_size": 8, **words})
 
 
 def network():
@@ -32,29 +32,23 @@ def network():
 
 
 @pytest.mark.parametrize("name", ["faal", "trades", "dafa"])
-def test_a_method_in_a_trainer_of_ones_own(name, tmp_path):
-    x, y = images(32)
+def test_a_method_in_a_trainer_of_ones_own(name, trainer):
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     module = fl.method(name, net, classes=["a", "b", "c"], eps="8/255", overrides=["optim.lr=0.05"])
     before = net[1].weight.clone()
-    loader = DataLoader(Indexed(TensorDataset(x, y)), batch_size=8, shuffle=True)
-    own = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-    L.Trainer(max_epochs=2, accelerator="cpu", default_root_dir=tmp_path, **own).fit(module, loader)
+    trainer(max_epochs=2).fit(module, loader(*images(32), shuffle=True))
     assert not torch.equal(before, net[1].weight) and module.attack.eps == pytest.approx(8 / 255)
     with pytest.raises(ValueError, match="unknown"):
         fl.method("fal", net, classes=3, eps=0.1)
 
 
-def test_a_foreign_loaders_batches_are_checked_before_they_go_to_the_device(tmp_path):
-    x, y = images(32)
-    own = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer = L.Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, **own)
+def test_a_foreign_loaders_batches_are_checked_before_they_go_to_the_device(trainer):
+    (x, y), one = images(32), trainer(max_epochs=1)
     module = lambda: fl.method("faal", nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), classes=3, eps=0.1)  # noqa: E731
     for wrong, said in (((x * 255, y), "must lie in"), ((x, y + 1), "labels from 1 to 3"), ((x, y.float()), "whole numbers")):
         with pytest.raises(ValueError, match=said):
-            trainer.fit(module(), DataLoader(Indexed(TensorDataset(*wrong)), batch_size=32))
-    bytes_ = TensorDataset((x * 255).to(torch.uint8), y)
-    trainer.fit(module(), DataLoader(Indexed(bytes_), batch_size=32))
+            one.fit(module(), loader(*wrong, batch_size=32))
+    one.fit(module(), loader((x * 255).to(torch.uint8), y, batch_size=32))
 
 
 @pytest.mark.parametrize(
@@ -113,6 +107,15 @@ def test_a_teacher_may_be_trained_afterwards(trainer):
     teacher, net = network(), network()
     trainer(max_epochs=1).fit(fl.method("absld", net, classes=3, eps=0.1, teacher=teacher), loader(*images(16)))
     assert all(weights.requires_grad and weights.grad is None for weights in teacher.parameters())
+
+
+def test_the_rate_of_absld_falls_in_the_epoch_that_lowers_the_learning_rate_as_in_the_released_loop(trainer):
+    """There both fall at the end of epoch 215, counted from 1, before the temperatures move."""
+    words = ["optim=multistep", "optim.milestones=[0.5]", "optim.gamma=0.1"]
+    module, rates = fl.method("absld", network(), classes=3, eps=0.1, teacher=network(), overrides=words), []
+    module.adjust = lambda risks, rate: rates.append(rate / module.rate)
+    trainer(max_epochs=4).fit(module, loader(*images(8)))
+    assert rates == pytest.approx([1, 0.1, 0.1, 0.1])
 
 
 @pytest.mark.parametrize("name", ["pgd_at", "dafa", "ham", "decosam"])

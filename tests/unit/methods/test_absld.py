@@ -1,17 +1,13 @@
 from types import SimpleNamespace
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
 from helpers import network_weights
 from scipy.special import log_softmax
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
-import fairat_lightning as fl
 from fairat_lightning.attacks import PGD
-from fairat_lightning.data import Indexed
 from fairat_lightning.methods import ABSLD
 from fairat_lightning.objectives import AT, TRADES
 
@@ -77,18 +73,6 @@ def test_the_temperatures_follow_the_released_rule_and_stay_in_their_range():
         np.testing.assert_allclose(module.temperatures.numpy(), expected, rtol=1e-12)
     assert module.temperatures.min() == 0.5  # the hard class of each branch has arrived
     assert module.temperatures.argmin(1).tolist() == [3, 0]
-
-
-def test_the_rate_falls_in_the_epoch_that_lowers_the_learning_rate_as_in_the_released_loop(tmp_path):
-    """There both fall at the end of epoch 215, counted from 1, before the temperatures move."""
-    made = lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3))  # noqa: E731
-    words = ["optim=multistep", "optim.milestones=[0.5]", "optim.gamma=0.1"]
-    module, rates = fl.method("absld", made(), classes=3, eps=0.1, teacher=made(), overrides=words), []
-    module.adjust = lambda risks, rate: rates.append(rate / module.rate)
-    data = DataLoader(Indexed(TensorDataset(torch.rand(8, 3, 2, 2), torch.arange(8) % 3)), batch_size=4)
-    off = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-    L.Trainer(max_epochs=4, accelerator="cpu", default_root_dir=tmp_path, **off).fit(module, data)
-    assert rates == pytest.approx([1, 0.1, 0.1, 0.1])
 
 
 def test_a_class_that_was_not_seen_keeps_its_temperature_and_equal_risks_move_none():
