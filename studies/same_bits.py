@@ -53,7 +53,7 @@ SUITES = (
 
 def commands() -> list[tuple[str, list[str]]]:
     """Every command: its module, or a program, and its words."""
-    extra = {"fairat": ["method.augmentation=cutout"], "floor": ["method.augmentation=cutout", "averaging.threshold=0.0"]}
+    extra = {"fairat": ["method.augmentation=cutout"], "floor": ["method.augmentation=cutout", "averaging=ema"]}
     extra["fair_ard"] = extra["absld"] = ["method.teacher=pgd_at"]
     extra["decosam"] = ["init_from=pgd_at"]
     ordered = ["pgd_at", *(name for name in METHODS if name != "pgd_at")]

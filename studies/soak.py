@@ -32,7 +32,7 @@ SMALL = (
 )
 CASES = {
     "fairat": ("method=fairat", "method.augmentation=cutout", "averaging=ema", "hydra.run.dir={place}/run"),
-    "floor": ("method=floor", "method.augmentation=cutout", "averaging.threshold=0.0", "hydra.run.dir={place}/run"),
+    "floor": ("method=floor", "method.augmentation=cutout", "averaging=ema", "hydra.run.dir={place}/run"),
     "sweep": ("-m", "method=faal,pgd_at", "seed=0,1", "trainer.max_epochs=12", "hydra.sweep.dir={place}"),
 }
 SIGNALS = (signal.SIGKILL,) * 3 + (signal.SIGTERM, signal.SIGUSR1)

@@ -1,17 +1,15 @@
 """FLOOR: fair learning by orthogonal operations for robustness. Ours: found apart, joined to lift the lowest class.
 
     x_i  <- augment(x_i) for the hard examples of the last epoch                                 FairAT  `parts/hard_examples.py`
-    p*    = argmax_{p: KL(u || p) <= r} sum_k p_k m_k,  m_k <- d m_k + (1 - d) mbar_k            FAAL    `parts/worst_case.py`
+    p*    = argmax_{p: KL(u || p) <= r} sum_k p_k m_k,  m_k the batch's mean margin of class k   FAAL    `parts/worst_case.py`
     loss  = (1/B) sum_i K' p*[y_i] ( supervised_i + beta consistency_i )
-    after each epoch:   theta_bar <- a theta_bar + (1 - a) theta if the worst class passes       FAWA    `averaging.py`
 
-Hard examples act on what the network sees, the distribution on what is minimised, FAWA on the weights: none needs another.
-hard_fraction=0, radius=0 and averaging=none switch one off each; with all but one off this is that method, bit for bit. The joint
-values are our choice. Until 0.2 DAFA's class margins, AWP and the balanced head were parts; without them the worst class is no
-lower (docs/methods/floor.md). awp=awp and head=balanced bring the last two back.
+Hard examples act on what the network sees, the distribution on what is minimised: neither needs the other. hard_fraction=0 and
+radius=0 switch one off each; what is left is that method, bit for bit. The joint values are our choice. Until 0.2 DAFA's class
+margins, AWP, the balanced head, FAWA and margin memory were parts; without them the worst class is no lower
+(docs/methods/floor.md). awp=awp, head=balanced, averaging=fawa and memory=0.9 bring the last four back.
 
-Cost of a step: PGD-AT's; an epoch, besides: one forward over the training set (hard examples) and one PGD-10 over the validation
-split (FAWA). The rest is arithmetic on (C,) and (B,C).
+Cost of a step: PGD-AT's; an epoch, besides: one forward over the training set. The rest is arithmetic on (C,) and (B,C).
 """
 
 from typing import Any

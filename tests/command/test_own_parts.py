@@ -282,7 +282,7 @@ def test_the_console_script_finds_them_too(here):
         (("data.load={_target_: mine.pair, _partial_: true}",), "data.load returned 2 values: it must return"),
         (("data.load={_target_: mine.none, _partial_: true}",), "data.load returned something of type NoneType"),
         *(
-            ((f"method.augmentation=mine.{name}", f"method={method}", "averaging=none"), f"method.augmentation=mine.{name}{said}")
+            ((f"method.augmentation=mine.{name}", f"method={method}"), f"method.augmentation=mine.{name}{said}")
             for method in ("fairat", "floor")
             for name, said in {
                 "alone": ": alone() got an unexpected keyword argument 'generator'",

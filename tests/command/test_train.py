@@ -138,7 +138,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_bits(tmp_path, teacher, method
     words = [w for w in SMALL if "max_epochs" not in w] + ["trainer.max_epochs=40", f"method={method}"]
     words += {
         "fairat": ["method.augmentation=cutout"],
-        "floor": ["method.augmentation=cutout", "averaging.threshold=0.0"],
+        "floor": ["method.augmentation=cutout", "method.memory=0.9", "averaging=fawa", "averaging.threshold=0.0"],
         **{name: [f"method.teacher={teacher}"] for name in DISTIL},
         "decosam": [f"init_from={teacher}"],
     }.get(method, [])

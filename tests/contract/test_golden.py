@@ -55,7 +55,7 @@ CASES = {
         "cfol-uniform": "method=cfol method.eta=0.01 method.sampling=uniform",
         "decosam": "method=decosam",
         "ham-drop": "method=ham method.warmup=0 method.drop=true",
-        "floor": "method=floor awp=awp method.augmentation=cutout averaging.threshold=0.0",
+        "floor": "method=floor method.memory=0.9 awp=awp averaging=fawa method.augmentation=cutout averaging.threshold=0.0",
         "pgd_at-swa-balanced": "method=pgd_at averaging=swa averaging.start=0.5 head=balanced",
         "fairat-random": "method=fairat method.augmentation=cutout method.subset=random",
         "pgd_at-ema-onecycle-smoothing": "method=pgd_at averaging=ema averaging.decay=0.9 optim=onecycle "

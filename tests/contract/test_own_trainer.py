@@ -51,9 +51,7 @@ def test_a_foreign_loaders_batches_are_checked_before_they_go_to_the_device(trai
     one.fit(module(), loader((x * 255).to(torch.uint8), y, batch_size=32))
 
 
-@pytest.mark.parametrize(
-    "name, part", [("fairat", ["method.subset=all"]), ("floor", ["method.hard_fraction=1.0", "averaging=none"])]
-)
+@pytest.mark.parametrize("name, part", [("fairat", ["method.subset=all"]), ("floor", ["method.hard_fraction=1.0"])])
 def test_augmentation_is_drawn_anew_in_each_epoch_and_process(name, part, trainer):
     """Only the commands' Trainer seeds each epoch: elsewhere every epoch once had the same random numbers."""
     data = fl.load_data(["data=digits", "data.train_size=100", "data.batch_size=50"])

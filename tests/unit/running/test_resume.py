@@ -27,8 +27,7 @@ RESUMED = [
     *options("method"),
     "faal method.memory=0.9",
     "dafa method.warmup=0.3",
-    "floor method.augmentation=cutout",
-    "floor averaging.threshold=0.0",
+    "floor averaging=ema method.memory=0.9 method.augmentation=cutout",
     "cfol method.sampling=uniform",
     "fairat averaging=ema method.augmentation=cutout",
     "fair_tat trainer.accumulate_grad_batches=2",
@@ -36,7 +35,7 @@ RESUMED = [
 ]
 STATEFUL = [  # of whose state the others have a part
     *("cfa", "cfol", "wat", "csr", "faal method.memory=0.9", "fair_tat trainer.accumulate_grad_batches=2"),
-    *("fairat averaging=ema method.augmentation=cutout", "floor averaging.threshold=0.0"),
+    *("fairat averaging=ema method.augmentation=cutout", "floor averaging=ema method.memory=0.9 method.augmentation=cutout"),
     RESUMED[-2],
 ]
 FOUR_STEPS = ("data.batch_size=16", "trainer.max_epochs=3", "optim.milestones=[0.5]")  # in each epoch

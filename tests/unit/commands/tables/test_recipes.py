@@ -113,7 +113,7 @@ RECIPES = {
     "leaderboard.strong_faal_awp": ("FAAL", AT, "AWP", "EMA", 0.4, 2, 0.01, [0.5]),
     "leaderboard.strong_fairat": ("FairAT", AT, "", "EMA", 0.4, 100, 0.1, CYCLE),
     "leaderboard.strong_floor": ("FLOOR", AT, "", "EMA", 0.4, 100, 0.1, CYCLE),
-    "leaderboard.floor": ("FLOOR", AT, "", "FAWA", 0, 110, 0.1, [0.9091, 0.9545]),
+    "leaderboard.floor": ("FLOOR", AT, "", "", 0, 110, 0.1, [0.9091, 0.9545]),
     "leaderboard.dafa": ("DAFA", TR, "", "", 0, 110, 0.1, [0.9091, 0.9545]),
     "leaderboard.wat": ("WAT", TR, "", "", 0, 100, 0.1, [0.75, 0.9]),
     "leaderboard.cfa": ("CFA", TR, "", "FAWA", 0, 200, 0.1, [0.5, 0.75]),
