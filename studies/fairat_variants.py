@@ -1,4 +1,4 @@
-"""FairAT's choice of hard examples against random ones, of 30 % and of half of the images, on images that no run has seen.
+"""FairAT's hard examples against random ones, 30 % and half of the images, and with FAAL (FLOOR), on images that no run has seen.
 
     python studies/fairat_variants.py RUNS [--to results/fairat-variants/table.json]
 
@@ -29,8 +29,11 @@ VARIANTS = {  # run: the words that change hard-s0's command; without any, the r
     "hard": [],
     "hard_half": ["method.hard_fraction=0.5"],
     "random_half": ["method.hard_fraction=0.5", "method.subset=random"],
+    "faal": ["method=faal", "method.radius=0.1"],
+    "floor": ["method=floor"],
 }
 PAIRS = [("none", "hard"), ("random", "hard"), ("random_half", "hard_half"), ("hard", "hard_half")]
+PAIRS += [("none", "faal"), ("none", "floor"), ("faal", "floor"), ("hard", "floor")]
 FIGURES = ("average", "worst")
 
 
