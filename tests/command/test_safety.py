@@ -97,7 +97,7 @@ OUTSIDE = (
     *("fairat_lightning.record.writer.subprocess.run", "fairat_lightning.data.folders.os.remove"),
     "fairat_lightning.models.weights.torch.load",
     *("fairat_lightning.methods.parts.cuda_graph.Captured", "fairat_lightning.methods.parts.hard_examples.HardExamples"),
-    *("fairat_lightning.methods.parts.worst_case.WorstCase", "fairat_lightning.methods.parts.class_transfer.Transfer"),
+    "fairat_lightning.methods.parts.worst_case.WorstCase",
     *("fairat_lightning.methods.parts.HardExamples", "fairat_lightning.models.checked_logits.Checked"),
     *("fairat_lightning.models.logits.Pick", "fairat_lightning.models.weight_sets.WeightSet"),
 )

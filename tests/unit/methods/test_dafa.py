@@ -4,15 +4,68 @@ import numpy as np
 import pytest
 import torch
 from helpers import network_weights, quick_for
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from torch import nn
 
 from fairat_lightning.attacks import PGD
 from fairat_lightning.methods import DAFA
-from fairat_lightning.methods.parts.class_transfer import class_transfer
+from fairat_lightning.methods.dafa import LEAST, class_transfer
 from fairat_lightning.objectives import AT, TRADES
 
 WEIGHT = [0.4, 1.5, 0.9, 1.2]
+
+
+def brute_force(s, strength):
+    """W_i = 1 + lambda [ sum_{j: S_ii < S_jj} S_ij S_jj  -  sum_{j: S_ii > S_jj} S_ji S_ii ], not clamped."""
+    weights = np.ones(len(s))
+    for i in range(len(s)):
+        for j in range(len(s)):
+            if s[i, i] < s[j, j]:
+                weights[i] += strength * s[i, j] * s[j, j]
+            if s[i, i] > s[j, j]:
+                weights[i] -= strength * s[j, i] * s[i, i]
+    return weights
+
+
+def similarity(seed, classes):
+    rng = np.random.default_rng(seed)
+    return softmax(rng.normal(size=(classes, classes)) + np.diag(rng.uniform(0, 5, classes)), 1)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 200])
+@pytest.mark.parametrize("strength", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("seed", range(5))
+def test_weights_by_a_double_loop(classes, strength, seed):
+    s = similarity(seed, classes)
+    expected = brute_force(s, strength)
+    found = class_transfer(torch.tensor(s), strength).numpy()
+    np.testing.assert_allclose(found, expected.clip(LEAST), atol=1e-12)
+    assert expected.sum() == pytest.approx(classes)
+    if expected.min() > LEAST:
+        assert found.sum() == pytest.approx(classes)
+    assert found[s.diagonal().argmin()] > 1 > found[s.diagonal().argmax()]
+
+
+def test_by_hand():
+    """Class 1 gives S_01 S_11 = 0.3 * 0.8 to class 0, which is harder; class 2 is as hard as class 0."""
+    s = torch.tensor([[0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])
+    assert class_transfer(s, 1.0).tolist() == pytest.approx([1.24, 1 - 0.24 - 0.16, 1.16])
+
+
+def test_no_weight_is_below_a_tenth():
+    s = similarity(0, 10)
+    found = class_transfer(torch.tensor(s), 20.0).numpy()
+    assert found.min() == 0.1 > brute_force(s, 20.0).min()
+
+
+def test_a_class_that_was_not_seen_takes_no_part():
+    s = similarity(1, 5)
+    s[2] = np.nan
+    found = class_transfer(torch.tensor(s), 1.0).numpy()
+    others = [0, 1, 3, 4]
+    np.testing.assert_allclose(found[others], brute_force(s[np.ix_(others, others)], 1.0), atol=1e-12)
+    assert found[2] == 1 and found.sum() == pytest.approx(5)
+    assert class_transfer(torch.full((3, 3), torch.nan), 1.0).tolist() == [1, 1, 1]
 
 
 def method(objective=None, classes=4, attack=None, epoch=6, **kwargs):
@@ -44,7 +97,7 @@ def test_the_loss_weights_the_supervised_term_alone_and_only_after_the_warm_up(o
     """mean_i [ W[y_i] CE_i + beta KL_i ]: CE at x' for AT, at x for TRADES."""
     x, x_adv, y = batch(seed)
     module = method(objective, epoch=epoch)
-    module.transfer.class_weight.copy_(torch.tensor(WEIGHT))
+    module.class_weight.copy_(torch.tensor(WEIGHT))
     clean, robust = (log_softmax(module.net(images).detach().numpy(), 1) for images in (x, x_adv))
     supervised = -(clean if objective.beta else robust)[range(12), y]
     weight = np.array(WEIGHT)[y] if epoch == 6 else 1
@@ -56,7 +109,7 @@ def test_the_loss_weights_the_supervised_term_alone_and_only_after_the_warm_up(o
 @pytest.mark.parametrize("attack,share", [(PGD(0.1, 10), 1.0), (PGD(0.1, 1, step=0.03, start="zero"), 0.3)])
 def test_each_class_is_attacked_within_its_own_eps_and_to_its_edge(epoch, attack, share):
     module = method(attack=attack, epoch=epoch)
-    module.transfer.class_weight.copy_(torch.tensor(WEIGHT))
+    module.class_weight.copy_(torch.tensor(WEIGHT))
     scale = np.array(WEIGHT) if epoch == 6 else np.ones(4)
     x, y, seen = 0.4 + 0.2 * torch.rand(16, 3, 2, 2).double(), torch.arange(16) % 4, []
     score = module.score
@@ -69,7 +122,7 @@ def test_without_margins_the_weights_act_on_the_loss_alone():
     x, y = 0.4 + 0.2 * torch.rand(16, 3, 2, 2).double(), torch.arange(16) % 4
     plain, weighted = (method(attack=PGD(0.1, 1, start="zero"), margins=False, strength=s) for s in (0.0, 1.0))
     weighted.load_state_dict(plain.state_dict())
-    weighted.transfer.class_weight.copy_(torch.tensor(WEIGHT))
+    weighted.class_weight.copy_(torch.tensor(WEIGHT))
     assert torch.equal(crafted(weighted, x, y), crafted(plain, x, y))
     weighted.margins = True
     assert not torch.equal(crafted(weighted, x, y), crafted(plain, x, y))
@@ -81,7 +134,7 @@ def test_with_a_second_step_the_plain_eps_holds_and_the_steps_are_1_plus_w_as_lo
     attack = PGD(0.1, 1, step=0.045, start="zero", second_step=True)
     for epoch, length in ((5, np.full(4, 0.09)), (6, np.minimum(0.045 * (1 + weight), 0.1))):
         module = method(attack=attack, epoch=epoch)
-        module.transfer.class_weight.copy_(torch.tensor(WEIGHT))
+        module.class_weight.copy_(torch.tensor(WEIGHT))
         moved = (crafted(module, x, y) - x).abs().flatten(1).amax(1)
         np.testing.assert_allclose(moved.numpy(), length[y], atol=1e-7)
 
@@ -100,7 +153,7 @@ def test_the_weights_come_from_the_probabilities_at_the_adversarial_images_of_th
     module.net[1].weight.data *= 10
     for epoch in range(10):
         module._trainer.current_epoch = epoch
-        assert (module.transfer.class_weight == 1).all() == (epoch < 6)
+        assert (module.class_weight == 1).all() == (epoch < 6)
         for x, x_adv, y in batches if epoch == 5 else [batch(100 + epoch)]:
             step(module, x, x_adv, y)
         module.on_train_epoch_end()
@@ -108,8 +161,8 @@ def test_the_weights_come_from_the_probabilities_at_the_adversarial_images_of_th
     y = np.concatenate([labels for _, _, labels in batches])
     similarity = np.stack([np.concatenate(probabilities)[y == k].mean(0) for k in range(3)] + [np.full(4, np.nan)])
     expected = class_transfer(torch.tensor(similarity), 1.0)
-    torch.testing.assert_close(module.transfer.class_weight, expected)
-    assert module.transfer.class_weight[3] == 1 and expected[:3].std() > 0.01
+    torch.testing.assert_close(module.class_weight, expected)
+    assert module.class_weight[3] == 1 and expected[:3].std() > 0.01
 
 
 @pytest.mark.parametrize("objective", quick_for(["at", "trades"], "trades"))
@@ -126,7 +179,20 @@ def test_all_warm_up_and_strength_zero_are_plain_adversarial_training_bit_for_bi
     assert any(not torch.equal(a[name], moved[name]) for name in a)
 
 
-@pytest.mark.parametrize("key,value", [("strength", -1), ("strength", "much"), ("warmup", 0), ("warmup", 1.5)])
+@pytest.mark.parametrize("warmup,epochs,first", [(70 / 110, 110, 70), (0.6364, 110, 70), (0.5, 6, 3), (0.01, 5, 1), (1.0, 4, 4)])
+def test_the_weights_act_from_the_end_of_the_warm_up_on(warmup, epochs, first):
+    module = method(warmup=warmup)
+    module._trainer.max_epochs = epochs
+    assert module.first == first
+
+
+@pytest.mark.parametrize(
+    "key,value",
+    [
+        *(("strength", value) for value in (-0.1, float("inf"), True, "much")),
+        *(("warmup", value) for value in (0, 1.1, "late")),
+    ],
+)
 def test_wrong_settings_are_named(key, value):
     with pytest.raises(ValueError, match=f"method.{key}="):
         method(**{key: value})
