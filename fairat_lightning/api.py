@@ -182,7 +182,7 @@ def method(
     `net` maps images (B,C,H,W) in [0,1] to logits; `logits` says where these are in what it returns, see `benchmark`. Batches are
     (x, y, index), see `fairat_lightning.data.Indexed`. All other values come from `conf/`, as for the command;
     `overrides` change them: ["method.radius=1", "optim.lr=0.01"]. `teacher` is for methods that distil: a network, or in
-    `overrides` a run, "method.teacher=RUN". CFA, FAIR-TAT and FLOOR come with an average of the weights, which belongs to a whole
+    `overrides` a run, "method.teacher=RUN". CFA and FAIR-TAT come with an average of the weights, which belongs to a whole
     training: "averaging=none". FRL and WAT need a validation loader. FairAT, FLOOR and CSR read the whole training set between
     epochs, and CFOL draws from it: they need a `DataModule` (`load_data`), and FairAT and FLOOR also its size, `num_samples`.
     """
