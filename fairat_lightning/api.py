@@ -228,9 +228,13 @@ def _folders(results: Mapping[str, Any]) -> Iterator[list[str]]:
         raise ValueError("results must be a dictionary from labels to a result or a list of results: {'mine': result}")
     with tempfile.TemporaryDirectory() as place:
         words: list[str] = []
+        if len({str(label) for label in results}) < len(results):
+            raise ValueError("two labels of the results read the same: give each row a name of its own")
         for label, given in results.items():
             if not str(label).strip():
                 raise ValueError("a label of the results is empty: give each result a name")
+            if isinstance(given, list | tuple) and not given:
+                raise ValueError(f"{label} has no results: its list is empty")
             for one in given if isinstance(given, list | tuple) else [given]:
                 if not isinstance(one, Result | str | Path):
                     raise ValueError(f"{label} is of type {type(one).__name__}: give a result or the folder of one")

@@ -1,7 +1,6 @@
 """What an evaluation found, as an object: read from a folder that holds its record, or kept in memory until it is saved."""
 
 import io
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from fairat_lightning.record.journal import NAME
 from fairat_lightning.record.reader import read_facts, read_metrics
 from fairat_lightning.report import class_table
 
-RECORD = ("config.yaml", "metrics.json", "run.json", NAME, "classes.png", "history.csv", "hardest.npz")
+FINISHED = "metrics.json"
+RECORD = (FINISHED, "config.yaml", "run.json", NAME, "classes.png", "history.csv", "hardest.npz")
 
 
 @dataclass(repr=False)
@@ -83,20 +83,31 @@ class Result:
         return pandas.DataFrame(columns)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the record into `folder`, which `report` reads; ValueError where other files are in it."""
+        """Write the record into `folder`, which `report` reads; ValueError where another record or other files are in it.
+
+        A record of the same settings is replaced: a notebook may be run again.
+        """
         place = Path(folder).expanduser()
         if self.folder is not None and place.resolve() == self.folder.resolve():
             return place
         if place.is_file() or (place.is_dir() and {path.name for path in place.iterdir()} - set(RECORD)):
             raise ValueError(f"{place} exists and holds something else: name a new folder")
+        mine = {name: content for name in RECORD if (content := self._file(name)) is not None}
+        settings = place / "config.yaml"
+        before = settings.read_bytes() if settings.is_file() else None
+        if place.is_dir() and any(place.iterdir()) and before != mine.get("config.yaml"):
+            raise ValueError(f"{place} holds the record of another evaluation: name a new folder")
         place.mkdir(parents=True, exist_ok=True)
         for name in RECORD:
             (place / name).unlink(missing_ok=True)
-            if name in self.files:
-                (place / name).write_bytes(self.files[name])
-            elif self.folder is not None and (self.folder / name).is_file():
-                shutil.copy(self.folder / name, place / name)
+        for name in sorted(mine, key=lambda name: name == FINISHED):  # the file that says that all is there comes last
+            (place / name).write_bytes(mine[name])
         return place
+
+    def _file(self, name: str) -> bytes | None:
+        if self.folder is None or name in self.files:
+            return self.files.get(name)
+        return (self.folder / name).read_bytes() if (self.folder / name).is_file() else None
 
     def __repr__(self) -> str:
         shown = io.StringIO()

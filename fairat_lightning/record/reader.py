@@ -90,7 +90,10 @@ def read_history(folder: Path) -> list[dict[str, float]]:
 
     def rows(path: Path) -> list[dict[str, float]]:
         with path.open(newline="") as file:
-            return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file, strict=True)]
+            found = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file, strict=True)]
+        if any("epoch" not in row for row in found):
+            raise ValueError("a line does not say its epoch")
+        return found
 
     return _checked(folder / "history.csv", rows, [])
 

@@ -55,7 +55,8 @@ def read_card(folder: Path) -> Card:
             first = first and line != "Also measured:"
             for title, summary in tables:
                 key, threat = known.get(title, (title, None))
-                measured.append(Measured(key, re.sub(r" \(l\w+, eps [^()]*\)$", "", title), _own(key, title, threat), summary))
+                title = re.sub(r" \(l\w+, eps [^()]*\)$", "", title)
+                measured.append(Measured(key, title, _own(key, title, threat), summary))
                 headline += [key] if first else []
         if not measured:
             raise ValueError("it holds no figures: the network was never evaluated before its export")

@@ -71,7 +71,9 @@ def rows(report: Report) -> list[dict[str, Any]]:
                     row[f"{key}_{figure}"]["best"] = True
     by_label = {row["label"]: row for row in found}
     for group, row in zip(report.groups, found, strict=True) if len(found) > 1 else ():
-        base = report.baseline(group) or group
+        base = report.baseline(group) if report.controls else report.groups[0]
+        if base is None or not alike(base, group):
+            continue
         for key in report.robust:
             row[f"{key}_rho"] = {"mean": _rho(row, by_label[base.label], key), "std": None, "values": []}
     for label, differences in against(report).items():

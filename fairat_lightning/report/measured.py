@@ -3,8 +3,13 @@
 import json
 from collections.abc import Mapping
 from fractions import Fraction
+from math import inf
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from fairat_lightning.bootstrap import lowest_tenth
 
 Summary = Mapping[str, Any]
 Threat = tuple[str, float]  # norm and eps
@@ -33,6 +38,29 @@ def pixels_of(header: Mapping[str, Any]) -> dict[str, str]:
 def images(summary: Summary) -> int:
     """How many images the figures are of; 0 where the record does not say."""
     return int(summary.get("images") or sum(summary.get("counts", {}).values()))
+
+
+def rank(summary: Summary) -> tuple[int, float]:
+    """The higher, the sooner a figure is shown of one attack that was run twice: more images, then the lower accuracy."""
+    average = summary["average"]
+    return images(summary), -inf if average is None else -average
+
+
+def sought(summary: Summary) -> dict[str, float]:
+    """The accuracies among which the worst is sought: of the classes in "worst_of", or of all that have images."""
+    rates = summary["per_class"]
+    return {name: rates[name] for name in summary.get("worst_of", rates) if rates[name] is not None}
+
+
+def figure_of(summary: Summary | None, figure: str) -> float | None:
+    """One figure of a summary, in [0,1]; None where it has none. The worst 10 %, like the worst, is sought among "worst_of"."""
+    if summary is None:
+        return None
+    if figure == "worst_10_percent" and "worst_of" in summary:
+        rates = list(sought(summary).values())
+        return float(lowest_tenth(np.array(rates), len(summary["per_class"]))) if rates else None
+    found: float | None = summary.get("figures", {}).get(figure, summary.get(figure))
+    return found
 
 
 def of_all_classes(summary: Summary | None) -> bool:

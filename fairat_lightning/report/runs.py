@@ -1,8 +1,9 @@
 """Folders with figures read back: a run, one evaluation, or an exported network with its card; grouped into rows of seeds.
 
-A run's folder needs one finished part: metrics.json, or evaluation/<name>/metrics.json. Everything else may be missing. Where a
-figure was measured twice, the evaluation is kept if it saw at least as many images under the same threat model. An attack under
-another threat model, and an evaluation of last.ckpt, are kept beside the others, under their own keys.
+A run's folder needs one finished part: metrics.json, or evaluation/<name>/metrics.json. Everything else may be missing. Of a
+figure that was measured twice under one threat model that of more images is kept; of equally many an evaluation's before the
+run's own test, and of two evaluations the lower one, whose attack was the stronger. An attack under another threat model, and an
+evaluation of last.ckpt, are kept beside the others, under their own keys.
 """
 
 from collections.abc import Collection
@@ -29,9 +30,11 @@ from fairat_lightning.report.measured import (
     Threat,
     check_summary,
     data_of,
+    figure_of,
     four_digits,
     images,
     pixels_of,
+    rank,
     threat_of,
 )
 from fairat_lightning.report.verdicts import Verdicts, verdicts_of
@@ -56,6 +59,7 @@ class Run:
     summaries: dict[str, Summary] = field(default_factory=dict)
     verdicts: dict[str, Verdicts] = field(default_factory=dict)
     threats: dict[str, Threat | None] = field(default_factory=dict)
+    suites: dict[str, str] = field(default_factory=dict)  # the evaluation that a figure is of, or empty
     titles: dict[str, str] = field(default_factory=dict)
     headline: list[str] = field(default_factory=list)
     curves: dict[str, dict[float, str]] = field(default_factory=dict)
@@ -87,8 +91,7 @@ class Group:
 
     def values(self, key: str, figure: str) -> list[float | None]:
         """The figure of each seed, in [0,1]; None where it is missing."""
-        found = [run.summaries.get(key, {}) for run in self.runs]
-        return [s.get("figures", {}).get(figure, s.get(figure)) for s in found]
+        return [figure_of(run.summaries.get(key), figure) for run in self.runs]
 
     def classes(self, key: str) -> list[str]:
         return list(dict.fromkeys(c for run in self.runs for c in run.summaries.get(key, {"per_class": ()})["per_class"]))
@@ -171,15 +174,17 @@ def _exported(folder: Path) -> Run:
     return run
 
 
-def _add(run: Run, name: str, last: str, summary: Summary, threat: Threat | None) -> str | None:
-    """Take the figures of one attack into `run`; their key, or None where more images were evaluated before."""
+def _add(run: Run, name: str, last: str, summary: Summary, threat: Threat | None, suite: str = "") -> str | None:
+    """Take the figures of one attack into `run`; their key, or None where those that are there rank higher."""
     key = name + last
     if key in run.summaries and None not in (threat, before := run.threats[key]) and threat != before:
         assert threat is not None
         key = under(name, threat) + last
-    if key in run.summaries and images(summary) < images(run.summaries[key]):
-        return None
-    run.summaries[key], run.threats[key] = summary, threat
+    if key in run.summaries:
+        fewer, other = images(summary) < images(run.summaries[key]), run.suites[key]
+        if fewer or (other and rank(summary) < rank(run.summaries[key])):
+            return None
+    run.summaries[key], run.threats[key], run.suites[key] = summary, threat, suite
     run.verdicts.pop(key, None)
     return key
 
@@ -221,14 +226,15 @@ def _absorb(
     for summary in metrics.values():
         check_summary(place / "metrics.json", summary)
     try:
-        threat = threat_of(facts.get("threat") or (config or {}).get("attack"))
+        attacked = "corruptions" not in metrics  # which no threat model bounds
+        threat = threat_of(facts.get("threat") or (config or {}).get("attack")) if attacked else None
         own = {name: threat_of(node) for name, node in (facts.get("threats") or {}).items()}
         curve = facts.get("curve") or {"eps": (), "keys": ()}
         swept = {key: four_digits(eps) for eps, key in zip(curve["eps"], curve["keys"], strict=True) if key in metrics}
         own |= {key: threat and (threat[0], eps) for key, eps in swept.items()}
         keys: dict[str, str] = {}
         for name, summary in metrics.items():
-            if (key := _add(run, name, last, summary, None if name == "clean" else own.get(name, threat))) is None:
+            if (key := _add(run, name, last, summary, None if name == "clean" else own.get(name, threat), suite)) is None:
                 continue
             keys[name] = key
             if (verdicts := verdicts_of(name, summary, stages)) is not None:

@@ -16,7 +16,8 @@ from scipy import stats
 
 from fairat_lightning import bootstrap
 from fairat_lightning.report.groups import Report, alike, comparable
-from fairat_lightning.report.runs import Group, Run, Summary
+from fairat_lightning.report.measured import figure_of, sought
+from fairat_lightning.report.runs import Group, Run
 
 ALPHA = 0.05
 MOST_PAIRED = 2  # seeds; more of them can speak of other trainings
@@ -26,7 +27,7 @@ OTHER_CLASSES = "the figures of the rows are of different classes"
 
 def difference(a: Group, b: Group, key: str, figure: str) -> bootstrap.Comparison | None:
     """figure(A) - figure(B) of one of FIGURES, with its interval and p-value; None where it cannot be tested."""
-    if not comparable(a, b, key) or a.classes(key) != b.classes(key) or _of_other_data(a, b):
+    if not comparable(a, b, key) or a.classes(key) != b.classes(key) or _of_other_data(a, b, key):
         return None
     if not isinstance(verdicts := _verdicts(pairs(a, b), key, figure), str):
         return bootstrap.compare(*verdicts, figure, classes=len(a.classes(key)))
@@ -49,15 +50,15 @@ def significant(found: bootstrap.Comparison | None) -> bool:
 
 def untested(a: Group, b: Group, key: str, figure: str = "worst") -> str:
     """Why `difference` gives None: a sentence with the reason."""
-    without = [group.label for group in (a, b) if not any(v is not None for v in _values(group, key, figure))]
+    without = [group.label for group in (a, b) if not any(v is not None for v in group.values(key, figure))]
     if without:
         return f"{' and '.join(without)} {'have' if len(without) > 1 else 'has'} no figures for it"
     if not comparable(a, b, key):
         return "the rows were attacked under different threat models or with different settings of the attack"
     if a.classes(key) != b.classes(key):
         return "the rows have different classes"
-    if _of_other_data(a, b):
-        return "the rows were evaluated on different data sets"
+    if _of_other_data(a, b, key):
+        return "the rows were evaluated on different data sets, or on images that are not the same or not known to be"
     counts = [len(values) for values in figures_of(a, b, key, figure)]
     if not all(counts):
         return "no seed has figures for it in both rows"
@@ -105,7 +106,7 @@ def against(report: Report) -> dict[str, list[dict[str, Any]]]:
     for group, base in comparisons(report):
         entry: dict[str, Any] = {"label": base.label}
         for key in sorted(report.keys, key=lambda key: (key != report.main, key == "clean")):
-            if all(any(v is not None for v in _values(g, key, "worst")) for g in (group, base)):
+            if all(any(v is not None for v in g.values(key, "worst")) for g in (group, base)):
                 entry[key] = {figure: _cell(group, base, key, figure) for figure in FIGURES}
         found.setdefault(group.label, []).append(entry)
     return found
@@ -134,43 +135,42 @@ def _each(a: Group, b: Group, key: str, figure: str) -> tuple[float, ...]:
 def figures_of(a: Group, b: Group, key: str, figure: str) -> tuple[list[float], list[float]]:
     """The figure of the seeds that have it in both rows; of all seeds of each row where these do not go together."""
     if found := pairs(a, b):
-        both = [[_value(run.summaries.get(key), figure) for run in pair] for pair in found]
+        both = [[figure_of(run.summaries.get(key), figure) for run in pair] for pair in found]
         known = [(one, other) for one, other in both if one is not None and other is not None]
         return [one for one, _ in known], [other for _, other in known]
-    mine, other = ([v for v in _values(group, key, figure) if v is not None] for group in (a, b))
+    mine, other = ([v for v in group.values(key, figure) if v is not None] for group in (a, b))
     return mine, other
 
 
-def _values(group: Group, key: str, figure: str) -> list[float | None]:
-    return [_value(run.summaries.get(key), figure) for run in group.runs]
+def _of_other_data(a: Group, b: Group, key: str) -> bool:
+    """Whether the rows are of other images: by their data sets, and where the folders of these differ, or one is unknown, by the
+    fingerprints of the images; other folders of which nothing says that they hold the same images count as other images.
+    """
+    mine, other = ({run.data for run in group.runs if run.data is not None} for group in (a, b))
+    known = bool(mine and other)
+    if mine & other:
+        return False
+    if known and not {data[:2] for data in mine} & {data[:2] for data in other}:
+        return True
+    for way in ("evaluate", "benchmark"):
+        one, two = (_prints(group, key, way) for group in (a, b))
+        if one and two and (known or {n for n, _ in one} & {n for n, _ in two}):
+            return not one & two
+    return known
 
 
-def _value(summary: Summary | None, figure: str) -> float | None:
-    """The figure of one seed; the worst 10 %, like the worst, among the classes in "worst_of" where there are such."""
-    if summary is None:
-        return None
-    if figure != "worst_10_percent":
-        return summary[figure]
-    if "worst_of" not in summary:
-        found: float | None = summary.get("figures", {}).get(figure)
-        return found
-    rates = [r for name in summary["worst_of"] if (r := summary["per_class"][name]) is not None]
-    return float(bootstrap.lowest_tenth(np.array(rates), len(summary["per_class"]))) if rates else None
-
-
-def _of_other_data(a: Group, b: Group) -> bool:
-    """Whether all that is known of the data of both rows is different."""
-    mine, other = ({run.data[0] for run in group.runs if run.data is not None} for group in (a, b))
-    return bool(mine and other) and not mine & other
+def _prints(group: Group, key: str, way: str) -> set[tuple[int, str]]:
+    """How many images the seeds met, and their fingerprints, where they are noted in this way."""
+    found = [verdicts for run in group.runs if (verdicts := run.verdicts.get(key)) is not None]
+    return {(len(verdicts.image), verdicts.pixels[way]) for verdicts in found if way in verdicts.pixels}
 
 
 def _sought(group: Group, key: str, figure: str) -> set[frozenset[str]]:
     """The classes that the figure of each run is of."""
     found = [summary for run in group.runs if (summary := run.summaries.get(key)) is not None]
-    present = [frozenset(name for name, rate in summary["per_class"].items() if rate is not None) for summary in found]
     if figure == "average":
-        return set(present)
-    return {frozenset(summary.get("worst_of", here)) for summary, here in zip(found, present, strict=True)}
+        return {frozenset(name for name, rate in summary["per_class"].items() if rate is not None) for summary in found}
+    return {frozenset(sought(summary)) for summary in found}
 
 
 def _verdicts(found: Sequence[tuple[Run, Run]], key: str, figure: str) -> tuple[Any, Any, Any] | str:

@@ -138,7 +138,7 @@ class Comparison:
         shown = io.StringIO()
         console = Console(file=shown, width=100, color_system=None, force_jupyter=False)
         console.print(
-            class_table({g.label: g.runs[0].summaries for g in self.report.groups}, self.report.keys, self.report.titles)
+            class_table({g.label: compare.mean_of(g) for g in self.report.groups}, self.report.keys, self.report.titles)
         )
         console.print(differences.terminal(self.rows, self.report))
         lines = [line.rstrip() for line in shown.getvalue().splitlines() if line.strip()]

@@ -22,7 +22,7 @@ class Verdicts(NamedTuple):
 def verdicts_of(key: str, summary: Mapping[str, Any], stages: Mapping[str, Verdicts]) -> Verdicts | None:
     """The verdicts that `summary` was made of: those of the stage `key`, or what survived all stages up to it; else None.
 
-    Verdicts that do not give the summary's class accuracies belong to something else, and are not used.
+    Verdicts of other class accuracies than the summary's, or of other numbers of images, are of something else, and are not used.
     """
     attacks = [name for name in stages if name != "clean"]
     until = attacks[: attacks.index(key) + 1] if key in attacks else attacks
@@ -34,6 +34,9 @@ def verdicts_of(key: str, summary: Mapping[str, Any], stages: Mapping[str, Verdi
         expected = list(summary["per_class"].values())
         counts = np.bincount(verdicts.label, minlength=len(expected))
         right = np.bincount(verdicts.label[verdicts.label == verdicts.predicted], minlength=len(expected))
+        given = summary.get("counts")
+        if given and list(given.values()) != counts.tolist():
+            continue
         if len(counts) == len(expected) and all(
             (n == 0) if a is None else n > 0 and abs(r / n - a) < 1e-6 for a, n, r in zip(expected, counts, right, strict=True)
         ):

@@ -1,5 +1,6 @@
 """Write a report: tables (Markdown, CSV, LaTeX, JSON), figures (PNG, PDF) and one HTML page."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from fairat_lightning.report.published import Beside, markdown
 from fairat_lightning.report.runs import LAYOUT
 from fairat_lightning.report.style import save
 
+SUFFIXES = (".png", ".pdf")  # of a figure
+
 
 def publish(report: Report, rows: Sequence[dict[str, Any]], to: Path, lines: Sequence[Beside] = ()) -> list[Picture]:
     """Write the report into `to`, with published figures where there are `lines`; an error leaves nothing behind."""
@@ -30,24 +33,42 @@ def publish(report: Report, rows: Sequence[dict[str, Any]], to: Path, lines: Seq
         (place / "figures").mkdir()
         made = pictures(report)
         for picture in made:
-            for suffix in (".png", ".pdf"):
+            for suffix in SUFFIXES:
                 save(picture.figure, place / "figures" / (picture.name + suffix))
         save(_comparison(report, rows), place / "comparison.png")
         write(place / "table.md", tables.markdown(rows, report))
         write(place / "table.csv", tables.comma_separated(rows))
         write(place / "table.tex", tables.latex(rows, report))
-        found = {"rows": list(rows), "classes": _classes(report), **tables.shared(records(report)), **_findings(report, rows)}
-        write_json(place / "table.json", found)
         write(place / "index.html", page(report, rows, made, lines))
         if lines:
             write(place / "published.md", markdown(lines))
-        for path in sorted(p for p in place.rglob("*") if p.is_file()):
-            target = to / path.relative_to(place)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(target)
+        files = [path.relative_to(place) for path in sorted(place.rglob("*")) if path.is_file()]
+        found = {"rows": list(rows), "classes": _classes(report), **tables.shared(records(report)), **_findings(report, rows)}
+        write_json(place / "table.json", {**found, "figures": [picture.name for picture in made]})
+        _replace(place, to, [*files, Path("table.json")])
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return made
+
+
+def _replace(place: Path, to: Path, files: Sequence[Path]) -> None:
+    """Move the files into `to`, whose last report's other files go; ValueError, before anything has changed, where one cannot."""
+    for target in (to / file for file in files):
+        if target.is_dir():
+            raise ValueError(f"{target} is a folder, where the report has a file: name another folder by --to")
+        if target.parent.exists() and not target.parent.is_dir():
+            raise ValueError(f"{target.parent} is a file, where the report has a folder: name another folder by --to")
+    try:
+        names = [Path(str(name)).name for name in json.loads((to / "table.json").read_text())["figures"]]
+    except (OSError, ValueError, TypeError, KeyError):  # none, or of an earlier version
+        names = []
+    before = [Path("figures", name + suffix) for name in names for suffix in SUFFIXES] + [Path("published.md")] * bool(names)
+    for file in before:
+        if file not in files:
+            (to / file).unlink(missing_ok=True)
+    for file in files:
+        (to / file).parent.mkdir(parents=True, exist_ok=True)
+        (place / file).replace(to / file)
 
 
 def records(report: Report) -> list[dict[str, Any]]:

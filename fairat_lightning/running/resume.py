@@ -41,7 +41,7 @@ def check_resumable(folder: Path, path: Path, state: Mapping[str, Any], first_be
             raise ValueError(f"{place} is missing: set overwrite=true to start the run again")
         content = load_checkpoint(place)
         if not content.keys() >= PARTS or _shapes(content["state_dict"]) != _shapes(state):
-            raise ValueError(f"{place} does not hold this run's network: set overwrite=true to start the run again")
+            raise ValueError(f"{place} does not hold this run's network and method: set overwrite=true to start the run again")
     if (folder / "run.json").exists():
         read_facts(folder)
     if begun:
@@ -49,4 +49,4 @@ def check_resumable(folder: Path, path: Path, state: Mapping[str, Any], first_be
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value.shape for name, value in state.items() if name.startswith("net.")}
+    return {name: value.shape for name, value in state.items()}

@@ -13,7 +13,7 @@ import yaml
 
 from fairat_lightning.record import BEST
 from fairat_lightning.record.reader import evaluations, read_config, read_facts, read_metrics, read_verdicts
-from fairat_lightning.report.measured import Threat, threat_of
+from fairat_lightning.report.measured import Threat, data_of, threat_of
 from fairat_lightning.standalone.card_tables import Evaluation
 
 NEVER = "These weights were never evaluated here: nothing is known of their accuracy or robustness."
@@ -42,6 +42,7 @@ def read_records(run: Path, checkpoint: Path, weights: str) -> Records:
     found: list[Evaluation] = []
     remarks: list[str] = []
     config, metrics = read_config(run) or {}, read_metrics(run)
+    data = data_of(config)
     selected = checkpoint.is_dir() or checkpoint.name == BEST
     if not selected:
         remarks.append(f"The weights are those of {checkpoint.name}; the run's own test is of {BEST}, and is not shown.")
@@ -59,6 +60,8 @@ def read_records(run: Path, checkpoint: Path, weights: str) -> Records:
             remarks.append(f"The evaluation {place.name} is of other weights, and is not shown.")
         elif (split := config_there.get("split", "test")) != "test":
             remarks.append(f"The evaluation {place.name} is of {split} images, not test images, and is not shown.")
+        elif data is not None and (there := data_of(config_there)) is not None and there[:2] != data[:2]:
+            remarks.append(f"The evaluation {place.name} is of another data set than the run's test, and is not shown.")
         else:
             found.append(_evaluation(place))
     remarks += [] if found else [NEVER]

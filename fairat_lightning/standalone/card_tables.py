@@ -10,7 +10,7 @@ from typing import Any
 
 from fairat_lightning.record.attack_titles import TITLES
 from fairat_lightning.report.columns import eps_text
-from fairat_lightning.report.measured import Threat, images
+from fairat_lightning.report.measured import Threat, images, rank
 
 WIDE = 7  # columns of figures that fit a page
 
@@ -44,14 +44,14 @@ class Column:
 
 
 def columns(evaluations: Sequence[Evaluation]) -> list[Column]:
-    """Every attack of every evaluation; of one attack under one threat model that with the most images, the first of equals."""
+    """Every attack of every evaluation; of one attack under one threat model the one that ranks highest."""
     found: dict[tuple[Any, ...], Column] = {}
     for e in evaluations:
         for key, summary in e.summaries.items():
             threat = () if key == "clean" else e.threat
             column = Column(key, e.titles.get(key, TITLES.get(key, key)), summary, e, key in e.headline or not e.titles)
             before = found.get((key, *threat))
-            if before is None or images(summary) > images(before.summary):
+            if before is None or rank(summary) > rank(before.summary):
                 found[key, *threat] = replace(column, first=column.first or (before is not None and before.first))
     result = list(found.values())
     titles = [c.title for c in result]

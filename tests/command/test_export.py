@@ -280,6 +280,18 @@ def test_figures_of_training_images_are_not_shown(export, launch, tmp_path):
     assert table(text)[0] == "| class | clean | PGD-20 | CW-20 |" and f"{100 * metrics['pgd20']['average']:.1f}" in text
 
 
+def test_figures_of_another_data_set_are_not_shown(export, launch, tmp_path):
+    run, _ = launch()
+    judge.main([f"checkpoint={run}", "suite=quick", "name=again"])
+    config = yaml.safe_load((run / "evaluation" / "again" / "config.yaml").read_text())
+    config["data"]["load"]["_target_"] = "fairat_lightning.data.sets.svhn"
+    (run / "evaluation" / "again" / "config.yaml").write_text(yaml.safe_dump(config))
+    assert export(f"checkpoint={run}", "to=out")[0] == 0
+    text = (tmp_path / "here" / "out" / CARD).read_text()
+    assert "The evaluation again is of another data set than the run's test, and is not shown." in text
+    assert table(text)[0] == "| class | clean | PGD-20 | CW-20 |"
+
+
 def test_figures_of_other_weights_are_not_shown(export, launch, tmp_path):
     run, _ = launch()
     assert export(f"checkpoint={run}/checkpoints/last.ckpt", "to=out")[0] == 0

@@ -177,3 +177,25 @@ def test_a_long_head_is_short_and_explained(make_run, tmp_path, capsys):
     head, below = text.splitlines()[0], text.splitlines()[4]
     assert r"APGD-CE+T\* worst" in head and "targets" not in head and f"APGD-CE+T: {long}." in below
     assert "APGD-CE+T* worst" in tex and f"APGD-CE+T: {long}." in tex and f"APGD-CE+T: {long}." in capsys.readouterr().out
+
+
+def test_where_a_file_cannot_be_written_the_folder_stays_as_it_was(make_run, tmp_path, capsys):
+    a, b = make_run("a", (0.5, 0.3, 0.7)), make_run("b", (0.6, 0.5, 0.7))
+    for name in ("figures", "table.md"):
+        to = tmp_path / name.partition(".")[0] / "report"
+        to.mkdir(parents=True)
+        (to / "figures").write_text("mine") if name == "figures" else (to / "table.md").mkdir()
+        before = sorted(path.name for path in to.iterdir())
+        assert name in refused([f"A={a}", f"B={b}", "--to", str(to)], capsys)
+        assert sorted(path.name for path in to.iterdir()) == before
+
+
+def test_figures_of_an_earlier_report_go_and_other_files_stay(make_run, tmp_path):
+    words = [f"{name}={make_run(name, (0.5, worst, 0.7))}" for name, worst in (("a", 0.3), ("b", 0.4), ("c", 0.5))]
+    to, alone = tmp_path / "report", tmp_path / "alone"
+    main([*words, "--to", str(to)])
+    (to / "figures" / "mine.png").write_text("mine")
+    main([words[0], words[2], "--to", str(to)])
+    main([words[0], words[2], "--to", str(alone)])
+    names = {path.name for path in (to / "figures").iterdir()}
+    assert names == {path.name for path in (alone / "figures").iterdir()} | {"mine.png"}

@@ -221,6 +221,19 @@ def test_a_row_that_fails_leaves_the_others_alone_and_its_fine_tunes_out(tables,
     assert [row["label"] for row in table["rows"]] == ["PGD-AT", "FAAL, 1 epoch"]
 
 
+def test_a_damaged_run_leaves_the_rest_of_the_table_and_its_report(tables, capsys):
+    reproduce.main([*COMMAND, "seeds=[0,1]", "rows=[base]"])
+    place = tables / "runs/reproduce/small-tiny-width4"
+    (place / "base-s0/history.csv").write_text("a,b\n1,2\n")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        reproduce.main([*COMMAND, "seeds=[0,1]"])
+    out, error = capsys.readouterr()
+    assert stop.value.code == 1 and "base-s0/history.csv cannot be read" in error and "PGD-AT, seed 0, is left out: " in out
+    table = json.loads((place / "report/table.json").read_text())
+    assert [(row["label"], row["runs"]) for row in table["rows"]] == [("PGD-AT", 1), ("FAAL, 1 epoch", 2)]
+
+
 def judged_images(folder):
     (header, *_) = (folder / "evaluation/autoattack/samples.jsonl").read_text().splitlines()
     return json.loads(header)["images"]

@@ -104,6 +104,11 @@ def test_a_result_shows_itself_is_saved_and_reported(tmp_path):
     frame = strong.to_pandas()
     assert frame.loc["worst class", "pgd20"] == strong.worst["pgd20"] and list(frame.index[:3]) == ["a", "b", "c"]
     assert json.dumps(strong.to_dict()) and strong.save(tmp_path / "r") == tmp_path / "r"
+    assert strong.save(tmp_path / "r"), "the same settings again, as a notebook does"
+    other = fl.benchmark(net, images(), eps=0.2, classes=["a", "b", "c"])
+    for taken in (tmp_path / "r", tmp_path):
+        with pytest.raises(ValueError, match="name a new folder"):
+            other.save(taken)
     again = type(strong).read(tmp_path / "r")
     assert again.metrics == strong.metrics
     fl.write_report({"one": strong, "two": tmp_path / "r"}, tmp_path / "page")
@@ -429,6 +434,7 @@ def test_a_network_that_does_not_fit_a_method_is_one_line(net, given, said, tmp_
 
 def test_results_that_are_none_are_one_line(tmp_path):
     wrongs = {"a dictionary": [{}, [1, 2]], "a label": [{"": tmp_path}], "a is of type int": [{"a": 3}]}
+    wrongs |= {"a has no results": [{"a": [], "b": tmp_path}], "read the same": [{1: tmp_path, "1": tmp_path}]}
     for said, wrong in ((said, wrong) for said, several in wrongs.items() for wrong in several):
         with pytest.raises(ValueError, match=said):
             fl.write_report(wrong, tmp_path / "page")

@@ -95,7 +95,10 @@ class Queue:
         """Train and test, or evaluate; what is finished is skipped. Raises Stop, and Held where another process was quicker."""
         kind, job = task
         if kind == "judge":
-            judge_all(job, self.plan)
+            try:
+                judge_all(job, self.plan)
+            except WRONG_INPUT as error:  # a damaged file of any row, since all rows of a seed have the same images
+                refuse(str(error))
             return
         if (missing := next((need for need in job.needs if need in self.failed), None)) is not None:
             refuse(f"it starts from {short(missing.absolute())}, which could not be trained")
@@ -145,7 +148,16 @@ def render(plan: Plan, to: Path) -> bool:
         extra = {folder_of_evaluation(words) for words in rows[key].get("extra", {}).get(plan.budget["name"], ())}
         names = {name for name in extra for name in (name, name.replace("-", "-last-", 1))}
         notes += [line for job in jobs for line in extras(job.folder, names, f"{rows[key]['label']}, seed {job.seed}")]
-        groups += [Group(rows[key]["label"], [read_run(job.folder, without=names) for job in jobs])] if jobs else []
+        runs = []
+        for job in jobs:
+            try:
+                runs.append(read_run(job.folder, without=names))
+            except ValueError as error:
+                notes.append(f"{rows[key]['label']}, seed {job.seed}, is left out: {error}.")
+                print(notes[-1], flush=True)
+        groups += [Group(rows[key]["label"], runs)] if runs else []
+    if not groups:
+        return False
     report = report_of(groups)
     report.controls = {row["label"]: [rows[key]["label"] for key in controls(row) if key in rows] for row in rows.values()}
     report.notes += notes

@@ -83,7 +83,7 @@ def training(cfg: DictConfig, data: DataModule) -> float:
     epochs = cfg.trainer.max_epochs
     pair = not cfg.objective._target_.endswith(".AT")  # TRADES and MART look at the clean image too
     step = cfg.attack.steps + 1 + pair + (1 + pair if cfg.get("awp") else 0)
-    scored = FORWARD if "subset" in cfg.method else 0.0  # FairAT
+    scored = FORWARD if cfg.method.get("hard_fraction", 0) != 0 else 0.0  # FairAT and FLOOR look for hard examples
     validations = -(-epochs // cfg.val_every)
     return float(epochs * data.num_train * (step + scored) + validations * len(data.monitor) * 11 + len(data.test) * 41)
 

@@ -222,3 +222,12 @@ def test_an_attack_on_some_classes_alone_is_not_the_main_one_where_another_met_a
     for group in groups:
         del group.runs[0].summaries["pgd20"]
     assert report_of(groups).main == "apgd"
+
+
+def test_rho_is_against_a_control_of_the_same_classes_or_missing(make_run):
+    a, b, c = make_run("a", (0.5, 0.3, 0.7)), make_run("b", (0.5, 0.4, 0.7)), make_run("c", (0.5, 0.6), names=("x", "y"))
+    report = gather([f"A={a}", f"B={b}", f"C={c}"])
+    found = [row.get("pgd20_rho", {}).get("mean") for row in rows(report)]
+    assert found[:2] == [0.0, pytest.approx(metrics.rho(0.4, 1.6 / 3, 0.3, 0.5))] and found[2] is None
+    report.controls = {"B": ["Z"]}
+    assert all("pgd20_rho" not in row for row in rows(report))

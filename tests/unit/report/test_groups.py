@@ -223,3 +223,10 @@ def test_the_headline_of_an_evaluation_gets_columns_and_autoattack_the_figures(m
 def test_failed_checks_are_gathered(full_run):
     (failed,) = gather([str(full_run)]).failed
     assert failed["name"] == "a large eps breaks all" and failed["label"] == "FairAT" and failed["suite"] == "sweep"
+
+
+def test_one_label_is_one_set_of_classes(make_run):
+    a, b = make_run("a", (0.5, 0.3, 0.7)), make_run("b", (0.5, 0.6), names=("x", "y"))
+    with pytest.raises(ValueError, match="A names .*a and .*b, of other classes"):
+        gather([f"A={a}", f"A={b}"])
+    assert len(gather([f"A={a}", f"B={b}"]).groups) == 2

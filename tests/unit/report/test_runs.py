@@ -1,12 +1,13 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import judge, old_metrics
 
 from fairat_lightning.record import journal as samples
-from fairat_lightning.report.runs import Verdicts, read_run, verdicts_of
+from fairat_lightning.report.runs import Group, Run, Verdicts, read_run, verdicts_of
 
 
 def test_everything_in_a_folder_is_read(full_run):
@@ -178,3 +179,39 @@ def test_a_folder_without_a_finished_part_is_refused(tmp_path):
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(ValueError, match="not a run's metrics.json"):
         read_run(tmp_path)
+
+
+def test_where_a_network_is_right_on_nothing_the_verdicts_are_those_of_all_images():
+    """The images that were right before the attack have the same class accuracies, all 0."""
+    label = np.repeat([0, 1], 3)
+    clean = Verdicts(np.arange(6), label, np.array([0, 0, 1, 1, 1, 0]))
+    right = np.flatnonzero(clean.predicted == label)
+    stages = {"clean": clean, "apgd_ce": Verdicts(right, label[right], 1 - label[right])}
+    summary = {"per_class": {"a": 0.0, "b": 0.0}, "counts": {"a": 3, "b": 3}}
+    for key in ("apgd_ce", "apgd"):
+        assert len(verdicts_of(key, summary, stages).image) == 6
+    assert len(verdicts_of("apgd_ce", {"per_class": summary["per_class"]}, stages).image) == 4, "a record of 0.1 counts no images"
+
+
+def test_of_two_evaluations_of_as_many_images_the_lower_figures_are_shown(make_run):
+    folder = make_run("run", (0.5, 0.3, 0.7))
+    for name, worst, title in (("apgd", 0.2, "nine targets"), ("apgd-3", 0.25, "three targets")):
+        judge(folder / "evaluation" / name, {"apgd": (0.6, worst, 0.8)})
+        (folder / "evaluation" / name / "run.json").write_text(json.dumps({"titles": {"apgd": title}}))
+    run = read_run(folder)
+    assert (run.titles["apgd"], run.summaries["apgd"]["worst"]) == ("nine targets", pytest.approx(0.2))
+
+
+def test_corruptions_have_no_eps(make_run):
+    folder = make_run("run", (0.5, 0.3, 0.7))
+    place = folder / "evaluation" / "corruptions"
+    judge(place, {"clean": (0.9, 0.8, 0.9), "fog": (0.6, 0.4, 0.8), "corruptions": (0.6, 0.4, 0.8)})
+    (place / "run.json").write_text(json.dumps({"threat": {"norm": "linf", "eps": 8 / 255}}))
+    assert {read_run(folder).threats[key] for key in ("clean", "fog", "corruptions")} == {None}
+
+
+def test_the_worst_tenth_of_a_record_is_sought_where_its_worst_class_is(make_run):
+    """Records of 0.2 hold the worst 10 % of all classes beside a worst class among some."""
+    summary = read_run(make_run("run", (0.5, 0.3, 0.7))).summaries["pgd20"]
+    old = {**summary, "worst": 0.5, "worst_of": ["cat", "fox"], "figures": {"worst_10_percent": 0.3}}
+    assert Group("A", [Run(Path(), {"pgd20": old})]).values("pgd20", "worst_10_percent") == [0.5]

@@ -295,3 +295,25 @@ def test_the_reason_why_is_the_one_that_holds(make_run, tmp_path):
     for word in words:
         (Path(word[2:]) / "samples.jsonl").unlink()
     assert why(*words) == "the figure is the same in all runs of each row"
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize(
+    "folders, pixels, tested",
+    [
+        (("/easy", "/easy"), (None, None), True),
+        (("/easy", "/hard"), (None, None), False),
+        (("/easy", "/hard"), ("aaaa", "bbbb"), False),
+        (("/easy", "/moved"), ("aaaa", "aaaa"), True),
+        ((None, None), ("aaaa", "bbbb"), False),
+        ((None, "/easy"), (None, None), True),
+    ],
+)
+def test_rows_on_other_images_of_a_folder_are_tested_over_no_seeds(seeds, folders, pixels, tested):
+    rows = row("A", *(0.3, 0.4, 0.35)[:seeds]), row("B", *(0.5, 0.45, 0.6)[:seeds])
+    for group, folder, print_ in zip(rows, folders, pixels, strict=True):
+        for run in group.runs:
+            run.data = None if folder is None else ("folder", "None", folder)
+            run.verdicts["pgd20"] = run.verdicts["pgd20"]._replace(pixels={"evaluate": print_} if print_ else {})
+    assert (difference(*rows, "pgd20", "worst") is not None) == tested
+    assert tested or "not the same" in significance.untested(*rows, "pgd20")

@@ -1,9 +1,9 @@
-from helpers import old_metrics
+from helpers import old_metrics, seeds
 from rich.console import Console
 
 from fairat_lightning.report.compare import rows
 from fairat_lightning.report.groups import gather
-from fairat_lightning.report.terminal import class_table, row_table
+from fairat_lightning.report.terminal import Comparison, class_table, row_table
 
 
 def text_of(table, width=80):
@@ -30,3 +30,9 @@ def test_row_table_fits_80_columns(make_run):
     long = text_of(row_table(rows(report), report))
     assert long.count("FAAL, 4 more") == 3 and long.count("± 0.0") == 12, "a long head must leave the names their place"
     assert "56.7 ± 0.0" in text and text.count("± 0.0") == 12 and all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_a_comparison_of_several_seeds_shows_their_means(make_run):
+    report = gather([*seeds(make_run, "A", (0.3, 0.4)), *seeds(make_run, "B", (0.45, 0.55))])
+    shown = repr(Comparison(report, rows(report)))
+    assert "35.0" in shown and "50.0" in shown and "45.0" not in shown
