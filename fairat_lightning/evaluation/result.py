@@ -83,9 +83,9 @@ class Result:
         return pandas.DataFrame(columns)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the record into `folder`, which `report` reads; ValueError where another record or other files are in it.
+        """Write the record into `folder`, which `report` reads; ValueError where other files, or a command's record, are in it.
 
-        A record of the same settings is replaced: a notebook may be run again.
+        An earlier result of `benchmark` is replaced, so that a notebook can be run again.
         """
         place = Path(folder).expanduser()
         if self.folder is not None and place.resolve() == self.folder.resolve():
@@ -93,10 +93,8 @@ class Result:
         if place.is_file() or (place.is_dir() and {path.name for path in place.iterdir()} - set(RECORD)):
             raise ValueError(f"{place} exists and holds something else: name a new folder")
         mine = {name: content for name in RECORD if (content := self._file(name)) is not None}
-        settings = place / "config.yaml"
-        before = settings.read_bytes() if settings.is_file() else None
-        if place.is_dir() and any(place.iterdir()) and before != mine.get("config.yaml"):
-            raise ValueError(f"{place} holds the record of another evaluation: name a new folder")
+        if read_facts(place, {}).get("command") not in (None, self.facts.get("command")):
+            raise ValueError(f"{place} holds the record of another command: name a new folder")
         place.mkdir(parents=True, exist_ok=True)
         for name in RECORD:
             (place / name).unlink(missing_ok=True)

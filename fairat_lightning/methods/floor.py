@@ -6,7 +6,7 @@
 
 Hard examples act on what the network sees, the distribution on what is minimised: neither needs the other. hard_fraction=0 and
 radius=0 switch one off each; what is left is that method, bit for bit. The joint values are our choice. Until 0.2 DAFA's class
-margins, AWP, the balanced head, FAWA and margin memory were parts; without them the worst class is no lower
+margins, AWP, the balanced head, FAWA and margin memory were parts; left out alone, none of them lowers the worst class
 (docs/methods/floor.md). awp=awp, head=balanced, averaging=fawa and memory=0.9 bring the last four back.
 
 Cost of a step: PGD-AT's; an epoch, besides: one forward over the training set. The rest is arithmetic on (C,) and (B,C).

@@ -48,6 +48,7 @@ def read_card(folder: Path) -> Card:
     try:
         parts = _parts(path.read_text())
         known = dict(_attacks(parts.get("Threat model and attacks", [])))
+        corrupted = [threat for key, threat in known.values() if key == "corruptions"]  # of evaluations that no eps bounds
         measured: list[Measured] = []
         first = True
         headline = []
@@ -55,6 +56,7 @@ def read_card(folder: Path) -> Card:
             first = first and line != "Also measured:"
             for title, summary in tables:
                 key, threat = known.get(title, (title, None))
+                threat = None if any(threat is one for one in corrupted) else threat
                 title = re.sub(r" \(l\w+, eps [^()]*\)$", "", title)
                 measured.append(Measured(key, title, _own(key, title, threat), summary))
                 headline += [key] if first else []

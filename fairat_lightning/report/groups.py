@@ -113,8 +113,8 @@ def gather(words: Sequence[str]) -> Report:
         key = ("label", label) if label is not None else ("configuration", _fingerprint(run))
         keyed.setdefault(key, []).append(run)
     for name, runs in ((key[1], runs) for key, runs in keyed.items() if key[0] == "label"):
-        if (other := next((run for run in runs if not alike(Group(name, runs[:1]), Group(name, [run]))), None)) is not None:
-            raise ValueError(f"{name} names {runs[0].folder} and {other.folder}, of other classes: give each a label of its own")
+        if any(not alike(Group(name, runs[:1]), Group(name, [run])) for run in runs):
+            raise ValueError(f"the runs of {name} have different classes: give those of the same classes a label of their own")
     chosen = {key[1] for key in keyed if key[0] == "label"}
     rows = [(key, part) for key, runs in keyed.items() for part in ([runs] if key[0] == "label" else by_origin(runs))]
     names = iter(labels_of([runs for key, runs in rows if key[0] != "label"], taken=chosen))

@@ -1,9 +1,9 @@
 """Folders with figures read back: a run, one evaluation, or an exported network with its card; grouped into rows of seeds.
 
 A run's folder needs one finished part: metrics.json, or evaluation/<name>/metrics.json. Everything else may be missing. Of a
-figure that was measured twice under one threat model that of more images is kept; of equally many an evaluation's before the
-run's own test, and of two evaluations the lower one, whose attack was the stronger. An attack under another threat model, and an
-evaluation of last.ckpt, are kept beside the others, under their own keys.
+figure that was measured twice under one threat model that of more images is kept, of equally many the lower one, whose attack was
+the stronger. An attack under another threat model, and an evaluation of last.ckpt, are kept beside the others, under their own
+keys.
 """
 
 from collections.abc import Collection
@@ -32,7 +32,6 @@ from fairat_lightning.report.measured import (
     data_of,
     figure_of,
     four_digits,
-    images,
     pixels_of,
     rank,
     threat_of,
@@ -59,7 +58,6 @@ class Run:
     summaries: dict[str, Summary] = field(default_factory=dict)
     verdicts: dict[str, Verdicts] = field(default_factory=dict)
     threats: dict[str, Threat | None] = field(default_factory=dict)
-    suites: dict[str, str] = field(default_factory=dict)  # the evaluation that a figure is of, or empty
     titles: dict[str, str] = field(default_factory=dict)
     headline: list[str] = field(default_factory=list)
     curves: dict[str, dict[float, str]] = field(default_factory=dict)
@@ -174,17 +172,15 @@ def _exported(folder: Path) -> Run:
     return run
 
 
-def _add(run: Run, name: str, last: str, summary: Summary, threat: Threat | None, suite: str = "") -> str | None:
+def _add(run: Run, name: str, last: str, summary: Summary, threat: Threat | None) -> str | None:
     """Take the figures of one attack into `run`; their key, or None where those that are there rank higher."""
     key = name + last
     if key in run.summaries and None not in (threat, before := run.threats[key]) and threat != before:
         assert threat is not None
         key = under(name, threat) + last
-    if key in run.summaries:
-        fewer, other = images(summary) < images(run.summaries[key]), run.suites[key]
-        if fewer or (other and rank(summary) < rank(run.summaries[key])):
-            return None
-    run.summaries[key], run.threats[key], run.suites[key] = summary, threat, suite
+    if key in run.summaries and rank(summary) < rank(run.summaries[key]):
+        return None
+    run.summaries[key], run.threats[key] = summary, threat
     run.verdicts.pop(key, None)
     return key
 
@@ -234,7 +230,7 @@ def _absorb(
         own |= {key: threat and (threat[0], eps) for key, eps in swept.items()}
         keys: dict[str, str] = {}
         for name, summary in metrics.items():
-            if (key := _add(run, name, last, summary, None if name == "clean" else own.get(name, threat), suite)) is None:
+            if (key := _add(run, name, last, summary, None if name == "clean" else own.get(name, threat))) is None:
                 continue
             keys[name] = key
             if (verdicts := verdicts_of(name, summary, stages)) is not None:

@@ -58,7 +58,7 @@ def untested(a: Group, b: Group, key: str, figure: str = "worst") -> str:
     if a.classes(key) != b.classes(key):
         return "the rows have different classes"
     if _of_other_data(a, b, key):
-        return "the rows were evaluated on different data sets, or on images that are not the same or not known to be"
+        return "the rows were evaluated on different data sets, or nothing says that their images are the same in the same order"
     counts = [len(values) for values in figures_of(a, b, key, figure)]
     if not all(counts):
         return "no seed has figures for it in both rows"
@@ -143,26 +143,25 @@ def figures_of(a: Group, b: Group, key: str, figure: str) -> tuple[list[float], 
 
 
 def _of_other_data(a: Group, b: Group, key: str) -> bool:
-    """Whether the rows are of other images: by their data sets, and where the folders of these differ, or one is unknown, by the
-    fingerprints of the images; other folders of which nothing says that they hold the same images count as other images.
+    """Whether the rows are of other images: by their data sets, and where a folder says which images these are, or nothing does,
+    by the fingerprints of the images. Other folders of which nothing says that they hold the same ones count as other images.
     """
     mine, other = ({run.data for run in group.runs if run.data is not None} for group in (a, b))
-    known = bool(mine and other)
-    if mine & other:
-        return False
-    if known and not {data[:2] for data in mine} & {data[:2] for data in other}:
+    if mine and other and not {data[:2] for data in mine} & {data[:2] for data in other}:
         return True
+    if any(not folder for _, _, folder in mine & other):
+        return False
     for way in ("evaluate", "benchmark"):
         one, two = (_prints(group, key, way) for group in (a, b))
-        if one and two and (known or {n for n, _ in one} & {n for n, _ in two}):
+        if {n for n, _ in one} & {n for n, _ in two}:
             return not one & two
-    return known
+    return bool(mine and other) and not mine & other
 
 
 def _prints(group: Group, key: str, way: str) -> set[tuple[int, str]]:
-    """How many images the seeds met, and their fingerprints, where they are noted in this way."""
-    found = [verdicts for run in group.runs if (verdicts := run.verdicts.get(key)) is not None]
-    return {(len(verdicts.image), verdicts.pixels[way]) for verdicts in found if way in verdicts.pixels}
+    """How many images the seeds met, and their fingerprints of this kind: under `key`, or where it has none under any attack."""
+    found = [run.verdicts.get(key) or next(iter(run.verdicts.values()), None) for run in group.runs]
+    return {(len(one.image), one.pixels[way]) for one in found if one is not None and way in one.pixels}
 
 
 def _sought(group: Group, key: str, figure: str) -> set[frozenset[str]]:

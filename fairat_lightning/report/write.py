@@ -17,8 +17,6 @@ from fairat_lightning.report.published import Beside, markdown
 from fairat_lightning.report.runs import LAYOUT
 from fairat_lightning.report.style import save
 
-SUFFIXES = (".png", ".pdf")  # of a figure
-
 
 def publish(report: Report, rows: Sequence[dict[str, Any]], to: Path, lines: Sequence[Beside] = ()) -> list[Picture]:
     """Write the report into `to`, with published figures where there are `lines`; an error leaves nothing behind."""
@@ -33,7 +31,7 @@ def publish(report: Report, rows: Sequence[dict[str, Any]], to: Path, lines: Seq
         (place / "figures").mkdir()
         made = pictures(report)
         for picture in made:
-            for suffix in SUFFIXES:
+            for suffix in (".png", ".pdf"):
                 save(picture.figure, place / "figures" / (picture.name + suffix))
         save(_comparison(report, rows), place / "comparison.png")
         write(place / "table.md", tables.markdown(rows, report))
@@ -44,7 +42,7 @@ def publish(report: Report, rows: Sequence[dict[str, Any]], to: Path, lines: Seq
             write(place / "published.md", markdown(lines))
         files = [path.relative_to(place) for path in sorted(place.rglob("*")) if path.is_file()]
         found = {"rows": list(rows), "classes": _classes(report), **tables.shared(records(report)), **_findings(report, rows)}
-        write_json(place / "table.json", {**found, "figures": [picture.name for picture in made]})
+        write_json(place / "table.json", {**found, "files": [str(file) for file in files]})
         _replace(place, to, [*files, Path("table.json")])
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -55,16 +53,15 @@ def _replace(place: Path, to: Path, files: Sequence[Path]) -> None:
     """Move the files into `to`, whose last report's other files go; ValueError, before anything has changed, where one cannot."""
     for target in (to / file for file in files):
         if target.is_dir():
-            raise ValueError(f"{target} is a folder, where the report has a file: name another folder by --to")
+            raise ValueError(f"{target} is a folder, where the report has a file: choose another folder for the report")
         if target.parent.exists() and not target.parent.is_dir():
-            raise ValueError(f"{target.parent} is a file, where the report has a folder: name another folder by --to")
+            raise ValueError(f"{target.parent} is a file, where the report has a folder: choose another folder for the report")
     try:
-        names = [Path(str(name)).name for name in json.loads((to / "table.json").read_text())["figures"]]
+        before = [Path(str(file)) for file in json.loads((to / "table.json").read_text())["files"]]
     except (OSError, ValueError, TypeError, KeyError):  # none, or of an earlier version
-        names = []
-    before = [Path("figures", name + suffix) for name in names for suffix in SUFFIXES] + [Path("published.md")] * bool(names)
-    for file in before:
-        if file not in files:
+        before = []
+    for file in set(before) - set(files):
+        if file.parent in (Path(), Path("figures")):
             (to / file).unlink(missing_ok=True)
     for file in files:
         (to / file).parent.mkdir(parents=True, exist_ok=True)

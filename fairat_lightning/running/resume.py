@@ -40,7 +40,7 @@ def check_resumable(folder: Path, path: Path, state: Mapping[str, Any], first_be
         if not place.exists():
             raise ValueError(f"{place} is missing: set overwrite=true to start the run again")
         content = load_checkpoint(place)
-        if not content.keys() >= PARTS or _shapes(content["state_dict"]) != _shapes(state):
+        if not content.keys() >= PARTS or not _fits(content["state_dict"], state):
             raise ValueError(f"{place} does not hold this run's network and method: set overwrite=true to start the run again")
     if (folder / "run.json").exists():
         read_facts(folder)
@@ -48,5 +48,7 @@ def check_resumable(folder: Path, path: Path, state: Mapping[str, Any], first_be
         trained_seconds(folder)
 
 
-def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value.shape for name, value in state.items()}
+def _fits(there: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
+    """Whether `there` is the same network, and has all that the method holds; a method may hold more after its first step."""
+    networks = [{name: value.shape for name, value in each.items() if name.startswith("net.")} for each in (there, state)]
+    return networks[0] == networks[1] and there.keys() >= state.keys()

@@ -48,7 +48,7 @@ def columns(evaluations: Sequence[Evaluation]) -> list[Column]:
     found: dict[tuple[Any, ...], Column] = {}
     for e in evaluations:
         for key, summary in e.summaries.items():
-            threat = () if key == "clean" else e.threat
+            threat = () if key == "clean" or "corruptions" in e.summaries else e.threat
             column = Column(key, e.titles.get(key, TITLES.get(key, key)), summary, e, key in e.headline or not e.titles)
             before = found.get((key, *threat))
             if before is None or rank(summary) > rank(before.summary):

@@ -90,10 +90,6 @@ DAMAGED = {
     "last.ckpt without weights": (checkpoint("last.ckpt", lambda c: c.pop("state_dict")), "does not hold this run's network"),
     "last.ckpt without optimiser": (checkpoint("last.ckpt", lambda c: c.pop("optimizer_states")), "does not hold"),
     "last.ckpt of another network": (checkpoint("last.ckpt", lambda c: c["state_dict"].update(OTHER)), "does not hold"),
-    "last.ckpt of a version whose method had other state": (
-        checkpoint("last.ckpt", lambda c: c["state_dict"].update({"transfer.class_weight": torch.ones(4)})),
-        "does not hold this run's network and method",
-    ),
     "best.ckpt is gone": (gone(BEST), "best.ckpt is missing"),
     "best.ckpt is cut": (text(BEST, b"x"), "best.ckpt is damaged"),
     "best.ckpt of another network": (checkpoint("best.ckpt", lambda c: c["state_dict"].update(OTHER)), "does not hold"),

@@ -221,17 +221,20 @@ def test_a_row_that_fails_leaves_the_others_alone_and_its_fine_tunes_out(tables,
     assert [row["label"] for row in table["rows"]] == ["PGD-AT", "FAAL, 1 epoch"]
 
 
-def test_a_damaged_run_leaves_the_rest_of_the_table_and_its_report(tables, capsys):
+@pytest.mark.parametrize("file", ["history.csv", "metrics.json", "config.yaml", "evaluation/autoattack/metrics.json"])
+def test_a_damaged_run_leaves_the_rest_of_the_table_and_its_report(tables, capsys, file):
     reproduce.main([*COMMAND, "seeds=[0,1]", "rows=[base]"])
     place = tables / "runs/reproduce/small-tiny-width4"
-    (place / "base-s0/history.csv").write_text("a,b\n1,2\n")
+    (place / "base-s0" / file).write_text("a,b\n1,2\n")
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         reproduce.main([*COMMAND, "seeds=[0,1]"])
     out, error = capsys.readouterr()
-    assert stop.value.code == 1 and "base-s0/history.csv cannot be read" in error and "PGD-AT, seed 0, is left out: " in out
+    assert stop.value.code == 1 and f"base-s0/{file} " in error and "overwrite" not in out + error
+    assert file == "config.yaml" or "PGD-AT, seed 0, is left out: " in out
     table = json.loads((place / "report/table.json").read_text())
-    assert [(row["label"], row["runs"]) for row in table["rows"]] == [("PGD-AT", 1), ("FAAL, 1 epoch", 2)]
+    tuned = 1 if file in ("metrics.json", "config.yaml") else 2  # one starts from the damaged run
+    assert [(row["label"], row["runs"]) for row in table["rows"]] == [("PGD-AT", 1), ("FAAL, 1 epoch", tuned)]
 
 
 def judged_images(folder):

@@ -104,11 +104,12 @@ def test_a_result_shows_itself_is_saved_and_reported(tmp_path):
     frame = strong.to_pandas()
     assert frame.loc["worst class", "pgd20"] == strong.worst["pgd20"] and list(frame.index[:3]) == ["a", "b", "c"]
     assert json.dumps(strong.to_dict()) and strong.save(tmp_path / "r") == tmp_path / "r"
-    assert strong.save(tmp_path / "r"), "the same settings again, as a notebook does"
-    other = fl.benchmark(net, images(), eps=0.2, classes=["a", "b", "c"])
-    for taken in (tmp_path / "r", tmp_path):
+    assert strong.save(tmp_path / "r"), "again, as a notebook does"
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "run.json").write_text(json.dumps({"command": "python -m fairat_lightning.evaluate checkpoint=r"}))
+    for taken in (tmp_path / "e", tmp_path):
         with pytest.raises(ValueError, match="name a new folder"):
-            other.save(taken)
+            strong.save(taken)
     again = type(strong).read(tmp_path / "r")
     assert again.metrics == strong.metrics
     fl.write_report({"one": strong, "two": tmp_path / "r"}, tmp_path / "page")

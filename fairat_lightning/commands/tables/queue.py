@@ -59,7 +59,7 @@ class Queue:
                     running += 1
                     continue
                 except Stop as stop:
-                    if stop.code == os.EX_TEMPFAIL or (not done and stop.code == 2):
+                    if stop.code == os.EX_TEMPFAIL or (not done and stop.code == 2 and not task[1].folder.exists()):
                         raise
                     self.failed[task[1].folder] = stop.line
                 done += 1
@@ -98,7 +98,7 @@ class Queue:
             try:
                 judge_all(job, self.plan)
             except WRONG_INPUT as error:  # a damaged file of any row, since all rows of a seed have the same images
-                refuse(str(error))
+                refuse(re.sub(OTHERWISE, ": remove the folder of that run, and this command makes it again", str(error)))
             return
         if (missing := next((need for need in job.needs if need in self.failed), None)) is not None:
             refuse(f"it starts from {short(missing.absolute())}, which could not be trained")
@@ -147,14 +147,17 @@ def render(plan: Plan, to: Path) -> bool:
     for key, jobs in found.items():
         extra = {folder_of_evaluation(words) for words in rows[key].get("extra", {}).get(plan.budget["name"], ())}
         names = {name for name in extra for name in (name, name.replace("-", "-last-", 1))}
-        notes += [line for job in jobs for line in extras(job.folder, names, f"{rows[key]['label']}, seed {job.seed}")]
         runs = []
         for job in jobs:
+            label = f"{rows[key]['label']}, seed {job.seed}"
             try:
-                runs.append(read_run(job.folder, without=names))
-            except ValueError as error:
-                notes.append(f"{rows[key]['label']}, seed {job.seed}, is left out: {error}.")
+                run, more = read_run(job.folder, without=names), extras(job.folder, names, label)
+            except (ValueError, KeyError) as error:  # something in its folder is damaged
+                notes.append(f"{label}, is left out: {re.sub(OTHERWISE, '', str(error))}.")
                 print(notes[-1], flush=True)
+                continue
+            runs.append(run)
+            notes += more
         groups += [Group(rows[key]["label"], runs)] if runs else []
     if not groups:
         return False

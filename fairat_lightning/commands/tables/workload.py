@@ -17,7 +17,6 @@ from fairat_lightning.config.build import build_part, network
 from fairat_lightning.config.compose import resolved
 from fairat_lightning.data import DataModule, as_float
 from fairat_lightning.data.sets import downloads
-from fairat_lightning.record.reader import read_metrics
 from fairat_lightning.running.machine import threads, threads_for
 from fairat_lightning.settings import whole
 
@@ -40,7 +39,8 @@ class Clock:
         for job, composed in jobs.items():
             done, cfg = finished(job), OmegaConf.create(resolved(composed))
             words = plan.evaluations(job, cfg.select, ["?"])
-            words = [own for own in words if not (done and read_metrics(job.folder / "evaluation" / folder_of_evaluation(own)))]
+            there = job.folder / "evaluation"
+            words = [own for own in words if not (done and (there / folder_of_evaluation(own) / "metrics.json").is_file())]
             if done and not words:
                 continue
             build_part(cfg, "attack")  # a wrong value of it is named before hours of training

@@ -180,10 +180,17 @@ def test_all_warm_up_and_strength_zero_are_plain_adversarial_training_bit_for_bi
 
 
 @pytest.mark.parametrize("warmup,epochs,first", [(70 / 110, 110, 70), (0.6364, 110, 70), (0.5, 6, 3), (0.01, 5, 1), (1.0, 4, 4)])
-def test_the_weights_act_from_the_end_of_the_warm_up_on(warmup, epochs, first):
-    module = method(warmup=warmup)
+def test_the_weights_are_learned_in_the_last_warm_up_epoch_and_act_after_it(warmup, epochs, first):
+    module, (x, x_adv, y) = method(warmup=warmup), batch(0)
+    module.class_weight.copy_(torch.tensor(WEIGHT))
     module._trainer.max_epochs = epochs
-    assert module.first == first
+    for epoch in {max(0, first - 2), first - 1, min(first, epochs - 1)}:
+        module._trainer.current_epoch = epoch
+        module.similarity.reset()
+        loss = step(module, x, x_adv, y)
+        assert module.similarity.update_called == (epoch == first - 1)
+        plain = -log_softmax(module.net(x_adv).detach().numpy(), 1)[range(len(y)), y].mean()
+        assert (abs(loss.item() - plain) > 1e-3) == (epoch >= first)
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,9 @@ def test_what_was_written_is_read(make_run, tmp_path):
     l2 = {"titles": {"pgd20_l2": "PGD-20, L2 0.5"}, "threat": {"norm": "linf", "eps": 8 / 255}}
     l2["threats"] = {"pgd20_l2": {"norm": "l2", "eps": 0.5}}
     more = {**l2, "threat": far["threat"]}
-    tests = (("far", far, ["pgd20"]), ("sweep", sweep, sweep["titles"]), ("l2", l2, ["pgd20_l2"]), ("more", more, ["pgd20_l2"]))
-    for name, facts, keys in tests:
+    fog = {"titles": {"fog": "fog", "corruptions": "corruptions"}, "threat": {"norm": "linf", "eps": 8 / 255}}
+    tests = [("far", far, ["pgd20"]), ("sweep", sweep, sweep["titles"]), ("fog", fog, fog["titles"])]
+    for name, facts, keys in [*tests, ("l2", l2, ["pgd20_l2"]), ("more", more, ["pgd20_l2"])]:
         judge(run / "evaluation" / name, dict.fromkeys(keys, (0.4, 0.1, 0.6)), names=ODD)
         (run / "evaluation" / name / "run.json").write_text(json.dumps(facts | {"suite": name, "notes": [f"a *note* of {name}"]}))
         (run / "evaluation" / name / "config.yaml").write_text("{}")

@@ -37,10 +37,10 @@ def test_an_audited_model_has_an_evaluation_only(tmp_path):
     assert run.headline == ["clean", "fgsm"] and run.audits["quick"]["headline"]
 
 
-@pytest.mark.parametrize("images, shown", [(100, 0.4), (200, 0.4), (50, 0.3)])
-def test_an_evaluation_replaces_the_test_if_it_saw_as_many_images(make_run, images, shown):
+@pytest.mark.parametrize("images, worst, shown", [(100, 0.2, 0.2), (100, 0.4, 0.3), (200, 0.4, 0.4), (50, 0.2, 0.3)])
+def test_of_a_test_and_an_evaluation_the_one_of_more_images_is_shown_and_of_as_many_the_lower(make_run, images, worst, shown):
     folder = make_run("run", (0.5, 0.3, 0.7))
-    judge(folder / "evaluation" / "again", {"pgd20": (0.6, 0.4, 0.8)}, images)
+    judge(folder / "evaluation" / "again", {"pgd20": (0.5, worst, 0.7)}, images)
     run = read_run(folder)
     assert run.summaries["pgd20"]["worst"] == pytest.approx(shown)
     right = run.verdicts["pgd20"].label == run.verdicts["pgd20"].predicted
@@ -50,16 +50,16 @@ def test_an_evaluation_replaces_the_test_if_it_saw_as_many_images(make_run, imag
 @pytest.mark.parametrize(
     "load, root, shown, said",
     [
-        ("fairat_lightning.data.sets.cifar10", "elsewhere", 0.4, None),
+        ("fairat_lightning.data.sets.cifar10", "elsewhere", 0.2, None),
         ("fairat_lightning.data.sets.digits", "here", 0.3, "of another data set"),
-        ("fairat_lightning.data.sets.folder", "here", 0.4, None),
-        ("fairat_lightning.data.sets.folder", "elsewhere", 0.4, "was not checked"),
+        ("fairat_lightning.data.sets.folder", "here", 0.2, None),
+        ("fairat_lightning.data.sets.folder", "elsewhere", 0.2, "was not checked"),
     ],
 )
 def test_an_evaluation_of_other_data_does_not_replace_the_test_silently(make_run, load, root, shown, said):
     own = load if "digits" not in load else "fairat_lightning.data.sets.cifar10"
     folder = make_run("run", (0.5, 0.3, 0.7), data={"load": {"_target_": own}, "root": "here"})
-    judge(place := folder / "evaluation" / "other", {"pgd20": (0.6, 0.4, 0.8)})
+    judge(place := folder / "evaluation" / "other", {"pgd20": (0.5, 0.2, 0.7)})
     (place / "config.yaml").write_text(f"data: {{load: {{_target_: {load}}}, root: {root}}}\n")
     run = read_run(folder)
     assert run.summaries["pgd20"]["worst"] == pytest.approx(shown)

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from fairat_lightning.data import DataModule
 from fairat_lightning.methods.base import Method
 from fairat_lightning.running.checkpoints import FORMAT, Last, Whole, intact
-from fairat_lightning.running.resume import resumable
+from fairat_lightning.running.resume import PARTS, check_resumable, resumable
 from fairat_lightning.running.signals import SIGNALS
 from fairat_lightning.training import run as runs
 from fairat_lightning.training.callbacks import Keep
@@ -435,3 +435,16 @@ def test_checkpoints_on_another_disk_are_replaced_with_the_run(launch, compose, 
     launch("overwrite=true")
     assert (folder / "checkpoints").is_symlink()
     assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
+
+
+def test_a_checkpoint_without_some_of_the_methods_state_is_refused_and_one_with_more_is_not(tmp_path):
+    """More: what a method registers in its setup or its first step. Without: of a version whose method was another."""
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    path.parent.mkdir()
+    state = {"net.weight": torch.ones(2), "costs": torch.ones(3), "_extra_state": {"any": 1}}
+    torch.save(dict.fromkeys(PARTS) | {"state_dict": state, "within": {"position": [0]}}, path)
+    for held in (("net.weight",), ("net.weight", "costs"), tuple(state)):
+        check_resumable(tmp_path, path, {name: state[name] for name in held})
+    for other in ({"class_weight": torch.ones(3)}, {"net.weight": torch.ones(4)}, {"net.bias": torch.ones(2)}):
+        with pytest.raises(ValueError, match="does not hold this run's network and method"):
+            check_resumable(tmp_path, path, state | other)
