@@ -5,7 +5,7 @@ from statistics import mean
 from fairat_lightning.bootstrap import Comparison
 from fairat_lightning.report.groups import LOWEST, lowest
 from fairat_lightning.report.runs import Group
-from fairat_lightning.report.significance import difference, figures_of, pairs, shared_seed, significant, untested
+from fairat_lightning.report.significance import compared, difference, figures_of, pairs, shared_seed, significant
 
 
 def sentence(base: Group, other: Group, key: str, title: str) -> str:
@@ -15,11 +15,10 @@ def sentence(base: Group, other: Group, key: str, title: str) -> str:
     """
     figure = lowest([base, other], key)
     after, before = (mean(values) if values else None for values in figures_of(other, base, key, figure))
-    found = difference(other, base, key, figure)
-    if before is None or after is None or found is None:
+    found = compared(other, base, key, figure)
+    if before is None or after is None or isinstance(found, str):
         gap = "" if before is None or after is None else f" ({LOWEST[figure]} {points(after - before)} points)"
-        why = untested(other, base, key, figure)
-        return f"Not tested: whether {other.label} is fairer than {base.label} under {title}{gap}; {why}."
+        return f"Not tested: whether {other.label} is fairer than {base.label} under {title}{gap}; {found}."
     weakest = _weakest(base, other, key) if figure == "worst" else f"the {LOWEST[figure]}"
     low, high = f"{100 * before:.1f} %", f"{100 * after:.1f} %"
     if significant(found):

@@ -25,17 +25,34 @@ FIGURES = {"worst": "worst class", "worst_10_percent": "worst 10 %", "average": 
 OTHER_CLASSES = "the figures of the rows are of different classes"
 
 
-def difference(a: Group, b: Group, key: str, figure: str) -> bootstrap.Comparison | None:
-    """figure(A) - figure(B) of one of FIGURES, with its interval and p-value; None where it cannot be tested."""
-    if not comparable(a, b, key) or a.classes(key) != b.classes(key) or _of_other_data(a, b, key):
-        return None
-    if not isinstance(verdicts := _verdicts(pairs(a, b), key, figure), str):
-        return bootstrap.compare(*verdicts, figure, classes=len(a.classes(key)))
-    if _sought(a, key, figure) != _sought(b, key, figure):
-        return None
+def compared(a: Group, b: Group, key: str, figure: str = "worst") -> bootstrap.Comparison | str:
+    """figure(A) - figure(B) of one of FIGURES, with its interval and p-value; or a sentence that says why there is no test."""
+    if without := [group.label for group in (a, b) if not any(v is not None for v in group.values(key, figure))]:
+        return f"{' and '.join(without)} {'have' if len(without) > 1 else 'has'} no figures for it"
+    if not comparable(a, b, key):
+        return "the rows were attacked under different threat models or with different settings of the attack"
+    if a.classes(key) != b.classes(key):
+        return "the rows have different classes"
+    if _of_other_data(a, b, key):
+        return "the rows were evaluated on different data sets, or nothing says that their images are the same in the same order"
     mine, other = figures_of(a, b, key, figure)
-    if min(len(mine), len(other)) < 2 or stdev(mine) == stdev(other) == 0:
-        return None
+    if not mine or not other:
+        return "no seed has figures for it in both rows"
+    together = pairs(a, b)
+    verdicts = _verdicts(together, key, figure)
+    if not isinstance(verdicts, str):
+        return bootstrap.compare(*verdicts, figure, classes=len(a.classes(key)))
+    if len(together) == 1:
+        without = [g.label for g, run in zip((a, b), together[0], strict=True) if not run.verdicts.get(key)]
+        held = f"{' and '.join(without)} {'hold' if len(without) > 1 else 'holds'} no predictions of single images for it"
+        return held if without else verdicts
+    if _sought(a, key, figure) != _sought(b, key, figure):
+        return OTHER_CLASSES
+    if min(len(mine), len(other)) == 1:
+        one, two = (f"{len(values)} run{'s' if len(values) > 1 else ''}" for values in (mine, other))
+        return f"{a.label} has figures of {one} and {b.label} of {two}: the test over seeds needs two or more of each"
+    if stdev(mine) == stdev(other) == 0:
+        return "the figure is the same in all runs of each row"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of seeds that agree to the last bit
         test = stats.ttest_ind(mine, other, equal_var=False)
@@ -44,35 +61,13 @@ def difference(a: Group, b: Group, key: str, figure: str) -> bootstrap.Compariso
     return bootstrap.Comparison(value, *found, seeds=_each(a, b, key, figure), test="welch")
 
 
+def difference(a: Group, b: Group, key: str, figure: str) -> bootstrap.Comparison | None:
+    """What `compared` finds; None where it says why not."""
+    return None if isinstance(found := compared(a, b, key, figure), str) else found
+
+
 def significant(found: bootstrap.Comparison | None) -> bool:
     return found is not None and found.p < ALPHA
-
-
-def untested(a: Group, b: Group, key: str, figure: str = "worst") -> str:
-    """Why `difference` gives None: a sentence with the reason."""
-    without = [group.label for group in (a, b) if not any(v is not None for v in group.values(key, figure))]
-    if without:
-        return f"{' and '.join(without)} {'have' if len(without) > 1 else 'has'} no figures for it"
-    if not comparable(a, b, key):
-        return "the rows were attacked under different threat models or with different settings of the attack"
-    if a.classes(key) != b.classes(key):
-        return "the rows have different classes"
-    if _of_other_data(a, b, key):
-        return "the rows were evaluated on different data sets, or nothing says that their images are the same in the same order"
-    counts = [len(values) for values in figures_of(a, b, key, figure)]
-    if not all(counts):
-        return "no seed has figures for it in both rows"
-    if len(together := pairs(a, b)) == 1:
-        rows = zip((a.label, b.label), together[0], strict=True)
-        if without := [label for label, run in rows if not run.verdicts.get(key)]:
-            return f"{' and '.join(without)} {'hold' if len(without) > 1 else 'holds'} no predictions of single images for it"
-        return str(_verdicts(together, key, figure))
-    if _sought(a, key, figure) != _sought(b, key, figure):
-        return OTHER_CLASSES
-    if min(counts) == 1:
-        one, other = (f"{count} run{'s' if count > 1 else ''}" for count in counts)
-        return f"{a.label} has figures of {one} and {b.label} of {other}: the test over seeds needs two or more of each"
-    return "the figure is the same in all runs of each row"
 
 
 def pairs(a: Group, b: Group) -> list[tuple[Run, Run]]:
@@ -118,13 +113,12 @@ def comparisons(report: Report) -> list[tuple[Group, Group]]:
 
 
 def _cell(group: Group, base: Group, key: str, figure: str) -> dict[str, Any]:
-    if (found := difference(group, base, key, figure)) is not None:
+    if not isinstance(found := compared(group, base, key, figure), str):
         return {**found._asdict(), "seeds": list(found.seeds)}
     mine, other = figures_of(group, base, key, figure)
     nothing: dict[str, Any] = dict.fromkeys(("low", "high", "p", "test"))
-    why = untested(group, base, key, figure)
     value = mean(mine) - mean(other) if mine and other else None
-    return {"difference": value, **nothing, "seeds": list(_each(group, base, key, figure)), "why": why}
+    return {"difference": value, **nothing, "seeds": list(_each(group, base, key, figure)), "why": found}
 
 
 def _each(a: Group, b: Group, key: str, figure: str) -> tuple[float, ...]:

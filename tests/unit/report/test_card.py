@@ -11,7 +11,7 @@ from fairat_lightning.report.card import is_card, read_card
 from fairat_lightning.report.gallery import pictures
 from fairat_lightning.report.groups import gather
 from fairat_lightning.report.runs import read_run
-from fairat_lightning.report.significance import untested
+from fairat_lightning.report.significance import compared
 from fairat_lightning.standalone import model_card
 from fairat_lightning.standalone.card_records import read_records
 
@@ -82,7 +82,7 @@ def test_a_network_of_the_package_is_known_by_its_name():
     assert [group.label for group in report.groups] == ["FAAL", "A"]
     assert report.groups[0].values("pgd20", "worst") == [0.248] and report.groups[0].runs[0].facts["hardware"]["cores"] == 2
     assert "whiskers" not in pictures(report)[0].caption
-    assert untested(*report.groups, "pgd20") == "FAAL and A hold no predictions of single images for it"
+    assert compared(*report.groups, "pgd20") == "FAAL and A hold no predictions of single images for it"
 
 
 @pytest.mark.parametrize(

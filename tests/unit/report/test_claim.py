@@ -64,7 +64,7 @@ def test_the_limit_is_p_of_5_percent(make_run, monkeypatch):
     words = seeds(make_run, "A", LOW) + seeds(make_run, "B", HIGH)
     for p, begin in ((0.0499, "B raises"), (0.05, "No difference could be shown")):
         found = bootstrap.Comparison(0.18, 0.01, 0.3, p, test="welch")
-        monkeypatch.setattr("fairat_lightning.report.claim.difference", lambda *_, found=found: found)
+        monkeypatch.setattr("fairat_lightning.report.claim.compared", lambda *_, found=found: found)
         assert said(words).startswith(begin)
 
 

@@ -116,7 +116,7 @@ def test_each_seed_may_have_its_own_classes_in_full_and_rows_of_different_ones_a
 def test_figures_of_different_classes_are_not_tested_over_seeds_either():
     a, b = (row(name, 0.3, 0.4, 0.35, full=full, few=6) for name, full in (("A", ["c0", "c1"]), ("B", ["c1", "c2"])))
     assert difference(b, a, "pgd20", "worst") is None and difference(b, a, "pgd20", "average").test == "welch"
-    assert "of different classes" in significance.untested(b, a, "pgd20")
+    assert "of different classes" in significance.compared(b, a, "pgd20")
     without = [
         {**run.summaries["pgd20"], "per_class": {**run.summaries["pgd20"]["per_class"], "c0": None}}
         for run in row("C", 0.3, 0.4, 0.35).runs
@@ -131,19 +131,19 @@ def test_rows_of_different_data_sets_are_not_tested():
         for group, name in ((a, "cifar10"), (b, "svhn")):
             for run in group.runs:
                 run.data = (name, "None", "")
-        assert difference(b, a, "pgd20", "average") is None and "data sets" in significance.untested(b, a, "pgd20")
+        assert difference(b, a, "pgd20", "average") is None and "data sets" in significance.compared(b, a, "pgd20")
 
 
 def test_other_images_with_the_same_labels_are_not_paired():
     a, b = row("A", 0.3), row("B", 0.5)
     for group, pixels in ((a, "aaaa"), (b, "bbbb")):
         group.runs[0].verdicts["pgd20"] = group.runs[0].verdicts["pgd20"]._replace(pixels={"evaluate": pixels})
-    assert difference(b, a, "pgd20", "worst") is None and "same order" in significance.untested(b, a, "pgd20")
+    assert difference(b, a, "pgd20", "worst") is None and "same order" in significance.compared(b, a, "pgd20")
     for pixels in ({}, {"evaluate": "aaaa"}, {"evaluate": "aaaa", "benchmark": "cccc"}):  # {}: a record of 0.1
         b.runs[0].verdicts["pgd20"] = b.runs[0].verdicts["pgd20"]._replace(pixels=pixels)
         assert difference(b, a, "pgd20", "worst").test == "paired"
     b.runs[0].verdicts["pgd20"] = b.runs[0].verdicts["pgd20"]._replace(pixels={"benchmark": "aaaa"})
-    assert difference(b, a, "pgd20", "worst") is None and "evaluate it again" in significance.untested(b, a, "pgd20")
+    assert difference(b, a, "pgd20", "worst") is None and "evaluate it again" in significance.compared(b, a, "pgd20")
 
 
 def test_of_three_seeds_those_alone_are_tested_that_both_rows_have():
@@ -153,14 +153,14 @@ def test_of_three_seeds_those_alone_are_tested_that_both_rows_have():
     assert found.test == "welch" and len(found.seeds) == 2 and found.difference == pytest.approx(np.mean(found.seeds))
     a, b = row("A", 0.3, 0.6), row("B", 0.5, 0.5)
     del a.runs[0].summaries["pgd20"], b.runs[1].summaries["pgd20"]
-    assert difference(b, a, "pgd20", "worst") is None and "no seed" in significance.untested(b, a, "pgd20")
+    assert difference(b, a, "pgd20", "worst") is None and "no seed" in significance.compared(b, a, "pgd20")
     assert significance._cell(b, a, "pgd20", "worst")["difference"] is None
 
 
 def test_attacks_of_another_strength_are_not_tested():
     a, b = row("A", 0.3), row("B", 0.5)
     a.runs[0].titles["pgd20"], b.runs[0].titles["pgd20"] = "PGD-20", "PGD-20, 1 step"
-    assert difference(b, a, "pgd20", "worst") is None and "settings of the attack" in significance.untested(b, a, "pgd20")
+    assert difference(b, a, "pgd20", "worst") is None and "settings of the attack" in significance.compared(b, a, "pgd20")
 
 
 def test_a_seed_that_was_not_evaluated_yet_is_left_out_of_both_rows_and_said():
@@ -220,7 +220,7 @@ def test_a_row_of_one_seed_is_paired_with_the_same_seed_of_a_row_of_two(few_firs
     assert "two holds no predictions of single images" in sentence(b, a, "pgd20", "PGD-20")
     two.runs[0].summaries["cw20"] = two.runs[0].summaries.pop("pgd20")
     report = report_of([b, a])
-    assert significance.untested(a, b, "pgd20") == "no seed has figures for it in both rows"
+    assert significance.compared(a, b, "pgd20") == "no seed has figures for it in both rows"
     assert both not in explained(report, rows(report))
 
 
@@ -232,7 +232,7 @@ def test_no_row_is_best_that_is_worse_in_the_one_seed_that_both_have():
 def test_a_row_of_one_seed_is_not_paired_with_another_seed():
     a, b = row("A", 0.3, 0.4), Group("B", row("B", 0.1, 0.2, 0.5).runs[2:])
     why = "B has figures of 1 run and A of 2 runs: the test over seeds needs two or more of each"
-    assert difference(b, a, "pgd20", "worst") is None and significance.untested(b, a, "pgd20") == why
+    assert difference(b, a, "pgd20", "worst") is None and significance.compared(b, a, "pgd20") == why
 
 
 def test_a_row_without_the_attack_has_no_difference_under_it():
@@ -280,7 +280,7 @@ def test_the_reason_why_is_the_one_that_holds(make_run, tmp_path):
     def why(*words):
         a, b = gather([str(word) for word in words]).groups[:2]
         assert difference(b, a, "pgd20", "worst") is None
-        return significance.untested(b, a, "pgd20")
+        return significance.compared(b, a, "pgd20")
 
     a, b, c = (f"{name}={make_run(name, (0.5, 0.3, 0.7), seed=k)}" for k, name in enumerate("abc"))
     assert why(a, b, f"a={c[2:]}") == "b has figures of 1 run and a of 2 runs: the test over seeds needs two or more of each"
@@ -319,4 +319,4 @@ def test_rows_on_other_images_of_a_folder_are_tested_over_no_seeds(seeds, folder
             run.verdicts["pgd20"] = run.verdicts["pgd20"]._replace(pixels={"evaluate": print_} if print_ else {})
     tested = seeds > 1 if tested is None else tested  # a known set: other images of it are not paired, and are tested over seeds
     assert (difference(*rows, "pgd20", "worst") is not None) == tested
-    assert tested or "same order" in significance.untested(*rows, "pgd20")
+    assert tested or "same order" in significance.compared(*rows, "pgd20")
