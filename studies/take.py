@@ -21,6 +21,7 @@ TABLE, OTHERS, PICTURE = "table.json", ("table.md", "published.md"), "comparison
 def take(report: Path, to: Path) -> None:
     """Copy the files that are kept; FileNotFoundError where `report` has no table."""
     table = json.loads((report / TABLE).read_text())
+    table.pop("files", None)  # of the report; few of them are taken
     to.mkdir(parents=True, exist_ok=True)
     (to / TABLE).write_text(laid_out(table) + "\n")
     for name in OTHERS:
