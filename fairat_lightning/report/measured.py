@@ -28,6 +28,16 @@ def data_of(config: Mapping[str, Any] | None) -> Data | None:
     return json.dumps(data["load"], sort_keys=True, default=str), str(data.get("image_size")), root
 
 
+def same_set(a: Data | None, b: Data | None) -> bool:
+    """Whether two configurations read the same data set, as far as they say; a folder may hold others of its images."""
+    return a is None or b is None or a[:2] == b[:2]
+
+
+def bounded(summaries: Mapping[str, Any]) -> bool:
+    """Whether a threat model bounds what an evaluation did to its images: corruptions have none."""
+    return "corruptions" not in summaries
+
+
 def pixels_of(header: Mapping[str, Any]) -> dict[str, str]:
     """The fingerprints of the images in the header of a journal, by the way in which they were made."""
     measured = (header.get("config") or {}).get("data") or {}

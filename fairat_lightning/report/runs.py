@@ -28,12 +28,14 @@ from fairat_lightning.report.measured import (
     Data,
     Summary,
     Threat,
+    bounded,
     check_summary,
     data_of,
     figure_of,
     four_digits,
     pixels_of,
     rank,
+    same_set,
     threat_of,
 )
 from fairat_lightning.report.verdicts import Verdicts, verdicts_of
@@ -204,7 +206,7 @@ def _absorb(
         return
     data = data_of(config)
     if suite and not alone and data is not None and run.data is not None:
-        if data[:2] != run.data[:2]:
+        if not same_set(data, run.data):
             run.notes.append(f"Evaluation {suite} is of another data set than the run's test: its figures are left out.")
             return
         if data[2] != run.data[2]:
@@ -222,8 +224,7 @@ def _absorb(
     for summary in metrics.values():
         check_summary(place / "metrics.json", summary)
     try:
-        attacked = "corruptions" not in metrics  # which no threat model bounds
-        threat = threat_of(facts.get("threat") or (config or {}).get("attack")) if attacked else None
+        threat = threat_of(facts.get("threat") or (config or {}).get("attack")) if bounded(metrics) else None
         own = {name: threat_of(node) for name, node in (facts.get("threats") or {}).items()}
         curve = facts.get("curve") or {"eps": (), "keys": ()}
         swept = {key: four_digits(eps) for eps, key in zip(curve["eps"], curve["keys"], strict=True) if key in metrics}

@@ -13,7 +13,7 @@ import yaml
 
 from fairat_lightning.record import BEST
 from fairat_lightning.record.reader import evaluations, read_config, read_facts, read_metrics, read_verdicts
-from fairat_lightning.report.measured import Threat, data_of, threat_of
+from fairat_lightning.report.measured import Threat, data_of, same_set, threat_of
 from fairat_lightning.standalone.card_tables import Evaluation
 
 NEVER = "These weights were never evaluated here: nothing is known of their accuracy or robustness."
@@ -60,7 +60,7 @@ def read_records(run: Path, checkpoint: Path, weights: str) -> Records:
             remarks.append(f"The evaluation {place.name} is of other weights, and is not shown.")
         elif (split := config_there.get("split", "test")) != "test":
             remarks.append(f"The evaluation {place.name} is of {split} images, not test images, and is not shown.")
-        elif data is not None and (there := data_of(config_there)) is not None and there[:2] != data[:2]:
+        elif not same_set(data_of(config_there), data):
             remarks.append(f"The evaluation {place.name} is of another data set than the run's test, and is not shown.")
         else:
             found.append(_evaluation(place))

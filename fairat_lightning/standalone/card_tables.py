@@ -10,7 +10,7 @@ from typing import Any
 
 from fairat_lightning.record.attack_titles import TITLES
 from fairat_lightning.report.columns import eps_text
-from fairat_lightning.report.measured import Threat, images, rank
+from fairat_lightning.report.measured import Threat, bounded, images, rank
 
 WIDE = 7  # columns of figures that fit a page
 
@@ -48,7 +48,7 @@ def columns(evaluations: Sequence[Evaluation]) -> list[Column]:
     found: dict[tuple[Any, ...], Column] = {}
     for e in evaluations:
         for key, summary in e.summaries.items():
-            threat = () if key == "clean" or "corruptions" in e.summaries else e.threat
+            threat = e.threat if key != "clean" and bounded(e.summaries) else ()
             column = Column(key, e.titles.get(key, TITLES.get(key, key)), summary, e, key in e.headline or not e.titles)
             before = found.get((key, *threat))
             if before is None or rank(summary) > rank(before.summary):
