@@ -23,7 +23,7 @@ def main(words: list[str]) -> None:
     if not plan.wanted:
         if not render(plan, to):
             differing = next(filter(None, map(other, plan.jobs(every_row=True))), None)
-            raise Stop(1, differing or f"{plan.place} holds no finished run of this table yet")
+            raise Stop(1, differing or f"{plan.place} holds no finished run of this table that can be read")
         return
     if not autoattack.available():
         raise ValueError(autoattack.MISSING)

@@ -237,6 +237,14 @@ def test_a_damaged_run_leaves_the_rest_of_the_table_and_its_report(tables, capsy
     assert [(row["label"], row["runs"]) for row in table["rows"]] == [("PGD-AT", 1), ("FAAL, 1 epoch", tuned)]
 
 
+def test_a_report_of_damaged_runs_alone_says_that_none_can_be_read(tables, capsys):
+    reproduce.main([*COMMAND, "rows=[base]"])
+    (tables / "runs/reproduce/small-tiny-width4/base-s0/history.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(SystemExit, match="1"):
+        reproduce.main([*COMMAND, "rows=[]"])
+    assert "holds no finished run of this table that can be read" in capsys.readouterr().err
+
+
 def judged_images(folder):
     (header, *_) = (folder / "evaluation/autoattack/samples.jsonl").read_text().splitlines()
     return json.loads(header)["images"]

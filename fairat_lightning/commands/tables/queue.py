@@ -94,18 +94,16 @@ class Queue:
     def perform(self, task: Task) -> None:
         """Train and test, or evaluate; what is finished is skipped. Raises Stop, and Held where another process was quicker."""
         kind, job = task
-        if kind == "judge":
-            try:
-                judge_all(job, self.plan)
-            except WRONG_INPUT as error:  # a damaged file of any row, since all rows of a seed have the same images
-                refuse(re.sub(OTHERWISE, ": remove the folder of that run, and this command makes it again", str(error)))
-            return
-        if (missing := next((need for need in job.needs if need in self.failed), None)) is not None:
+        if kind == "train" and (missing := next((need for need in job.needs if need in self.failed), None)) is not None:
             refuse(f"it starts from {short(missing.absolute())}, which could not be trained")
         try:
-            train(job, self.jobs[job])
-        except WRONG_INPUT as error:
-            refuse(re.sub(OTHERWISE, f": remove {job.folder}, and this command makes it again", str(error)))
+            if kind == "train":
+                train(job, self.jobs[job])
+            else:
+                judge_all(job, self.plan)
+        except WRONG_INPUT as error:  # to evaluate reads every row's run of the seed, since all have the same images
+            folder = job.folder if kind == "train" else "the folder of that run"
+            refuse(re.sub(OTHERWISE, f": remove {folder}, and this command makes it again", str(error)))
 
 
 def train(job: Job, cfg: DictConfig) -> None:
