@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 
 def world_size() -> int:
@@ -24,6 +25,13 @@ def global_sum(value: Tensor) -> Tensor:
     value = value.detach().clone()
     dist.all_reduce(value)
     return value
+
+
+def global_ranks(values: Tensor) -> Tensor:
+    """The place (B,) of each of `values` (B,) among those of all processes, 0 for the largest; equal ones in order."""
+    parts = [values] if world_size() == 1 else gather_all_tensors(values)
+    places = torch.cat(parts).argsort(descending=True, stable=True).argsort()
+    return places.split([len(part) for part in parts])[dist.get_rank() if len(parts) > 1 else 0]
 
 
 def class_sums(values: Tensor, y: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

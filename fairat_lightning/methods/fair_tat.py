@@ -5,15 +5,23 @@ Medi, Jung and Keuper, WACV 2025, arXiv 2410.23142. The attack descends the cros
     y_t ~ softmax( sharpness * CFP ) over the classes other than y,
     CFP_k = share of the last epoch's robust errors that are predicted as k,
 
-uniform in epoch 0, within eps_k = (lambda + s_k) eps, where s_k is the last training epoch's robust accuracy of class k
-("robust", the default) or `cfp_factor` times CFP_k ("cfp"; the released code's factor is 2); until it is known, or with
-scale=null, eps_k = eps. Outside, the objective is minimised as it is (the cross-entropy by default). It goes with
-`averaging=fawa`. The released code's sharpness, 2, makes the targets nearly uniform. Its step does not follow eps_k:
-`attack.scale_step=false`. Its scales of false negatives, its counts against the target and its
-averages of several scales, which no command of its authors uses, are not here.
+uniform in epoch 0, within eps_k = (lambda + s_k) eps, where `scale` says what s_k is, in the last training epoch; for several it
+is the mean of their eps_k. Until it is known, or with scale=null, eps_k = eps.
+
+    robust         G-rob    share of the images of class k that are right under the attack
+    cfp            G-cfps   cfp_factor CFP_k; the released factor is 2
+    cfn            G-cfns   share of the errors that are of class k
+    target_robust  T-rob    share of the images of class k that are taken for their target
+    target_cfp     T-cfps   of the images that are not taken for their target, the share that is predicted as k
+    target_cfn     T-cfns   the share of them that is of class k
+
+The second column is the code's name. lambda is `lambda1` for the robust ones, `lambda_c` for the others, 1.5 in the authors'
+commands. Outside, the objective is minimised as it is (the cross-entropy by default). It goes with `averaging=fawa`. The
+released code's sharpness, 2, makes the targets nearly uniform; with its random targets it is 0. Its step does not follow eps_k:
+`attack.scale_step=false`. The smallest instead of the mean of several eps_k, which no released command uses, is not here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,35 +33,59 @@ from fairat_lightning.methods.base import Method
 from fairat_lightning.objectives import logits_of
 from fairat_lightning.settings import one_of, within
 
+ROBUST = ("robust", "target_robust")
+SCALES = (*ROBUST, "cfp", "cfn", "target_cfp", "target_cfn")
+
 
 class FairTAT(Method):
-    """`sharpness`, `lambda1`, `cfp_factor`: 0 or more. `scale`: "robust", "cfp" or None."""
+    """`sharpness`, `lambda1`, `lambda_c` (None: lambda1), `cfp_factor`: 0 or more. `scale`: one of `SCALES`, several, or None."""
 
     class_robust: Tensor
     false_share: Tensor
+    other_shares: Tensor
 
-    def __init__(self, *args: Any, sharpness: float, lambda1: float, scale: str | None, cfp_factor: float = 1.0, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        sharpness: float,
+        lambda1: float,
+        scale: str | Sequence[str] | None,
+        cfp_factor: float = 1.0,
+        lambda_c: float | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
-        within("method.cfp_factor", cfp_factor, "[0, inf)")
-        self.cfp_factor = float(cfp_factor)
-        within("method.sharpness", sharpness, "[0, inf)")
-        within("method.lambda1", lambda1, "[0, inf)")
-        if scale is not None:
-            one_of("method.scale", scale, ("robust", "cfp"), ", or null")
-        self.sharpness, self.lambda1, self.scale = sharpness, lambda1, scale
+        for name, value in (("cfp_factor", cfp_factor), ("sharpness", sharpness), ("lambda1", lambda1), ("lambda_c", lambda_c)):
+            if name != "lambda_c" or value is not None:
+                within(f"method.{name}", value, "[0, inf)")
+        alone = isinstance(scale, str) or not isinstance(scale, Sequence)
+        self.scales: list[Any] = [] if scale is None else [scale] if alone else list(scale)
+        for each in self.scales:
+            one_of("method.scale", each, SCALES, ", a list of them, or null")
+        self.sharpness, self.lambda1, self.cfp_factor = sharpness, lambda1, float(cfp_factor)
+        self.lambda_c = lambda1 if lambda_c is None else lambda_c
         self.register_buffer("class_robust", torch.full((self.num_classes,), torch.nan))
         self.register_buffer("false_share", torch.full((self.num_classes,), torch.nan))
         self.errors = ClassMeans(1, self.num_classes)  # of every example: 1 for the class that it is wrongly taken for
+        self.others = None
+        if {*self.scales} - {"robust", "cfp"}:
+            self.register_buffer("other_shares", torch.full((4, self.num_classes), torch.nan))  # in the order of `count`
+            self.others = ClassMeans(1, 4 * self.num_classes)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, _ = self.unpack(batch)
         target = self.targets(y)
-        x_adv = self.craft(x, y, scale=self.class_scale()[y] if self.scale else None, inner=towards(target))
+        x_adv = self.craft(x, y, scale=self.class_scale()[y] if self.scales else None, inner=towards(target))
         self.ascend(x, x_adv, y)
         terms = self.score(x, x_adv, y)
         predicted = terms.logits.argmax(1)
-        wrong = torch.arange(self.num_classes, device=y.device) == predicted.where(predicted != y, -1)[:, None]
-        self.errors.update(wrong, torch.zeros_like(y))
+        wrong, missed = (predicted != y)[:, None], (predicted != target)[:, None]
+        classes = torch.arange(self.num_classes, device=y.device)
+        into, of = classes == predicted[:, None], classes == y[:, None]
+        everything = torch.zeros_like(y)  # counted as one class
+        self.errors.update(into & wrong, everything)
+        if self.others is not None:
+            self.others.update(torch.cat([of & wrong, of & ~missed, into & missed, of & missed], 1), everything)
         return self.reduce(self.objective.total(terms))
 
     def targets(self, y: Tensor) -> Tensor:
@@ -64,14 +96,28 @@ class FairTAT(Method):
         return (chances / torch.empty_like(chances).exponential_()).argmax(1)
 
     def class_scale(self) -> Tensor:
-        """eps_k / eps (C,)."""
-        return calibrated(self.lambda1, self.class_robust if self.scale == "robust" else self.cfp_factor * self.false_share)
+        """eps_k / eps (C,): the mean over the scales that were asked for."""
+        known = {"robust": self.class_robust, "cfp": self.cfp_factor * self.false_share}
+        if self.others is not None:
+            known |= dict(zip(("cfn", "target_robust", "target_cfp", "target_cfn"), self.other_shares, strict=True))
+        scales = [calibrated(self.lambda1 if each in ROBUST else self.lambda_c, known[each]) for each in self.scales]
+        return torch.stack(scales).mean(0) if scales else torch.ones_like(self.class_robust)
 
     def on_train_epoch_end(self) -> None:
         self.class_robust.copy_(keep(self.train_robust.compute(), self.class_robust))
         wrong = self.errors.compute()[0]
         # Without a single error the last epoch's shares are kept.
         self.false_share.copy_(keep(wrong / wrong.sum(), self.false_share))
+        if self.others is not None:
+            of_wrong, hit, into_missed, of_missed = self.others.compute()[0].view(4, -1)
+            shares = [
+                of_wrong / of_wrong.sum(),
+                hit / (hit + of_missed),
+                into_missed / into_missed.sum(),
+                of_missed / of_missed.sum(),
+            ]
+            self.other_shares.copy_(keep(torch.stack(shares), self.other_shares))
+            self.others.reset()
         self.errors.reset()
         super().on_train_epoch_end()
         self.log_classes("train/class_eps", self.class_scale())

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from fairat_lightning.attacks import crafting
-from fairat_lightning.classwise import global_sum
+from fairat_lightning.classwise import global_ranks, global_sum
 from fairat_lightning.methods.base import Method
 from fairat_lightning.objectives import logits_of
 from fairat_lightning.settings import switch, whole, within
@@ -96,8 +96,8 @@ class HAM(Method):
         if not self.keep_confident:
             return ~easy
         confidence = logits.softmax(1).amax(1).masked_fill(~easy, -1)
-        place = confidence.argsort(descending=True, stable=True).argsort()  # the easy ones first, from the surest on
-        return ~easy | (place < (self.keep_confident * easy.sum()).floor())
+        place = global_ranks(confidence)  # the easy ones first, from the surest on
+        return ~easy | (place < (self.keep_confident * global_sum(easy.sum())).floor())
 
     def count_dropped(self, rows: Tensor, y: Tensor) -> None:
         """Count the examples outside `rows` as right under the training attack, as they were when they were dropped."""

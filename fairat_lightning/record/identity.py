@@ -24,6 +24,8 @@ ADDED_WITHIN: dict[str, dict[str, Any]] = {
     "method": {
         "margins": True,
         "cfp_factor": 1.0,
+        "lambda_c": None,
+        "always_divided": False,
         "multiplied": False,
         "class_loss": "mean",
         "padded_to": None,

@@ -39,16 +39,18 @@ def step(module, x, x_adv, y):
 @pytest.mark.parametrize("lambda2", [0.0, 0.5])
 @pytest.mark.parametrize("seed", range(5))
 def test_the_loss_of_trades_in_numpy(classes, lambda2, seed):
-    """mean_i [CE_i + beta_y KL_i] / (1 + beta_y), beta_k = (lambda_2 + t_k) beta; with ccr off, mean_i [CE_i + beta KL_i]."""
+    """mean_i [CE_i + beta_y KL_i] / (1 + beta_y), beta_k = (lambda_2 + t_k) beta; with ccr off, mean_i [CE_i + beta KL_i],
+    over 1 + beta in the authors' code."""
     x, x_adv, y = batch(seed, classes)
     robust = np.random.default_rng(seed).random(classes)
-    for ccr in (True, False):
-        module = method(TRADES(6.0), classes, ccr=ccr, lambda2=lambda2)
+    for ccr, always in ((True, False), (True, True), (False, False), (False, True)):
+        module = method(TRADES(6.0), classes, ccr=ccr, lambda2=lambda2, always_divided=always)
         module.class_robust.copy_(torch.tensor(robust))
         clean, attacked = (log_softmax(module.net(images).detach().numpy(), 1) for images in (x, x_adv))
         supervised, consistency = -clean[range(12), y], (np.exp(clean) * (clean - attacked)).sum(1)
         beta = (lambda2 + robust[y]) * 6
         expected = (supervised + beta * consistency) / (1 + beta) if ccr else supervised + 6 * consistency
+        expected = expected / 7 if always and not ccr else expected
         assert step(module, x, x_adv, y).item() == pytest.approx(expected.mean(), abs=1e-10)
 
 

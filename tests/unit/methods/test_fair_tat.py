@@ -48,12 +48,60 @@ def test_the_loss_is_the_objectives_and_the_states_are_counted_by_hand(seed, obj
         np.testing.assert_allclose(module.false_share.numpy(), share, rtol=1e-9)
         np.testing.assert_allclose(module.class_robust.numpy(), robust, rtol=1e-9)
         for scale, state in (("robust", robust), ("cfp", share)):
-            module.scale = scale
+            module.scales = [scale]
             np.testing.assert_allclose(module.class_scale().numpy(), np.where(np.isnan(state), 1, 0.5 + state), rtol=1e-9)
         module.cfp_factor = 2.0  # the released code's
         np.testing.assert_allclose(module.class_scale().numpy(), 0.5 + 2 * share, rtol=1e-9)
         module.cfp_factor = 1.0
     assert 0 < np.nanmin(share[share > 0]) < 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("scale", ["robust", "cfp", "cfn", "target_robust", "target_cfp", "target_cfn", ["robust", "target_cfp"]])
+def test_every_scale_of_the_code_counted_example_by_example(scale, seed):
+    """In an epoch without class 3, whose eps stays as it was where the count is a share of each class."""
+    rng = np.random.default_rng(seed)
+    module = method(scale=scale, lambda1=0.5, lambda_c=1.5, cfp_factor=2.0)
+    drawn = []
+    draw = module.targets
+    module.targets = lambda y: drawn.append(draw(y)) or drawn[-1]
+    seen, right, hit = np.zeros(4), np.zeros(4), np.zeros(4)
+    into, of, target_into, target_of = np.zeros((4, 4))
+    for _ in range(3):
+        x, y, index = batch(rng, [0, 1, 2])
+        predictions = module.net(x).argmax(1).tolist()
+        module.training_step((x, y, index), 0)
+        for label, predicted, target in zip(y.tolist(), predictions, drawn[-1].tolist(), strict=True):
+            seen[label] += 1
+            if predicted == label:
+                right[label] += 1
+            else:
+                into[predicted] += 1
+                of[label] += 1
+            if predicted == target:
+                hit[label] += 1
+            else:
+                target_into[predicted] += 1
+                target_of[label] += 1
+    assert module.class_scale().tolist() == [1.0] * 4
+    module.on_train_epoch_end()
+    count = np.maximum(seen, 1)
+    values = {
+        "robust": np.where(seen > 0, 0.5 + right / count, 1),
+        "target_robust": np.where(seen > 0, 0.5 + hit / count, 1),
+        "cfp": 1.5 + 2 * into / into.sum(),
+        "cfn": 1.5 + of / of.sum(),
+        "target_cfp": 1.5 + target_into / target_into.sum(),
+        "target_cfn": 1.5 + target_of / target_of.sum(),
+    }
+    expected = (values["robust"] + values["target_cfp"]) / 2 if isinstance(scale, list) else values[scale]
+    np.testing.assert_allclose(module.class_scale().numpy(), expected, rtol=1e-9)
+
+
+def test_the_offset_of_shares_of_errors_is_lambda1_where_none_is_given():
+    module = method(scale="cfp", lambda1=0.7)
+    module.false_share.fill_(0.25)
+    assert module.class_scale().tolist() == pytest.approx([0.95] * 4)
 
 
 def test_without_an_error_the_shares_stand():
@@ -143,14 +191,25 @@ def test_a_run_keeps_shares_that_sum_to_one_and_scales_its_eps(launch):
     history = (folder / "history.csv").read_text().splitlines()
     row = dict(zip(history[0].split(","), history[-1].split(","), strict=True))
     scales = [float(row[f"train/class_eps/class_{k}"]) for k in range(4)]
-    assert scales == pytest.approx((0.5 + state["class_robust"]).tolist(), abs=1e-4)
+    assert scales == pytest.approx((0.5 + state["class_robust"]).tolist(), abs=1e-4) and "other_shares" not in state
+
+
+def test_a_run_scales_by_several_counts(launch):
+    folder, _ = launch("method=fair_tat", "averaging=none", "method.scale=[robust,target_cfp]", "method.lambda_c=1.5")
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    history = (folder / "history.csv").read_text().splitlines()
+    row = dict(zip(history[0].split(","), history[-1].split(","), strict=True))
+    scales = [float(row[f"train/class_eps/class_{k}"]) for k in range(4)]
+    assert state["other_shares"][2].sum().item() == pytest.approx(1)
+    assert scales == pytest.approx(((2.0 + state["class_robust"] + state["other_shares"][2]) / 2).tolist(), abs=1e-4)
 
 
 @pytest.mark.parametrize(
     "key,value",
     [
-        *((key, wrong) for key in ("sharpness", "lambda1") for wrong in (-0.1, float("inf"), float("nan"), "high")),
-        *(("scale", wrong) for wrong in ("accuracy", 1.0, True)),
+        *((key, -0.1) for key in ("sharpness", "lambda1", "lambda_c", "cfp_factor")),
+        *((key, wrong) for key in ("sharpness", "lambda_c") for wrong in (float("inf"), float("nan"), "high")),
+        *(("scale", wrong) for wrong in ("accuracy", 1.0, True, ["robust", "accuracy"], [["robust"]])),
     ],
 )
 def test_wrong_settings_are_named(key, value):
