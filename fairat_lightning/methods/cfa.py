@@ -48,8 +48,8 @@ class CFA(Method):
         within("method.warmup", warmup, "[0, 1]")
         for name, flag in (("ccm", ccm), ("ccr", ccr), ("always_divided", always_divided)):
             switch(f"method.{name}", flag)
-        self.divided = ccr or always_divided
         self.ccm, self.ccr, self.lambda1, self.lambda2, self.warmup = ccm, ccr, lambda1, lambda2, warmup
+        self.divided = ccr or always_divided
         self.register_buffer("class_robust", torch.full((self.num_classes,), torch.nan))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

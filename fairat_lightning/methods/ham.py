@@ -13,7 +13,8 @@ last iterate. A batch of which nothing is kept has loss 0, and moves the weights
 compute, and makes the step wait to know how many they are. Of fewer than two, dropped ones of weight 0 fill the forward up to
 two, which batch norms then see. What is dropped counts as right in `train/robust`. On CIFAR-100 the authors also keep the easy
 examples of which the network is most confident: the share `keep_confident` of a batch's easy ones, .3. By which iterate their
-confidence is measured we found nowhere; by the one that decides is our choice. Deviations: the released code for CIFAR-10 fails
+confidence is measured we found nowhere; by the one that decides is our choice. With several processes that makes each step wait.
+Deviations: the released code for CIFAR-10 fails
 on an empty batch; its paper weighs the kept ones, its code does not, nor do we. The objective is the cross-entropy there;
 others, and AWP, which climbs the loss of the kept, are our extension.
 """

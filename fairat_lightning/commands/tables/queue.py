@@ -101,7 +101,7 @@ class Queue:
                 train(job, self.jobs[job])
             else:
                 judge_all(job, self.plan)
-        except WRONG_INPUT as error:  # to evaluate reads every row's run of the seed, since all have the same images
+        except WRONG_INPUT as error:  # an evaluation reads all rows' runs of its seed: another's may be the damaged one
             folder = job.folder if kind == "train" else "the folder of that run"
             refuse(re.sub(OTHERWISE, f": remove {folder}, and this command makes it again", str(error)))
 

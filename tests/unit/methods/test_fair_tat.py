@@ -209,7 +209,7 @@ def test_a_run_scales_by_several_counts(launch):
     [
         *((key, -0.1) for key in ("sharpness", "lambda1", "lambda_c", "cfp_factor")),
         *((key, wrong) for key in ("sharpness", "lambda_c") for wrong in (float("inf"), float("nan"), "high")),
-        *(("scale", wrong) for wrong in ("accuracy", 1.0, True, ["robust", "accuracy"], [["robust"]])),
+        *(("scale", wrong) for wrong in ("accuracy", 1.0, True, ["robust", "accuracy"], [["robust"]], [])),
     ],
 )
 def test_wrong_settings_are_named(key, value):
