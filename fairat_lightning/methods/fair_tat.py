@@ -16,8 +16,8 @@ list, eps_k is the mean of its entries'. Until it is known, or with scale=null, 
     target_cfn     T-cfns   the share of them that is of class k
 
 The second column is the code's name. lambda is `lambda1` for the robust ones, `lambda_c` for the others, 1.5 in the authors'
-cluster commands. Outside, the objective is minimised as it is (the cross-entropy by default). It goes with `averaging=fawa`. The released
-code's sharpness, 2, makes the targets nearly uniform; with its random targets it is 0. Its step does not follow eps_k:
+cluster commands. Outside, the objective is minimised as it is (the cross-entropy by default). It goes with `averaging=fawa`. The
+released code's sharpness, 2, makes the targets nearly uniform; with its random targets it is 0. Its step does not follow eps_k:
 `attack.scale_step=false`. Not here: the smallest instead of the mean of several eps_k, which no released command uses, and the
 divergence from the clean prediction that two of the commands for CIFAR-100 add to the loss.
 """
