@@ -79,12 +79,12 @@ class FairTAT(Method):
         self.ascend(x, x_adv, y)
         terms = self.score(x, x_adv, y)
         predicted = terms.logits.argmax(1)
-        wrong, missed = (predicted != y)[:, None], (predicted != target)[:, None]
         classes = torch.arange(self.num_classes, device=y.device)
-        into, of = classes == predicted[:, None], classes == y[:, None]
+        into, wrong = classes == predicted[:, None], (predicted != y)[:, None]
         everything = torch.zeros_like(y)  # counted as one class
         self.errors.update(into & wrong, everything)
-        if self.others is not None:
+        if self.others is not None:  # four counts, in the order of OTHERS
+            of, missed = classes == y[:, None], (predicted != target)[:, None]
             self.others.update(torch.cat([of & wrong, of & ~missed, into & missed, of & missed], 1), everything)
         return self.reduce(self.objective.total(terms))
 

@@ -207,8 +207,11 @@ def test_a_run_scales_by_several_counts(launch):
 @pytest.mark.parametrize(
     "key,value",
     [
-        *((key, -0.1) for key in ("sharpness", "lambda1", "lambda_c", "cfp_factor")),
-        *((key, wrong) for key in ("sharpness", "lambda_c") for wrong in (float("inf"), float("nan"), "high")),
+        *(
+            (key, wrong)
+            for key in ("sharpness", "lambda1", "lambda_c", "cfp_factor")
+            for wrong in (-0.1, float("inf"), float("nan"), "high")
+        ),
         *(("scale", wrong) for wrong in ("accuracy", 1.0, True, ["robust", "accuracy"], [["robust"]], [])),
     ],
 )
